@@ -1,0 +1,47 @@
+# One virtual environment, made once per change of the pinned requirements; every target uses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check format requirements clean
+
+help:
+	@echo "make demo          set up, make the SoundScenes data, train, evaluate, write a page to listen to"
+	@echo "make test          set up and run the whole test suite"
+	@echo "make check         ruff, mypy and the test suite: the gate for every change"
+	@echo "make setup         only the virtual environment with the pinned requirements"
+	@echo "make format        let ruff lay out the code"
+	@echo "make requirements  pin the .in files anew"
+
+setup: $(STAMP)
+
+$(STAMP): requirements/base.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-tools
+	for name in base dev; do \
+	  $(BIN)/pip-compile --quiet --no-header --no-annotate --strip-extras --no-emit-index-url \
+	    --no-emit-find-links --no-emit-trusted-host -o requirements/$$name.txt requirements/$$name.in && \
+	  sed -i 's/+cpu$$//' requirements/$$name.txt; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

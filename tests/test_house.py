@@ -1,0 +1,77 @@
+"""The house: which room may import which, and where each outside library lives."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = {
+    "utils": {"utils"},
+    "model": {"model", "utils"},
+    "data_loader": {"data_loader", "utils"},
+    "trainer": {"trainer", "model", "utils"},
+    "misc": {"misc", "trainer", "model", "data_loader", "utils", "train", "eval"},
+    "train": {"trainer", "model", "data_loader", "utils"},
+    "eval": {"trainer", "model", "data_loader", "utils"},
+}
+HOMES = {
+    "h5py": ("data_loader/",),
+    "pickle": ("utils/unpickle.py",),
+    "requests": ("utils/download.py",),
+    "tensorboard": ("trainer/report.py",),
+    "torch.utils.tensorboard": ("trainer/report.py",),
+    "subprocess": (),
+}
+
+
+def source_files():
+    """Every Python file of the project outside tests/."""
+    top = [ROOT / "train.py", ROOT / "eval.py"]
+    return [p for p in top if p.exists()] + sorted(
+        p for room in ROOMS if (ROOT / room).is_dir() for p in (ROOT / room).rglob("*.py")
+    )
+
+
+def imported_modules(source):
+    """The absolute module names that a source text imports, at any depth."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction: write the package's name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    allowed = ROOMS[room_of(path)]
+    wrong = {
+        name
+        for name in imported_modules(path.read_text(encoding="utf-8"))
+        if name.split(".")[0] in ROOMS and name.split(".")[0] not in allowed
+    }
+    assert not wrong, f"{path.relative_to(ROOT)} may import {sorted(allowed)}, not {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_outside_libraries_stay_at_home(path):
+    here = path.relative_to(ROOT).as_posix()
+    for name in imported_modules(path.read_text(encoding="utf-8")):
+        for library, homes in HOMES.items():
+            if name == library or name.startswith(library + "."):
+                assert here.startswith(homes) if homes else False, (
+                    f"{here} imports {name}; its home is {homes or 'tests/ alone'}"
+                )
+
+
+def test_the_walk_sees_forbidden_imports():
+    """The two tests above would notice: a planted import is reported by the same function."""
+    source = "def f():\n    from data_loader import build_dataset\n    import h5py.version\n"
+    assert "data_loader.build_dataset" in set(imported_modules(source))
+    assert "h5py.version" in set(imported_modules(source))
