@@ -1,0 +1,126 @@
+"""The errors a user can mend, and how a command ends because of one."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+
+class ProjectError(Exception):
+    """A failure the user can mend: its message says what was found, expected and to do next."""
+
+    exit_status = 1
+
+
+class UsageError(ProjectError):
+    """A command used wrongly: flags or configuration."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A configuration that cannot be used; one line per mistake."""
+
+
+class DataError(ProjectError):
+    """A file of the data set that is missing, damaged or holds what it should not."""
+
+
+class UnsafeFileError(DataError):
+    """A file that asks for more than data: code, places outside its own, or unbounded memory."""
+
+
+class CheckpointError(ProjectError):
+    """A checkpoint that is missing, damaged, or belongs to another architecture."""
+
+
+class DownloadError(ProjectError):
+    """A file that could not be fetched or verified."""
+
+
+DISK_PROBLEMS = {
+    errno.ENOSPC: "the disk is full; free some space and start again",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again",
+    errno.EROFS: "the file system is read-only; choose another place",
+}
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def run_main(main: Callable[[], int]) -> int:
+    """Run a command and turn the failures a user can mend into one message and an exit status.
+
+    Anything else is a mistake of the program and keeps its traceback.
+    """
+    try:
+        return main()
+    except ProjectError as error:
+        _say(f"error: {error}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_standard_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in DISK_PROBLEMS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {where}{DISK_PROBLEMS[error.errno]}")
+        return ProjectError.exit_status
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known word closest to `word`, or ""."""
+    found = nearest_word(word, known)
+    return "" if found is None else f"; did you mean {found!r}?"
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word closest to `word`, None when none is close; ties by alphabet."""
+    candidates = sorted(set(known))
+    typed = word[:100].lower()
+    allowed = max(1, len(typed) // 3)
+    distances = [
+        (edit_distance(typed, known_word.lower()), known_word) for known_word in candidates
+    ]
+    if distances and min(distances)[0] <= allowed:
+        return min(distances)[1]
+    close = difflib.get_close_matches(typed, candidates, n=1)
+    return close[0] if close else None
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Count the insertions, deletions, changes and swaps of neighbours between two words."""
+    before_last: list[int] = []
+    last = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        row = [i]
+        for j, other in enumerate(second, start=1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                cost = min(cost, before_last[j - 2] + 1)
+            row.append(cost)
+        before_last, last = last, row
+    return last[-1]
+
+
+def _say(message: str) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+
+
+def _silence_standard_output() -> None:
+    """Point standard output at nothing, so that the flush at exit does not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass  # standard output was replaced by an object without a file: nothing to silence
+    finally:
+        os.close(nowhere)
