@@ -1,0 +1,46 @@
+"""Batch normalisation as published: each group of rows by statistics of its own."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Normalise (B, C) rows, or (B, P, C) where each of the P groups is a call of its own.
+
+    The published pair network calls its batch norm once per pair of experts: every pair is
+    normalised by its own B rows and moves the running statistics once, in order. Groups do the
+    same in one pass: P updates with momentum m leave
+    (1-m)^P running + sum_p m (1-m)^(P-1-p) statistic_p.
+    """
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows of the same shape, normalised, scaled and shifted."""
+        if not self.training or rows.dim() == 2:
+            flat = rows.reshape(-1, self.num_features)
+            return super().forward(flat).reshape(rows.shape)
+        batch, groups, channels = rows.shape
+        mean = rows.new_zeros(groups * channels)
+        variance = rows.new_zeros(groups * channels)
+        normalised = F.batch_norm(
+            rows.reshape(batch, groups * channels),
+            mean,
+            variance,
+            self.weight.repeat(groups),
+            self.bias.repeat(groups),
+            training=True,
+            momentum=1.0,  # so that mean and variance leave as this batch's own
+            eps=self.eps,
+        )
+        self._follow(mean.view(groups, channels), variance.view(groups, channels))
+        return normalised.view(batch, groups, channels)
+
+    @torch.no_grad()
+    def _follow(self, means: torch.Tensor, variances: torch.Tensor) -> None:
+        """Move the running statistics by P groups in order; means, variances (P, C)."""
+        groups = len(means)
+        keep = 1.0 - self.momentum
+        weights = self.momentum * keep ** torch.arange(groups - 1, -1, -1, device=means.device)
+        self.running_mean.mul_(keep**groups).add_(weights.to(means.dtype) @ means)
+        self.running_var.mul_(keep**groups).add_(weights.to(variances.dtype) @ variances)
+        self.num_batches_tracked.add_(groups)

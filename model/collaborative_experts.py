@@ -1,0 +1,81 @@
+"""Collaborative Experts: every expert is gated by what all pairs with it say (Liu et al., 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.batch_norm import BatchNorm
+from model.gating import ContextGate, ReduceDim
+
+TINY = 1e-11  # the published guard for a clip whose pairs are all unavailable
+
+
+def residual_layers(count: int, width: int, *, batch_norm: bool, mish: bool) -> nn.Sequential:
+    """Return `count` times [batch norm, non-linearity, linear], numbered as published."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        if batch_norm:
+            layers.append(BatchNorm(width))
+        layers.append(nn.Mish() if mish else nn.ReLU())
+        layers.append(nn.Linear(width, width))
+    return nn.Sequential(*layers)
+
+
+class CollaborativeExperts(nn.Module):
+    """Embed M experts, each gated by the mean message of its pairs (`use_ce: "pairwise"`).
+
+    Shapes: M vectors (B, in_dim_i), available (B, M) of 0/1 -> M vectors (B, S) of unit length.
+
+    Two behaviours of the published system decide the numbers and are kept: experts are gated one
+    after another, so the pairs of a later expert see the gated form of the earlier ones, and
+    every pair is normalised by statistics of its own (see BatchNorm).
+    """
+
+    def __init__(
+        self,
+        in_dims: list[int],
+        shared_dim: int,
+        *,
+        num_g_layers: int = 3,
+        num_h_layers: int = 0,
+        use_bn_reason: bool = True,
+        use_mish: bool = True,
+        include_self: bool = True,
+    ) -> None:
+        super().__init__()
+        self.out_dims = [shared_dim] * len(in_dims)
+        self.include_self = include_self
+        style = {"batch_norm": use_bn_reason, "mish": use_mish}
+        self.reduce = nn.ModuleList(ReduceDim(in_dim, shared_dim) for in_dim in in_dims)
+        self.pair_input = nn.Linear(2 * shared_dim, shared_dim)
+        self.pair_network = residual_layers(num_g_layers - 1, shared_dim, **style)
+        self.self_network = residual_layers(num_h_layers, shared_dim, **style)
+        self.gates = nn.ModuleList(ContextGate(shared_dim, with_message=True) for _ in in_dims)
+
+    def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
+        """Return one embedding per expert."""
+        experts = [reduce(vector) for reduce, vector in zip(self.reduce, vectors, strict=True)]
+        # g's first layer on cat(r_i, r_j) is a sum of two halves, so each expert passes each half
+        # once, and the second half once more when it has been gated: 3M-1 products, not 2M^2.
+        left, right = self.pair_input.weight.chunk(2, dim=1)
+        seconds = [F.linear(expert, right, self.pair_input.bias) for expert in experts]
+        embedded: list[torch.Tensor] = []
+        for i, expert in enumerate(experts):
+            partners = [j for j in range(len(experts)) if self.include_self or j != i]
+            first = F.linear(expert, left)  # (B, S)
+            pairs = first[:, None] + torch.stack([seconds[j] for j in partners], dim=1)
+            message = self._mean(self.pair_network(pairs), available, i, partners)
+            gated = self.gates[i](expert, self.self_network(message))
+            embedded.append(gated)
+            if i + 1 < len(experts):  # later experts see this one gated
+                seconds[i] = F.linear(gated, right, self.pair_input.bias)
+        return embedded
+
+    @staticmethod
+    def _mean(
+        pairs: torch.Tensor, available: torch.Tensor, i: int, partners: list[int]
+    ) -> torch.Tensor:
+        """Average the messages (B, P, S) of pairs whose two experts are both there -> (B, S)."""
+        both = available[:, i, None] * available[:, partners]  # (B, P)
+        total = torch.einsum("bp,bps->bs", both, pairs)
+        return total / (both.sum(dim=1, keepdim=True) + TINY)

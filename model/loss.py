@@ -1,0 +1,39 @@
+"""Losses over a square matrix of similarities whose diagonal holds the matching pairs."""
+
+import torch
+from torch import nn
+
+from utils.config import LossConfig
+
+
+class MaxMarginRankingLoss(nn.Module):
+    """Bidirectional max-margin ranking loss (Socher et al., 2014; the paper's equation 1).
+
+    The mean of relu(margin + x_ij - x_ii) and relu(margin + x_ji - x_ii); with `fix_norm` over
+    the 2B(B-1) pairs with i != j, without it over all 2B^2.
+    """
+
+    def __init__(self, margin: float = 0.2, fix_norm: bool = True) -> None:
+        super().__init__()
+        self.margin = margin
+        self.fix_norm = fix_norm
+
+    def forward(self, sims: torch.Tensor) -> torch.Tensor:
+        """Return the loss of sims (B, B), a scalar; needs B >= 2 with `fix_norm`."""
+        count = len(sims)
+        matching = sims.diagonal()
+        over_rows = torch.relu(self.margin + (sims - matching[:, None]))
+        over_columns = torch.relu(self.margin + (sims - matching[None, :]))
+        costs = over_rows + over_columns
+        if not self.fix_norm:
+            return costs.mean() / 2
+        others = 1.0 - torch.eye(count, dtype=sims.dtype, device=sims.device)
+        return (costs * others).sum() / (2 * count * (count - 1))
+
+
+LOSSES = {"MaxMarginRankingLoss": MaxMarginRankingLoss}
+
+
+def build_loss(config: LossConfig) -> nn.Module:
+    """Return the configured loss; a loss of one's own is a class above and a line in LOSSES."""
+    return LOSSES[config.type](margin=config.margin, fix_norm=config.fix_norm)

@@ -1,0 +1,113 @@
+"""Retrieval metrics: the ranks of matching pairs, and what is reported of them.
+
+Q captions, V clips, K captions per clip: Q = V*K and caption q belongs to clip q // K. Ranks are
+0-based and averaged over all orders that ties allow: with `above` scores strictly better and
+`level` at least as good (its own among them), rank0 = (above + level - 1) / 2.
+"""
+
+import numpy as np
+
+BLOCK_BYTES = (
+    4 << 20
+)  # scores looked at together; what a rank needs beyond the matrix is this small
+
+
+def t2v_metrics(sims: np.ndarray, query_masks: np.ndarray | None = None) -> dict[str, float]:
+    """Score text-to-audio retrieval: sims (Q, V), query_masks (V, K) of 0/1 -> metrics."""
+    return summarise(t2v_ranks(sims, query_masks))
+
+
+def v2t_metrics(sims: np.ndarray, query_masks: np.ndarray | None = None) -> dict[str, float]:
+    """Score audio-to-text retrieval: sims (Q, V), query_masks (V, K) of 0/1 -> metrics."""
+    return summarise(v2t_ranks(sims, query_masks))
+
+
+def t2v_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.ndarray:
+    """Rank each existing caption's own clip among all clips.
+
+    Returns rank0 (n_existing,) in the order of the captions. Raises ValueError for NaN scores
+    and for shapes that do not belong together.
+    """
+    exists = _existing(sims, query_masks)
+    owner = np.arange(len(sims)) // (len(sims) // sims.shape[1])
+    own = sims[np.arange(len(sims)), owner]
+    ranks = np.empty(len(sims))
+    for rows in _blocks(sims):
+        block, mark = sims[rows], own[rows, None]
+        ranks[rows] = (_count(block > mark, 1) + _count(block >= mark, 1) - 1) / 2
+    return ranks[exists]
+
+
+def v2t_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.ndarray:
+    """Rank each clip's best own caption among all existing captions.
+
+    Returns rank0 (V,); infinite for a clip none of whose captions exist. Raises ValueError as
+    t2v_ranks does.
+    """
+    exists = _existing(sims, query_masks)
+    clips = sims.shape[1]
+    per_clip = len(sims) // clips
+    own = sims.reshape(clips, per_clip, clips)[np.arange(clips), :, np.arange(clips)]  # (V, K)
+    lowest = np.full_like(own, -np.inf)
+    best = np.where(exists.reshape(clips, per_clip), own, lowest).max(axis=1)
+    counted = np.zeros(clips, dtype=np.int64)
+    for rows in _blocks(sims):
+        block = sims[rows]
+        if not exists[rows].all():
+            block = block[exists[rows]]
+        counted += _count(block > best, 0)
+        counted += _count(block >= best, 0)
+    return np.where(exists.reshape(clips, per_clip).any(axis=1), (counted - 1) / 2, np.inf)
+
+
+def summarise(ranks: np.ndarray) -> dict[str, float]:
+    """Turn 0-based ranks (n,) into the reported metrics; R in percent, MedR and MeanR 1-based.
+
+    R1 is the share of rank0 == 0, so a tie for the first place is no hit.
+    """
+    if len(ranks) == 0:
+        raise ValueError("no query is left to rank; at least one caption and clip are needed")
+    metrics = {
+        "R1": 100.0 * float(np.mean(ranks == 0)),
+        "R5": 100.0 * float(np.mean(ranks < 5)),
+        "R10": 100.0 * float(np.mean(ranks < 10)),
+        "R50": 100.0 * float(np.mean(ranks < 50)),
+        "MedR": float(np.median(ranks) + 1),
+        "MeanR": float(np.mean(ranks) + 1),
+    }
+    recalls = np.array([metrics["R1"], metrics["R5"], metrics["R10"]])
+    geometric = float(np.exp(np.log(recalls).mean())) if recalls.all() else 0.0
+    metrics["geometric_mean_R1-R5-R10"] = geometric
+    return metrics
+
+
+METRICS = {"t2v_metrics": t2v_metrics, "v2t_metrics": v2t_metrics}
+
+
+def _existing(sims: np.ndarray, query_masks: np.ndarray | None) -> np.ndarray:
+    """Check the arguments and return which captions exist, (Q,) of bool."""
+    if sims.ndim != 2 or sims.shape[1] == 0 or len(sims) == 0 or len(sims) % sims.shape[1]:
+        raise ValueError(
+            f"similarities are {sims.shape}; expected (Q, V) with Q a multiple of V, Q and V > 0"
+        )
+    for rows in _blocks(sims):
+        if np.isnan(sims[rows]).any():
+            query, clip = np.argwhere(np.isnan(sims))[0]
+            raise ValueError(f"the similarity of caption {query} and clip {clip} is NaN")
+    if query_masks is None:
+        return np.ones(len(sims), dtype=bool)
+    expected = (sims.shape[1], len(sims) // sims.shape[1])
+    if query_masks.shape != expected:
+        raise ValueError(f"query_masks are {query_masks.shape}; expected (V, K) = {expected}")
+    return query_masks.reshape(-1).astype(bool)
+
+
+def _blocks(sims: np.ndarray) -> list[slice]:
+    """Cut the rows of sims into slices of about BLOCK_BYTES."""
+    rows = max(1, BLOCK_BYTES // max(1, sims[0].nbytes))
+    return [slice(start, start + rows) for start in range(0, len(sims), rows)]
+
+
+def _count(hits: np.ndarray, axis: int) -> np.ndarray:
+    """Count the True entries of hits (n, m) along an axis."""
+    return np.count_nonzero(hits, axis=axis)
