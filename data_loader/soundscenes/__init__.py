@@ -1,0 +1,1 @@
+"""SoundScenes: a data set of short synthetic audio scenes, generated rather than downloaded."""

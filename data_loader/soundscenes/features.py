@@ -1,0 +1,109 @@
+"""The two built-in experts: what a clip sounds like, and how that moves, by signal processing.
+
+`logmel` (N, 128): per 0.96 s the mean and the spread of 64 log-mel bands; colour and loudness.
+`modulation` (N, 512): per 0.24 s, over a window of 1.92 s, how much each of 32 bands fluctuates at
+16 rates between 0.5 and 50 Hz; rhythm, trills and roughness, whatever the loudness.
+Both are brought to about zero mean and unit variance by fixed numbers, never fitted to data: the
+features of a clip depend on that clip alone.
+"""
+
+import functools
+
+import numpy as np
+import scipy.fft
+import scipy.sparse
+from numpy.typing import NDArray
+
+from data_loader.soundscenes.signals import RATE
+
+Features = NDArray[np.float32]
+
+WIDTHS = {"logmel": 128, "modulation": 512}
+BANDS = 64
+FRAME, HOP = 400, 160  # 25 ms every 10 ms
+LOGMEL_FRAMES = 96  # 0.96 s
+WINDOW, STEP = 192, 24  # of modulation: 1.92 s every 0.24 s
+RATES = 16
+_FFT = 512
+
+
+def extract(sound: NDArray[np.int16]) -> dict[str, Features]:
+    """Return the features of a mono sound at 16 kHz: {"logmel": (N, 128), "modulation": (M, 512)}.
+
+    N is one token per 0.96 s begun (at least half of it), M one per 0.24 s of the sound.
+    """
+    levels = log_mel(sound)
+    return {"logmel": logmel_tokens(levels), "modulation": modulation_tokens(levels)}
+
+
+def log_mel(sound: NDArray[np.int16]) -> Features:
+    """Return the level of 64 mel bands in decibels: (frames, 64), -100 for silence."""
+    wave = sound.astype(np.float32) / 32_768
+    wave = np.pad(wave, (0, max(0, FRAME - wave.size)))
+    frames = np.lib.stride_tricks.sliding_window_view(wave, FRAME)[::HOP]
+    spectrum = scipy.fft.rfft(frames * np.hanning(FRAME).astype(np.float32), _FFT, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    return 10 * np.log10(power @ _mel_filters() / _FFT + np.float32(1e-10))
+
+
+@functools.cache
+def _mel_filters() -> scipy.sparse.csr_array:
+    """Return 64 triangles from 60 Hz to 7.8 kHz, evenly spaced in mel: (257, 64), sparse."""
+    mel = np.linspace(_to_mel(60.0), _to_mel(7800.0), BANDS + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    frequency = np.arange(_FFT // 2 + 1)[:, None] * RATE / _FFT
+    rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
+    weights = np.maximum(0, np.minimum(rising, falling))
+    # the lowest triangles are narrower than a bin: each takes at least its nearest one
+    nearest = np.abs(frequency - edges[1:-1]).argmin(axis=0)
+    weights[nearest, np.arange(BANDS)] = np.maximum(weights[nearest, np.arange(BANDS)], 0.5)
+    return scipy.sparse.csr_array(weights.astype(np.float32))
+
+
+def _to_mel(frequency: float) -> float:
+    return float(2595 * np.log10(1 + frequency / 700))
+
+
+def logmel_tokens(levels: Features) -> Features:
+    """Summarise levels (frames, 64) per 0.96 s: (N, 128), means and then spreads."""
+    count = max(1, round(levels.shape[0] / LOGMEL_FRAMES))
+    tokens = np.empty((count, 2 * BANDS), np.float32)
+    for index in range(count):
+        part = levels[index * LOGMEL_FRAMES : (index + 1) * LOGMEL_FRAMES]
+        tokens[index, :BANDS] = part.mean(axis=0)
+        tokens[index, BANDS:] = part.std(axis=0)
+    centre = np.concatenate([np.linspace(-48, -59, BANDS), np.full(BANDS, 9.0)])
+    scale = np.concatenate([np.linspace(18, 11, BANDS), np.full(BANDS, 5.7)])
+    return ((tokens - centre) / scale).astype(np.float32)
+
+
+def modulation_tokens(levels: Features) -> Features:
+    """Measure the fluctuations of levels (frames, 64): (M, 512), 32 bands by 16 rates each."""
+    pairs = levels.reshape(levels.shape[0], BANDS // 2, 2).mean(axis=2)
+    pairs = np.maximum(pairs, -75)  # what lies under the hiss of a quiet room does not count
+    count = max(1, round(pairs.shape[0] / STEP))
+    before = WINDOW // 2 - STEP // 2
+    padded = np.pad(
+        pairs, ((before, WINDOW), (0, 0)), mode="reflect" if len(pairs) > 192 else "edge"
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=0)[::STEP][:count]
+    centred = windows - windows.mean(axis=2, keepdims=True)  # (M, 32, 192)
+    spectrum = scipy.fft.rfft(centred * np.hanning(WINDOW).astype(np.float32), axis=2)
+    power = spectrum.real**2 + spectrum.imag**2
+    strength = np.log10(power @ _rate_filters() + 1)  # (M, 32, 16)
+    centre, scale = np.linspace(3.95, 2.7, RATES), np.linspace(1.3, 0.4, RATES)
+    return ((strength - centre) / scale).reshape(count, -1).astype(np.float32)
+
+
+@functools.cache
+def _rate_filters() -> Features:
+    """Return 16 triangles over modulation frequency, 0.5 to 50 Hz, evenly spaced in its logarithm."""
+    frequency = np.arange(WINDOW // 2 + 1) * 100 / WINDOW
+    edges = np.geomspace(0.4, 50, RATES + 2)
+    rising = (frequency[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequency[:, None]) / (edges[2:] - edges[1:-1])
+    weights = np.maximum(0, np.minimum(rising, falling))
+    nearest = np.abs(frequency[1:, None] - edges[1:-1]).argmin(axis=0) + 1
+    weights[nearest, np.arange(RATES)] = np.maximum(weights[nearest, np.arange(RATES)], 0.5)
+    return (weights / weights.sum(axis=0)).astype(np.float32)

@@ -1,0 +1,283 @@
+"""Scenes: which sources are heard, how, in which relation, and what that sounds like.
+
+A scene's *combination* (sources, their attributes, the relation) occurs once in the whole data
+set, so no combination of a test scene was ever heard in training.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from data_loader.soundscenes.signals import (
+    RATE,
+    Wave,
+    add_at,
+    loudness,
+    noise,
+    plateau,
+    samples,
+    times,
+)
+from data_loader.soundscenes.sources import SOURCES, Source
+from utils.errors import DataError
+
+RELATIONS = ("alone", "then", "while", "over")
+SHORTEST, LONGEST = 3.0, 10.0  # seconds
+_LEVELS = {"near": 0.16, None: 0.065, "far": 0.018}  # loudness of an event by its distance
+_FLOOR = 0.0004  # loudness of the hiss under every scene
+_PLAN, _SOUND = 1, 2  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class Event:
+    """A source as it is heard; None means: as usual, and nothing is said about it.
+
+    `count` is once, twice or several and set for struck sources alone; `pitch` is high or low,
+    `pace` fast or slow, `distance` near or far.
+    """
+
+    source: str
+    count: str | None = None
+    pitch: str | None = None
+    pace: str | None = None
+    distance: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip to be: its name, what is heard in which relation, and the seed of its sound."""
+
+    name: str
+    split: str
+    relation: str
+    events: tuple[Event, ...]
+    seed: tuple[int, ...]
+
+    @property
+    def combination(self) -> tuple[str, tuple[Event, ...]]:
+        """Return what no other scene shares; "A while B" is the same as "B while A"."""
+        events = self.events
+        if self.relation == "while":
+            events = tuple(sorted(events, key=repr))
+        return self.relation, events
+
+
+# ------------------------------------------------------------------------------------------ plan
+
+
+def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
+    """Draw the scenes of every split; counts is {"train": 1200, ...}, in order.
+
+    Raises DataError when there are not that many different combinations to be found.
+    """
+    rng = np.random.default_rng([seed, _PLAN])
+    seen: set[tuple[str, tuple[Event, ...]]] = set()
+    scenes: list[Scene] = []
+    for split, count in counts.items():
+        for number in range(count):
+            name = f"{split}-{number:04d}"
+            scene = _unseen(rng, name, split, (seed, _SOUND, len(scenes)), seen)
+            seen.add(scene.combination)
+            scenes.append(scene)
+    return scenes
+
+
+def _unseen(
+    rng: np.random.Generator,
+    name: str,
+    split: str,
+    seed: tuple[int, ...],
+    seen: set[tuple[str, tuple[Event, ...]]],
+) -> Scene:
+    for _ in range(1000):
+        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+        scene = Scene(name, split, relation, _draw_events(rng, relation), seed)
+        if scene.combination not in seen:
+            return scene
+    raise DataError(
+        f"no unused combination of sources is left after {len(seen):,} scenes: ask for fewer"
+    )
+
+
+def _draw_events(rng: np.random.Generator, relation: str) -> tuple[Event, ...]:
+    every = sorted(SOURCES)
+    if relation == "alone":
+        return (_draw_event(rng, _pick(rng, every), chance=0.6, most=2),)
+    lasting = [name for name in every if SOURCES[name].kind != "struck"]
+    if relation == "then":
+        first, second = (every[int(i)] for i in rng.permutation(len(every))[:2])
+    else:  # short sounds stand out best before lasting ones, so they take the front more often
+        second = _pick(rng, lasting)
+        brief = [name for name in every if SOURCES[name].kind == "struck"]
+        front = brief if rng.uniform() < 0.7 else lasting
+        first = _pick(rng, [name for name in front if name != second])
+    if relation == "over":  # the loud one in front is not far, the soft one behind not near
+        return (
+            _draw_event(rng, first, chance=0.5, most=1, distances=("near",)),
+            _draw_event(rng, second, chance=0.5, most=1, distances=("far",)),
+        )
+    return (
+        _draw_event(rng, first, chance=0.5, most=1),
+        _draw_event(rng, second, chance=0.5, most=1),
+    )
+
+
+def _pick(rng: np.random.Generator, items: list[str]) -> str:
+    return items[int(rng.integers(len(items)))]
+
+
+def _draw_event(
+    rng: np.random.Generator,
+    name: str,
+    *,
+    chance: float,
+    most: int,
+    distances: tuple[str, ...] = ("near", "far"),
+) -> Event:
+    source = SOURCES[name]
+    choices: dict[str, tuple[str, ...]] = {"distance": distances}
+    if source.high_low is not None:
+        choices["pitch"] = ("high", "low")
+    if source.rates is not None:
+        choices["pace"] = ("fast", "slow")
+    names = [choice for choice in sorted(choices) if rng.uniform() < chance]
+    kept = [names[int(i)] for i in rng.permutation(len(names))[:most]]
+    attributes = {key: _pick(rng, list(choices[key])) for key in kept}
+    if source.kind == "struck":
+        attributes["count"] = _pick(rng, list(source.counts))
+    return Event(name, **attributes)
+
+
+# ----------------------------------------------------------------------------------------- sound
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Return the sound of a scene: (n,) int16 at RATE, 3 to 10 seconds."""
+    rng = np.random.default_rng(scene.seed)
+    if scene.relation == "alone":
+        (event,) = scene.events
+        wave = render_event(event, rng, rng.uniform(3.5, 7.5))
+        wave = _pad(wave, rng.uniform(0.05, 0.4))
+    elif scene.relation == "then":
+        first, second = (
+            render_event(event, rng, rng.uniform(2.2, 4.2), most=4.6) for event in scene.events
+        )
+        start = max(0, first.size + samples(rng.uniform(0.1, 0.4)))
+        wave = np.zeros(start + second.size)
+        add_at(wave, 0, first)
+        add_at(wave, start, second)
+        wave = _pad(wave, rng.uniform(0.05, 0.2))
+    else:
+        wave = _together(scene, rng)
+    n = int(np.clip(wave.size, samples(SHORTEST), samples(LONGEST)))
+    out = np.zeros(n)
+    add_at(out, 0, wave)
+    out *= plateau(n, 0.01, 0.05)
+    out += _FLOOR * noise(rng, n, 40, 7900, -1.5)
+    peak = float(np.abs(out).max())
+    return np.round(out * (32_000 * min(1.0, 1 / peak))).astype(np.int16)
+
+
+def _together(scene: Scene, rng: np.random.Generator) -> Wave:
+    """Sound one event within the other: side by side (while), or in front of it (over)."""
+    front, back = scene.events
+    seconds = float(rng.uniform(4.0, 7.0))
+    near = render_event(front, rng, seconds, most=8.0)
+    if SOURCES[front.source].kind == "struck":
+        near = _pad(near, rng.uniform(0.3, 1.0))
+        seconds = max(seconds, near.size / RATE + 0.4)
+    wave = render_event(back, rng, min(seconds, LONGEST - 0.2))
+    if scene.relation == "over":
+        wave *= 0.3
+        near *= 1.2
+    n = max(wave.size, near.size)
+    both = np.zeros(n)
+    add_at(both, 0, wave)
+    add_at(both, 0, near)
+    return both
+
+
+def _pad(wave: Wave, seconds: float) -> Wave:
+    return np.concatenate([np.zeros(samples(seconds)), wave])
+
+
+def render_event(
+    event: Event, rng: np.random.Generator, seconds: float, *, most: float = LONGEST
+) -> Wave:
+    """Return the sound of one event at its distance: (n,).
+
+    A rhythmic or steady source lasts `seconds`; a struck one lasts as long as its strokes need,
+    and is faded out after `most` seconds.
+    """
+    source = SOURCES[event.source]
+    grain = float(rng.uniform())
+    pitch = _choose(event.pitch, source.high_low, ("high", "low")) * rng.uniform(0.95, 1.05)
+    if source.texture is not None:
+        pace = _pace(source, event) * rng.uniform(0.93, 1.07)
+        wave = source.texture(rng, samples(seconds), pitch, pace, grain)
+        wave = wave * plateau(wave.size, 0.15, 0.25)
+    else:
+        wave = _repeat(source, event, rng, seconds, pitch, grain)
+    if wave.size > samples(most):
+        wave = wave[: samples(most)] * plateau(samples(most), 0.001, 0.3)
+    wave = wave * (_LEVELS[event.distance] * 10 ** rng.uniform(-0.1, 0.1) / loudness(wave))
+    return _far_away(wave, rng) if event.distance == "far" else wave
+
+
+def _choose(said: str | None, pair: tuple[float, float] | None, names: tuple[str, str]) -> float:
+    if said is None or pair is None:
+        return 1.0
+    return pair[names.index(said)]
+
+
+def _pace(source: Source, event: Event) -> float:
+    if source.rates is None:
+        return 1.0
+    return source.rates[("slow", None, "fast").index(event.pace)]
+
+
+def _repeat(
+    source: Source,
+    event: Event,
+    rng: np.random.Generator,
+    seconds: float,
+    pitch: float,
+    grain: float,
+) -> Wave:
+    """Repeat a source's sound as often, or at the pace, that the event asks for."""
+    if source.sound is None:
+        raise ValueError(f"{source.name} is steady: it has nothing to repeat")
+    if source.kind == "struck":
+        step = source.gap * rng.uniform(0.92, 1.15)
+        strokes = {"once": 1, "twice": 2, "several": int(rng.integers(4, 6))}[event.count or "once"]
+    else:
+        step = 1 / (_pace(source, event) * rng.uniform(0.93, 1.07))
+        strokes = max(2, int(seconds / step))
+    stray = source.loose * step * rng.uniform(-0.5, 0.5, size=strokes)
+    onsets = np.maximum(step * np.arange(strokes) + stray, 0.0)
+    sounds = []
+    for index in range(strokes):
+        height = pitch * (source.swing if index % 2 else 1.0)
+        sounds.append(source.sound(rng, height, grain) * rng.uniform(0.88, 1.0))
+    if source.kind == "struck":
+        n = samples(float(onsets[-1])) + sounds[-1].size
+    else:
+        n = samples(seconds)
+    wave = np.zeros(n)
+    for onset, sound in zip(onsets, sounds, strict=True):
+        add_at(wave, int(onset * RATE), sound)
+    return wave
+
+
+def _far_away(wave: Wave, rng: np.random.Generator) -> Wave:
+    """Take the brightness off a sound and let it echo, as distance does; the loudness is kept."""
+    tail = samples(0.7)
+    echo = noise(rng, tail, 150, 2500) * np.exp(-times(tail) / 0.16) * 0.012
+    echo[0] += 0.6
+    size = scipy.fft.next_fast_len(wave.size + tail, real=True)
+    frequency = scipy.fft.rfftfreq(size, 1 / RATE)
+    air = 1 / (1 + (frequency / 1800) ** 2)
+    spectrum = scipy.fft.rfft(wave, size) * scipy.fft.rfft(echo, size) * air
+    out = scipy.fft.irfft(spectrum, size)[: wave.size + tail // 2]
+    return out * (loudness(wave) / loudness(out))
