@@ -86,11 +86,9 @@ def nearest_word(word: str, known: Iterable[str]) -> str | None:
     candidates = sorted(set(known))
     typed = word[:100].lower()
     allowed = max(1, len(typed) // 3)
-    distances = [
-        (edit_distance(typed, known_word.lower()), known_word) for known_word in candidates
-    ]
-    if distances and min(distances)[0] <= allowed:
-        return min(distances)[1]
+    ranked = [(edit_distance(typed, candidate.lower()), candidate) for candidate in candidates]
+    if ranked and min(ranked)[0] <= allowed:
+        return min(ranked)[1]
     close = difflib.get_close_matches(typed, candidates, n=1)
     return close[0] if close else None
 
@@ -112,7 +110,7 @@ def edit_distance(first: str, second: str) -> int:
 
 def _say(message: str) -> None:
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    sys.stderr.write(f"{message}\n")
 
 
 def _silence_standard_output() -> None:
