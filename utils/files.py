@@ -1,0 +1,248 @@
+"""Files that appear whole or not at all, and plain files (JSON, lists) read without trust."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, NoReturn
+
+from utils.errors import DataError
+
+MIB = 1 << 20
+DEEPEST_JSON = 100
+LARGEST_LIST = 256 * MIB
+LEFTOVER_SUFFIX = ".part"
+LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just starting
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file for writing that takes its name `path` only once it is whole and on disk.
+
+    It is written under a name of its own beside `path`, flushed to the disk, then renamed; on an
+    error it is removed and what stood at `path` stays. Modes "wb" and "w" (UTF-8, newlines as
+    given). An OSError names `path`.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode {mode!r}: expected 'wb' or 'w'")
+    final = Path(path)
+    beside = final.with_name(_beside(final.name))
+    try:
+        # Not tempfile: its files are readable by their owner alone, whatever the umask says.
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            file = _file_of(handle, mode)
+            with file:
+                with contextlib.suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield file
+                file.flush()
+                os.fsync(handle)
+            beside.replace(final)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(final.parent)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) == beside:
+            raise OSError(error.errno, error.strerror, str(final)) from error
+        raise
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what writers that were killed left unfinished in `folder`; return how many.
+
+    A writer at work holds a lock on its file, and a new file is left alone for a minute.
+    """
+    removed = 0
+    for beside in folder.glob(f".*{LEFTOVER_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - beside.stat().st_mtime < LEFTOVER_AGE:
+                continue
+            handle = os.open(beside, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                beside.unlink()
+                removed += 1
+            finally:
+                os.close(handle)
+    return removed
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8) atomically."""
+    with atomic_writer(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write a JSON file atomically; NaN and infinity are a ValueError, `read_json` refuses them."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # names that are no valid Unicode survive as escapes
+        text = json.dumps(value, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN401
+    """Read a JSON file strictly.
+
+    Duplicate keys, numbers that are not finite, nesting deeper than 100, a byte order mark and
+    anything but UTF-8 raise DataError.
+    """
+    text = _read_text(path, max_bytes)
+    if text.startswith("\ufeff"):
+        raise DataError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+        _check_depth(value)
+    except RecursionError:
+        raise DataError(f"{path}: is nested deeper than {DEEPEST_JSON} levels") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return value
+
+
+def read_list(path: str | Path) -> list[str]:
+    r"""Read a list of names, one a line, kept exactly as they stand.
+
+    Lines end in "\n" or "\r\n"; a byte order mark and blank lines at the end are tolerated. An
+    empty list, a blank line between names, a name that comes twice, NUL and stray carriage returns
+    raise DataError.
+    """
+    text = _read_text(path, LARGEST_LIST).removeprefix("\ufeff")
+    names = [line.removesuffix("\r") for line in text.split("\n")]
+    while names and not names[-1].strip():
+        names.pop()
+    if not names:
+        raise DataError(f"{path}: holds no names")
+    if "\0" in text or "\r" in text:
+        for number, name in enumerate(names, start=1):
+            if "\0" in name or "\r" in name:
+                what = "a NUL character" if "\0" in name else "a carriage return inside"
+                raise DataError(f"{path}: line {number} holds {what}; lines end in \\n or \\r\\n")
+    seen: set[str] = set()
+    for number, name in enumerate(names, start=1):
+        if not name.strip():
+            raise DataError(f"{path}: line {number} is blank")
+        if name in seen:
+            raise DataError(f"{path}: line {number}: {name[:200]!r} comes a second time")
+        seen.add(name)
+    return names
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal."""
+    with open_regular(path) as file:
+        digest = hashlib.sha256()
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; raises DataError when it is missing, no plain file or not readable.
+
+    A pipe or a device would block or never end.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{str(path)!r} cannot be read: {reason}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DataError(f"{path} is not a file")
+    return os.fdopen(handle, "rb")
+
+
+def _file_of(handle: int, mode: str) -> IO[Any]:
+    if mode == "wb":
+        return os.fdopen(handle, mode)
+    return os.fdopen(handle, mode, encoding="utf-8", newline="")
+
+
+def _beside(name: str) -> str:
+    """Return a new hidden name for the unfinished `name`, within the 255 bytes of file systems."""
+    short = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    return f".{short}.{os.getpid()}-{secrets.token_hex(4)}{LEFTOVER_SUFFIX}"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(handle)
+
+
+def _read_text(path: str | Path, max_bytes: int) -> str:
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise DataError(f"{path}: is larger than {max_bytes} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 (byte {error.start})") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"the key {name[:200]!r} comes twice in one object")
+            seen.add(name)
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"holds {name}, which is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"holds {digits[:40]}, which is too large a number")
+    return number
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST_JSON + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise RecursionError
