@@ -1,0 +1,485 @@
+"""utils/download.py against a real server: the right file, or a clear error and no file."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from file_server import Faults, FileServer, make_archive
+from utils import download
+from utils.archive import check_archive
+from utils.download import Policy, check_checkpoint, fetch, manifest_path, repair_url
+from utils.errors import DataError, DownloadError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENT = Policy(tries=4, first_delay=0.0, longest_delay=0.0, connect_timeout=2, read_timeout=2)
+CONTENT = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server():
+    with FileServer() as running:
+        running.files["/a.bin"] = CONTENT
+        yield running
+
+
+def get(server, tmp_path, name="a.bin", **more):
+    return fetch(server.url(f"/{name}"), tmp_path / name, **{"policy": PATIENT} | more)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+COMPLETE = ["a.bin", "a.bin.manifest.json"]
+
+
+def test_a_file_arrives_whole_with_its_manifest(server, tmp_path):
+    fetched = get(server, tmp_path)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    assert (fetched.size, fetched.sha256, fetched.downloaded) == (len(CONTENT), sha256, True)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert names(tmp_path) == COMPLETE
+    manifest = json.loads(manifest_path(tmp_path / "a.bin").read_text())
+    assert manifest["sha256"] == sha256
+    assert manifest["size"] == len(CONTENT)
+    assert manifest["url"] == server.url("/a.bin")
+    assert manifest["date"].endswith("Z")
+    assert time.strptime(manifest["date"], "%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_second_run_verifies_and_asks_nobody(server, tmp_path):
+    get(server, tmp_path)
+    assert not get(server, tmp_path).downloaded
+    assert len(server.requests) == 1
+
+
+def test_a_changed_file_is_refused_until_refreshed(server, tmp_path):
+    get(server, tmp_path)
+    (tmp_path / "a.bin").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(DownloadError, match="is not the file that was fetched on") as caught:
+        get(server, tmp_path, refresh="make it so")
+    assert "to fetch it again: make it so" in str(caught.value)
+    with pytest.raises(DownloadError, match=r"rm .*a\.bin .*a\.bin\.manifest\.json"):
+        get(server, tmp_path)
+    assert get(server, tmp_path, replace_changed=True).downloaded
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_another_file_on_the_server_is_refused_until_refreshed(server, tmp_path):
+    get(server, tmp_path)
+    (tmp_path / "a.bin").unlink()
+    server.files["/a.bin"] = b"new" * 1000
+    with pytest.raises(DownloadError, match="checksum mismatch: the manifest of the file fetched"):
+        get(server, tmp_path)
+    assert names(tmp_path) == ["a.bin.manifest.json"]
+    assert get(server, tmp_path, replace_changed=True).size == 3000
+
+
+def test_a_file_put_there_by_hand_is_checked_and_adopted(server, tmp_path):
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    assert not get(server, tmp_path).downloaded
+    assert not server.requests
+    assert "not fetched" in json.loads(manifest_path(tmp_path / "a.bin").read_text())["note"]
+    (tmp_path / "b.json").write_bytes(b"<html>login</html>")
+    with pytest.raises(DownloadError, match=r"b\.json has no manifest and cannot be used.*HTML"):
+        get(server, tmp_path, "b.json")
+
+
+def test_a_broken_manifest_is_named(server, tmp_path):
+    get(server, tmp_path)
+    manifest_path(tmp_path / "a.bin").write_text("[]")
+    with pytest.raises(DataError, match="is not a manifest"):
+        get(server, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_connections_cut_at_random_bytes_many_times(server, tmp_path, seed):
+    cuts = [random.Random(seed).randrange(1, 20_000) for _ in range(25)]
+    server.faults["/a.bin"] = Faults(drop_after=cuts)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert names(tmp_path) == COMPLETE
+    # nothing is fetched twice: what the cut connections brought is continued
+    assert server.sent == len(CONTENT)
+    later = server.requests[1:]
+    assert later
+    assert all("If-Range" in r.headers and "Range" in r.headers for r in later)
+
+
+@pytest.mark.parametrize("etag", ["weak", False])
+@pytest.mark.parametrize("last_modified", [True, False])
+def test_cut_connections_without_a_strong_etag(server, tmp_path, etag, last_modified):
+    cuts = [40_000, 10_000, 3, 60_000, 5000]
+    server.faults["/a.bin"] = Faults(drop_after=cuts, etag=etag, last_modified=last_modified)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.sent < len(CONTENT) + 10 * download.OVERLAP
+
+
+@pytest.mark.parametrize("etag", [True, False])
+def test_a_file_that_changes_between_two_requests_is_never_mixed(server, tmp_path, etag):
+    server.faults["/a.bin"] = Faults(drop_after=[100_000], etag=etag)
+    other = random.Random(1).randbytes(len(CONTENT))
+
+    def change(_):
+        server.files["/a.bin"] = other
+
+    get(server, tmp_path, policy=Policy(sleep=change, first_delay=0))
+    assert (tmp_path / "a.bin").read_bytes() == other
+
+
+def test_a_server_without_range_is_asked_from_the_start(server, tmp_path):
+    server.faults["/a.bin"] = Faults(ranges=False, drop_after=[1000, 50_000, 20_000, 299_999])
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lie", ["bytes 0-299999/300000", "bytes 100-1/*", "", "garbage"])
+def test_an_answer_for_another_range_is_not_appended(server, tmp_path, lie):
+    server.faults["/a.bin"] = Faults(drop_after=[1000], content_range=lie or None)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_chunked_and_open_ended_bodies(server, tmp_path):
+    server.faults["/a.bin"] = Faults(chunked=True, drop_after=[50_000, 100_000])
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    server.files["/b.bin"] = CONTENT
+    server.faults["/b.bin"] = Faults(no_length=True)
+    get(server, tmp_path, "b.bin")
+    assert (tmp_path / "b.bin").read_bytes() == CONTENT
+
+
+def test_too_large_a_length_ends_in_an_error(server, tmp_path):
+    server.faults["/a.bin"] = Faults(length=len(CONTENT) + 500)
+    with pytest.raises(DownloadError, match=r"announced 300500 bytes|500 more expected"):
+        get(server, tmp_path)
+    assert "a.bin" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("no_length", [True, False])
+def test_too_small_a_length_is_noticed_by_the_content(server, tmp_path, no_length):
+    whole = make_archive({"data/x": CONTENT})
+    if no_length:  # a connection that ends early looks like the end of the file
+        server.files["/a.tar.gz"] = whole[:2000]
+        server.faults["/a.tar.gz"] = Faults(no_length=True)
+    else:
+        server.files["/a.tar.gz"] = whole
+        server.faults["/a.tar.gz"] = Faults(length=2000)
+    with pytest.raises(DownloadError, match=r"holds 2000 bytes that cannot be used.*incomplete"):
+        get(server, tmp_path, "a.tar.gz", check=check_archive)
+    assert names(tmp_path) == []
+
+
+def test_404_is_final(server, tmp_path):
+    with pytest.raises(DownloadError) as caught:
+        get(server, tmp_path, "gone.bin")
+    message = str(caught.value)
+    assert server.url("/gone.bin") in message
+    assert "status 404" in message
+    assert f"by hand: curl -L -o {tmp_path}/gone.bin" in message
+    assert len(server.requests) == 1
+    assert names(tmp_path) == []
+
+
+def test_503_then_success_with_growing_delays(server, tmp_path):
+    server.faults["/a.bin"] = Faults(statuses=[503, 500, 429])
+    delays = []
+    get(server, tmp_path, policy=Policy(first_delay=1.0, sleep=delays.append))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert delays == [1.0, 2.0, 4.0]
+
+
+def test_retry_after_is_respected_within_bounds(server, tmp_path):
+    delays = []
+    server.faults["/a.bin"] = Faults(statuses=[503], retry_after="7")
+    get(server, tmp_path, policy=Policy(sleep=delays.append))
+    server.files["/b.bin"] = b"b"
+    server.faults["/b.bin"] = Faults(statuses=[503], retry_after="86400")
+    get(server, tmp_path, "b.bin", policy=Policy(sleep=delays.append, longest_delay=9.0))
+    assert delays == [7.0, 9.0]
+
+
+def test_503_for_ever_ends_after_the_tries(server, tmp_path):
+    server.faults["/a.bin"] = Faults(statuses=[503] * 99)
+    with pytest.raises(DownloadError, match=r"asked 4 times.*status 503"):
+        get(server, tmp_path)
+    assert len(server.requests) == 4
+
+
+def test_a_server_that_drips_is_left_in_the_end(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drop_after=[1] * 999)
+    policy = Policy(first_delay=0, sleep=lambda _: None, most_requests=20)
+    with pytest.raises(DownloadError, match=r"asked 20 times.* 20 bytes are here"):
+        get(server, tmp_path, policy=policy)
+
+
+def test_an_unreachable_server_says_what_was_tried(tmp_path):
+    with socket.socket() as held:  # bound, but nobody listens
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/a.bin"
+        with pytest.raises(DownloadError) as caught:
+            fetch(url, tmp_path / "a.bin", policy=PATIENT)
+    for part in (url, "asked 4 times", "refused", "by hand", "--root_url"):
+        assert part in str(caught.value)
+
+
+def test_silence_times_out_and_is_tried_again(server, tmp_path):
+    server.faults["/a.bin"] = Faults(stall=30)
+    policy = Policy(tries=2, first_delay=0, read_timeout=0.2)
+    with pytest.raises(DownloadError, match=r"asked 2 times.*timed out"):
+        get(server, tmp_path, policy=policy)
+
+
+def test_redirects_are_followed_and_bounded(server, tmp_path):
+    server.faults["/old.bin"] = Faults(redirect="/a.bin")
+    fetch(server.url("/old.bin"), tmp_path / "a.bin", policy=PATIENT)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    server.faults["/loop.bin"] = Faults(redirect="/loop.bin")
+    with pytest.raises(DownloadError, match="redirects"):
+        get(server, tmp_path, "loop.bin")
+    assert len(server.asked("/loop.bin")) == PATIENT.redirects + 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.bin"])
+def test_redirects_to_other_schemes_are_not_followed(server, tmp_path, target):
+    server.faults["/a.bin"] = Faults(redirect=target)
+    with pytest.raises(DownloadError, match="gave up: InvalidSchema"):
+        get(server, tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.pth", "a.json", "a.bin"])
+@pytest.mark.parametrize("padding", [0, 5000])
+def test_an_html_page_is_recognised(server, tmp_path, name, padding):
+    page = b"\n<!DOCTYPE html>\n<html><head></head>" + b" " * padding + b"</html>"
+    server.files[f"/{name}"] = page
+    with pytest.raises(DownloadError, match="is an HTML page, expected"):
+        get(server, tmp_path, name)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.pth", "a.json"])
+def test_other_content_than_the_name_says_is_refused(server, tmp_path, name):
+    server.files[f"/{name}"] = b"\x00\x01garbage"
+    with pytest.raises(DownloadError, match="it begins with"):
+        get(server, tmp_path, name)
+    assert names(tmp_path) == []
+
+
+def test_an_archive_declared_as_encoded_text_stays_packed(server, tmp_path):
+    archive = make_archive({"data/x": b"content"})
+    server.files["/a.tar.gz"] = archive
+    server.faults["/a.tar.gz"] = Faults(content_encoding="gzip", content_type="application/x-tar")
+    get(server, tmp_path, "a.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == archive
+
+
+def test_a_published_sha1_is_verified(server, tmp_path):
+    with pytest.raises(DownloadError, match=r"published sha1 0{40}"):
+        get(server, tmp_path, sha1="0" * 40)
+    assert names(tmp_path) == []
+    get(server, tmp_path, sha1=hashlib.sha1(CONTENT).hexdigest())
+    assert names(tmp_path) == COMPLETE
+
+
+def test_parts_of_an_earlier_run_that_do_not_fit_are_fetched_anew(server, tmp_path, caplog):
+    """A crash of the machine may leave a partial file of the right size with wrong bytes."""
+    server.faults["/a.bin"] = Faults(drop_after=[100_000, 0, 0, 0, 0])
+    with pytest.raises(DownloadError):
+        get(server, tmp_path)
+    with (tmp_path / "a.bin.partial").open("r+b") as partial:
+        partial.write(b"\0" * 50_000)
+    with caplog.at_level(logging.WARNING):
+        get(server, tmp_path, sha1=hashlib.sha1(CONTENT).hexdigest())
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert "fetching it anew" in caplog.text
+
+
+def test_a_failed_run_is_continued_by_the_next(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drop_after=[200_000, 0, 0, 0, 0])
+    with pytest.raises(DownloadError, match="200000 bytes are here"):
+        get(server, tmp_path)
+    assert names(tmp_path) == ["a.bin.partial", "a.bin.partial.json"]
+    get(server, tmp_path)
+    assert server.sent == len(CONTENT)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("state", [None, "not json", '{"url": "x"}', '{"total": 5, "url": ["x"]}'])
+def test_a_partial_file_of_unknown_origin_is_dropped(server, tmp_path, state):
+    (tmp_path / "a.bin.partial").write_bytes(b"other" * 1000)
+    if state is not None:
+        (tmp_path / "a.bin.partial.json").write_text(state)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert names(tmp_path) == COMPLETE
+
+
+def test_a_partial_file_that_is_a_link_is_not_followed(server, tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "a.bin.partial").symlink_to(tmp_path / "victim")
+    with pytest.raises(DownloadError, match="cannot be written"):
+        get(server, tmp_path)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+def test_disk_space_is_checked_before_the_first_byte(server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DownloadError, match=r"needs 0\.3 MiB more, but only 0\.0 MiB are free"):
+        get(server, tmp_path)
+    assert names(tmp_path) == []
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size` bytes: to the writer, the same as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_on_the_way_keeps_the_part_for_later(server, tmp_path):
+    with largest_file(123_456), pytest.raises(DownloadError) as caught:
+        get(server, tmp_path)
+    assert "cannot write more than 123456 bytes" in str(caught.value)
+    assert "make room" in str(caught.value)
+    assert (tmp_path / "a.bin.partial").stat().st_size == 123_456
+    assert "a.bin" not in names(tmp_path)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert "Range" in server.requests[-1].headers
+
+
+def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DownloadError, match=r"a\.bin\.partial cannot be written"):
+        fetch(server.url("/a.bin"), tmp_path / "file" / "a.bin", policy=PATIENT)
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(DownloadError, match="is in the way"):
+        get(server, tmp_path)
+
+
+def test_two_processes_do_not_write_the_same_file(server, tmp_path):
+    with (
+        download._partial_file(tmp_path / "a.bin"),
+        pytest.raises(DownloadError, match="being fetched by another process"),
+    ):
+        get(server, tmp_path)
+
+
+FETCH_SLOWLY = """
+import sys
+from pathlib import Path
+from utils.download import Policy, fetch
+fetch(sys.argv[1], Path(sys.argv[2]), policy=Policy(chunk=500, read_timeout=30))
+"""
+
+
+def test_killed_in_the_middle_then_resumed(server, tmp_path):
+    """SIGKILL leaves a partial file, never one under the final name; the next run goes on."""
+    server.files["/big.bin"] = big = CONTENT * 100
+    path, killed = tmp_path / "big.bin", 0
+    for limit in (1_000_000, 5_000_000, 9_000_000):
+        command = [sys.executable, "-c", FETCH_SLOWLY, server.url("/big.bin"), str(path)]
+        child = subprocess.Popen(command, cwd=ROOT)
+        partial = tmp_path / "big.bin.partial"
+        while child.poll() is None and not (partial.exists() and partial.stat().st_size > limit):
+            time.sleep(0.001)
+        child.kill()
+        killed += child.wait() == -signal.SIGKILL and not path.exists()
+    assert killed == 3
+    fetch(server.url("/big.bin"), path, policy=PATIENT)
+    assert path.read_bytes() == big
+    assert "Range" in server.requests[-1].headers
+    assert len(names(tmp_path)) == 2
+
+
+def test_an_environment_proxy_is_used(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.root)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    fetch("http://mirror.invalid/a.bin", tmp_path / "a.bin", policy=PATIENT)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.requests[0].headers["Host"] == "mirror.invalid"
+
+
+def test_passwords_in_addresses_are_not_written_down(server, tmp_path):
+    url = server.url("/a.bin").replace("http://", "http://me:secret@")
+    fetch(url, tmp_path / "a.bin", policy=PATIENT)
+    assert "Authorization" in server.requests[0].headers
+    assert "secret" not in manifest_path(tmp_path / "a.bin").read_text()
+    with pytest.raises(DownloadError) as caught:
+        fetch(url + ".gone", tmp_path / "b.bin", policy=PATIENT)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("http:/host/a", "http://host/a"),
+        ("https:/host/a", "https://host/a"),
+        ("http:///host/a", "http://host/a"),
+        ("HTTP:/host/a", "HTTP://host/a"),
+        ("http://host//a", "http://host//a"),
+        (" http://host/a\n", "http://host/a"),
+    ],
+)
+def test_links_of_old_registries_are_repaired(given, expected):
+    assert repair_url(given) == expected
+
+
+def test_a_repaired_link_is_fetched(server, tmp_path):
+    fetch(server.url("/a.bin").replace("://", ":/"), tmp_path / "a.bin", policy=PATIENT)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host/a",
+        "file:///etc/passwd",
+        "ftp://host/a",
+        "http://",
+        "http://h/a b",
+        "http://[",
+        "http://h:x/",
+    ],
+)
+def test_what_is_no_address_is_refused(url, tmp_path):
+    with pytest.raises(UsageError):
+        fetch(url, tmp_path / "a.bin")
+
+
+def test_a_cut_checkpoint_is_not_whole(tmp_path):
+    import torch
+
+    torch.save({"x": torch.zeros(1000)}, tmp_path / "a.pth")
+    check_checkpoint(tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:-30])
+    with pytest.raises(DataError, match="not a whole checkpoint"):
+        check_checkpoint(tmp_path / "b.pth")

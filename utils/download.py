@@ -1,0 +1,596 @@
+"""The one door to the network: a file arrives whole and verified, or not at all.
+
+While it arrives it is called `<name>.partial`, with what is needed to go on later in
+`<name>.partial.json`. What arrived is written down in `<name>.manifest.json` (size, sha256, date,
+address) and every later call verifies the file against it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import logging
+import os
+import re
+import shlex
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from io import FileIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+from utils.errors import DataError, DownloadError, UsageError
+from utils.files import read_json, sha256_of, write_json
+from utils.progress import byte_bar
+
+logger = logging.getLogger(__name__)
+
+PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524}
+# A server that names no version of its file (ETag, Last-Modified) is asked again for the last bytes
+# we have: when they differ, the file has changed and the parts do not belong together.
+OVERLAP = 4096
+SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
+HTML = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
+FIRST_BYTES = {
+    ".gz": ("a gzip archive", (b"\x1f\x8b",)),
+    ".tgz": ("a gzip archive", (b"\x1f\x8b",)),
+    # torch has written zip files since 1.6, a pickled number (protocol 2) before
+    ".pth": ("a checkpoint", (b"PK\x03\x04", b"\x80\x02")),
+    ".json": ("JSON", (b"{", b"[", b" ", b"\n", b"\r", b"\t", b"\xef\xbb\xbf")),
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient to be with a server; times in seconds."""
+
+    tries: int = 6  # in a row without a single new byte
+    most_requests: int = 2000  # in all, however slowly bytes arrive
+    first_delay: float = 0.5  # doubled with each failure in a row
+    longest_delay: float = 30.0
+    connect_timeout: float = 15.0
+    read_timeout: float = 60.0
+    redirects: int = 5
+    chunk: int = 1 << 16
+    sleep: Callable[[float], None] = time.sleep
+
+
+DEFAULT_POLICY = Policy()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified file; `downloaded` is False when it was here already."""
+
+    path: Path
+    size: int
+    sha256: str
+    downloaded: bool
+
+
+def repair_url(url: str) -> str:
+    """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host").
+
+    Raises UsageError for anything but a plain http or https address.
+    """
+    mended = re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
+    if any(ord(letter) <= 0x20 or ord(letter) == 0x7F for letter in mended):
+        raise UsageError(f"{url!r} holds blanks or control characters; write them as %20 and so on")
+    try:
+        parts = urlsplit(mended)
+        usable = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        usable = False
+    if not usable:
+        raise UsageError(f"{url!r} is not an address; expected http://host/... or https://host/...")
+    return mended
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of `path` lies."""
+    return path.with_name(path.name + ".manifest.json")
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    sha1: str | None = None,
+    check: Callable[[Path], object] | None = None,
+    replace_changed: bool = False,
+    refresh: str | None = None,
+    policy: Policy | None = None,
+) -> Fetched:
+    """Bring the file at `url` to `path`, or verify the one that is already there.
+
+    `sha1`: published checksum, if there is one. `check`: raises DataError for content that cannot
+    be used; it sees a new file before that gets its final name. `replace_changed`: fetch again when
+    the file here, or the one on the server, differs from the manifest; otherwise that is an error
+    whose way out is `refresh` (a command).
+    Raises DownloadError: the message holds the address, what was tried and what to do by hand.
+    """
+    url = repair_url(url)
+    policy = policy or DEFAULT_POLICY
+    refresh = refresh or (
+        f"rm {shlex.quote(str(path))} {shlex.quote(str(manifest_path(path)))}, then start again"
+    )
+    if path.exists():
+        here = _verify(url, path, sha1, check, replace_changed=replace_changed, refresh=refresh)
+        if here is not None:
+            return here
+    expected = None if replace_changed else _recorded(path).get("sha256")
+    with _partial_file(path) as partial:
+        if path.exists() and not replace_changed:  # another process was faster
+            here = _verify(url, path, sha1, check, replace_changed=False, refresh=refresh)
+            if here is not None:
+                return here
+        transfer = _Transfer(url, path, partial, policy)
+        resumed = transfer.have > 0
+        while True:
+            transfer.run()
+            os.fsync(partial.fileno())
+            try:
+                sha256 = _accept(transfer.partial, url, sha1, expected, check, refresh)
+                break
+            except DownloadError:
+                transfer.start_over()
+                if not resumed:
+                    transfer.forget()
+                    raise
+                resumed = False
+                logger.warning("%s: the resumed parts do not fit, fetching it anew", path.name)
+        size = transfer.have
+        transfer.partial.replace(path)
+        transfer.forget()
+        _write_manifest(path, url, size, sha256)
+    logger.info("fetched %s (%s)", path, _megabytes(size))
+    return Fetched(path, size, sha256, downloaded=True)
+
+
+def _verify(
+    url: str,
+    path: Path,
+    sha1: str | None,
+    check: Callable[[Path], object] | None,
+    *,
+    replace_changed: bool,
+    refresh: str,
+) -> Fetched | None:
+    """Compare `path` with its manifest; None when it is to be fetched again.
+
+    A file without a manifest was put there by hand (or the last run ended a moment too early): it
+    has to pass every check of a fetched one, and gets its manifest.
+    """
+    if not path.is_file():
+        raise DownloadError(f"{path} is in the way: expected a file there; move it and start again")
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    recorded = _recorded(path)
+    if not recorded:
+        try:
+            _accept(path, "the file found there", sha1, None, check, refresh)
+        except DownloadError as error:
+            if replace_changed:
+                return None
+            raise DownloadError(f"{path} has no manifest and cannot be used: {error}") from error
+        _write_manifest(path, url, size, sha256, note="found here, not fetched")
+    elif (size, sha256) != (recorded.get("size"), recorded.get("sha256")):
+        if replace_changed:
+            return None
+        raise DownloadError(
+            f"{path} is not the file that was fetched on {recorded.get('date')}: "
+            f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
+            f"{recorded.get('sha256')} ({recorded.get('size')} bytes)\n"
+            f"  to fetch it again: {refresh}"
+        )
+    return Fetched(path, size, sha256, downloaded=False)
+
+
+def _accept(
+    path: Path,
+    source: str,
+    sha1: str | None,
+    expected_sha256: object,
+    check: Callable[[Path], object] | None,
+    refresh: str,
+) -> str:
+    """Return the sha256 of a file that may be used; DownloadError otherwise."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        _check_first_bytes(file.read(SNIFFED), path.name.removesuffix(".partial"), source)
+    if sha1 is not None and (found := _sha1_of(path)) != sha1:
+        raise DownloadError(
+            f"{_shown(source)}: checksum mismatch: expected the published sha1 {sha1}, "
+            f"found {found} ({size} bytes); nothing of it is kept"
+        )
+    sha256 = sha256_of(path)
+    if expected_sha256 is not None and sha256 != expected_sha256:
+        raise DownloadError(
+            f"{_shown(source)}: checksum mismatch: the manifest of the file fetched earlier says "
+            f"sha256 {expected_sha256}, found {sha256} ({size} bytes)\n"
+            f"  to take the new file: {refresh}"
+        )
+    if check is not None:
+        try:
+            check(path)
+        except DataError as error:
+            raise DownloadError(
+                f"{_shown(source)} holds {size} bytes that cannot be used: {error}"
+            ) from error
+    return sha256
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise DataError unless `path` looks whole: a zip file needs its directory, at the end."""
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
+        try:
+            zipfile.ZipFile(path).close()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+            raise DataError(f"{path} is not a whole checkpoint: {error}") from error
+
+
+class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybody sees)
+    """A failure that a later try may mend."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass
+class _Transfer:
+    """One file on its way: `have` bytes of `total` lie in the partial file."""
+
+    url: str
+    path: Path
+    file: FileIO
+    policy: Policy
+    total: int | None = None
+    validator: str | None = None
+    have: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.partial = _partial_path(self.path)
+        self.have = self.file.seek(0, os.SEEK_END)
+        state = _read_leniently(_state_path(self.partial))
+        total, validator = state.get("total"), state.get("validator")
+        if (
+            state.get("url") == _shown(self.url)
+            and isinstance(total, int)
+            and isinstance(validator, str | None)
+            and self.have <= total
+        ):
+            self.total, self.validator = total, validator
+        else:
+            self.start_over()
+
+    def start_over(self) -> None:
+        """Drop what has arrived."""
+        self.file.truncate(0)
+        self.have = self.file.seek(0)
+        self.total = self.validator = None
+
+    def forget(self) -> None:
+        """Remove the traces of a transfer that ended."""
+        self.partial.unlink(missing_ok=True)
+        _state_path(self.partial).unlink(missing_ok=True)
+
+    def run(self) -> None:
+        """Ask until everything is here; raises DownloadError when that is hopeless."""
+        policy, began = self.policy, time.monotonic()
+        asked, failures, most = 0, 0, self.have
+        with requests.Session() as session, byte_bar(self.path.name, self.total, self.have) as bar:
+            session.max_redirects = policy.redirects
+            for _ in range(policy.most_requests):
+                asked += 1
+                if self.total is not None and self.have == self.total:
+                    return
+                try:
+                    self._ask(session, bar)
+                    return
+                except _Passing as passing:
+                    reason = passing
+                failures = 0 if self.have > most else failures + 1
+                most = max(most, self.have)
+                if failures >= policy.tries:
+                    break
+                delay = min(policy.longest_delay, policy.first_delay * 2 ** (failures - 1))
+                delay = max(delay, min(reason.wait, policy.longest_delay))
+                logger.info("%s: %s; again in %.1f s", self.path.name, reason, delay)
+                policy.sleep(delay)
+        raise DownloadError(
+            self._explain(
+                f"asked {asked} times in {time.monotonic() - began:.0f} s, "
+                f"{self.have} bytes are here; the last answer: {reason}"
+            )
+        )
+
+    def _ask(self, session: requests.Session, bar: tqdm[Any]) -> None:
+        """Make one request and write down what it brings."""
+        start = self.have if self.validator else max(0, self.have - OVERLAP)
+        # without this, proxies may compress what is compressed already and lengths mean nothing
+        headers = {"Accept-Encoding": "identity"}
+        if start > 0:
+            headers["Range"] = f"bytes={start}-"
+            if self.validator:
+                headers["If-Range"] = self.validator
+        timeout = (self.policy.connect_timeout, self.policy.read_timeout)
+        try:
+            with session.get(self.url, headers=headers, stream=True, timeout=timeout) as response:
+                overlap = self._read_head(response, start)
+                bar.total, bar.n = self.total, self.have
+                self._read_body(response, overlap, bar)
+        except FINAL_FAILURES as error:
+            raise DownloadError(self._explain(f"gave up: {_reason(error)}")) from error
+        except PASSING_FAILURES as error:
+            raise _Passing(_reason(error)) from error
+
+    def _read_head(self, response: requests.Response, start: int) -> bytes:
+        """Judge status and headers; returns the bytes we have that the body begins with."""
+        status, headers = response.status_code, response.headers
+        if status in PASSING_STATUSES:
+            wait = headers.get("Retry-After", "")
+            seconds = float(wait) if wait.isascii() and wait.isdigit() else 0.0
+            raise _Passing(f"status {status} {response.reason}", seconds)
+        if status == 416 and start > 0:
+            reason = f"the server announced {self.total} bytes, but has none after {start}"
+            self.start_over()
+            raise _Passing(reason)
+        if status == 206 and start > 0:
+            return self._continue(response, start)
+        if status != 200:
+            raise DownloadError(self._explain(f"status {status} {response.reason}"))
+        self.start_over()
+        length = headers.get("Content-Length", "")
+        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+        self.total = int(length) if length.isascii() and length.isdigit() and not chunked else None
+        etag = headers.get("ETag", "")
+        # a weak ETag promises the same meaning, not the same bytes
+        self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+        if self.total is not None:
+            self._require_space(self.total)
+            state = {"url": _shown(self.url), "total": self.total, "validator": self.validator}
+            write_json(_state_path(self.partial), state)
+        return b""
+
+    def _continue(self, response: requests.Response, start: int) -> bytes:
+        """Check that a 206 answer goes on exactly where we stopped, in the same file."""
+        found = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", found.strip())
+        expected = f"bytes {start}-*/{self.total or '*'}"
+        newer = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        changed = (
+            self.validator
+            and newer
+            and self.validator
+            not in (
+                response.headers.get("ETag"),
+                response.headers.get("Last-Modified"),
+            )
+        )
+        total = int(match[3]) if match else None
+        if not match or int(match[1]) != start or total != (self.total or total) or changed:
+            self.start_over()
+            raise _Passing(
+                f"asked for {expected}, got {found or 'no Content-Range'}"
+                + (" of another version of the file" if changed else "")
+            )
+        self.total = int(match[3])
+        self._require_space(self.total - self.have)
+        self.file.seek(start)
+        overlap = self.file.read(self.have - start) or b""
+        self.file.seek(self.have)
+        return overlap
+
+    def _read_body(self, response: requests.Response, overlap: bytes, bar: tqdm[Any]) -> None:
+        """Append the body to the partial file, `overlap` bytes of it being there already."""
+        for chunk in _chunks(response, self.policy.chunk):
+            if overlap:
+                known = min(len(overlap), len(chunk))
+                if chunk[:known] != overlap[:known]:
+                    self.start_over()
+                    raise _Passing("the file on the server has changed")
+                overlap, chunk = overlap[known:], chunk[known:]
+            if self.have == 0 and len(chunk) >= SNIFFED:
+                try:
+                    _check_first_bytes(chunk, self.path.name, self.url)
+                except DownloadError as error:
+                    raise DownloadError(self._explain(str(error))) from error
+            self._write(chunk)
+            bar.update(len(chunk))
+            if self.total is not None and self.have > self.total:
+                reason = f"more than the announced {self.total} bytes came"
+                self.start_over()
+                raise _Passing(reason)
+        if self.total is not None and self.have < self.total:
+            raise _Passing(f"the connection ended after {self.have} of {self.total} bytes")
+
+    def _write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        try:
+            while view:
+                written = self.file.write(view) or 0
+                self.have += written
+                view = view[written:]
+        except OSError as error:
+            raise DownloadError(
+                f"{self.partial}: cannot write more than {self.have} bytes: {error.strerror}; "
+                f"{_wanted(self.total)} are needed, {_megabytes(_free(self.partial))} are free\n"
+                f"  make room (or give another place with --data_dir) and start again: "
+                "what is here will not be fetched twice"
+            ) from error
+
+    def _require_space(self, wanted: int) -> None:
+        free = _free(self.partial)
+        if wanted > free:
+            raise DownloadError(
+                f"{self.path} needs {_megabytes(wanted)} more, but only {_megabytes(free)} are "
+                "free there; make room, or give another place with --data_dir"
+            )
+
+    def _explain(self, tried: str) -> str:
+        return (
+            f"could not fetch {_shown(self.url)}\n"
+            f"  tried: {tried}\n"
+            f"  by hand: curl -L -o {shlex.quote(str(self.path))} {shlex.quote(_shown(self.url))}\n"
+            "  then start again; or name a mirror with --root_url"
+        )
+
+
+FINAL_FAILURES = (
+    requests.TooManyRedirects,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.SSLError,
+)
+PASSING_FAILURES = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+def _chunks(response: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield the body as sent, in pieces that are handed on as they come.
+
+    Content encodings stay: a server that declares a .tar.gz as gzip-encoded text would otherwise
+    have it unpacked on the way. `read` would gather `size` bytes and lose them all when the
+    connection breaks before.
+    """
+    if getattr(response.raw, "chunked", False):
+        yield from response.raw.stream(size, decode_content=False)
+        return
+    while chunk := response.raw.read1(size, decode_content=False):
+        yield chunk
+
+
+def _check_first_bytes(start: bytes, name: str, source: str) -> None:
+    what, magics = FIRST_BYTES.get(Path(name).suffix.lower(), ("data", ()))
+    if HTML.match(start):
+        raise DownloadError(
+            f"{_shown(source)} is an HTML page, expected {what}: an error page, a login page or a "
+            "file that has moved; open the address in a browser to see"
+        )
+    if magics and not start.startswith(magics):
+        raise DownloadError(
+            f"{_shown(source)} is not {what}: it begins with {start[:16]!r}; "
+            "is it the right address, and does the server send the file as it is?"
+        )
+
+
+@contextlib.contextmanager
+def _partial_file(path: Path) -> Iterator[FileIO]:
+    """Open the partial file of `path` for this process alone."""
+    partial = _partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise DownloadError(
+            f"{partial} cannot be written: {error.strerror}; "
+            "mend that, or give another place with --data_dir"
+        ) from error
+    with FileIO(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DownloadError(
+                f"{path} is being fetched by another process; start again when that has ended"
+            ) from error
+        try:
+            yield file
+        finally:
+            # an empty one helps nobody; a started one is what the next run goes on with
+            if partial.exists() and os.fstat(file.fileno()).st_size == 0:
+                partial.unlink()
+                _state_path(partial).unlink(missing_ok=True)
+
+
+def _partial_path(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _state_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return the manifest of `path`, {} without one; raises DataError for an unreadable one."""
+    manifest = manifest_path(path)
+    if not manifest.exists():
+        return {}
+    recorded = read_json(manifest)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
+        raise DataError(f"{manifest} is not a manifest: no sha256 in it; remove it and start again")
+    return recorded
+
+
+def _write_manifest(path: Path, url: str, size: int, sha256: str, **more: str) -> None:
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = {"file": path.name, "size": size, "sha256": sha256, "date": date, "url": _shown(url)}
+    write_json(manifest_path(path), entry | more)
+
+
+def _read_leniently(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except (DataError, OSError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sha1_of(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _shown(url: str) -> str:
+    """Return `url` without name and password, for messages and manifests."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause in words: the libraries wrap it several times."""
+    cause: BaseException | None = error
+    while cause is not None:
+        error = cause
+        wrapped = (getattr(error, "reason", None), *error.args)
+        cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
+    text = re.sub(r"<?\w*Connection\([^)]*\)>?: ", "", str(error))
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
+
+
+def _wanted(total: int | None) -> str:
+    return "an unknown number of bytes" if total is None else _megabytes(total)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
