@@ -1,0 +1,109 @@
+"""Fetch the published features of data sets, verify them, and unpack them below data/."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.archive import check_archive, unpack, verify_unpacked
+from utils.download import fetch
+from utils.errors import DataError, ProjectError, run_main
+from utils.experiments import (
+    ROOT_URL,
+    DataFolder,
+    find_data_folder,
+    load_data_folders,
+    sync_command,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run_main(lambda: sync_all(args))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = ", ".join(load_data_folders())
+    parser.add_argument(
+        "--dataset", nargs="+", required=True, metavar="NAME", help=f"one or more of: {names}"
+    )
+    parser.add_argument("--root_url", default=ROOT_URL, help="a mirror of %(default)s")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="default: %(default)s")
+    parser.add_argument(
+        "--purge_tar_file",
+        action="store_true",
+        help="remove the archive once every unpacked file is verified",
+    )
+    parser.add_argument(
+        "--refresh_symlinked_feats",
+        action="store_true",
+        help="unpack again, over what is there; fetch the archive again if it has changed",
+    )
+    parser.add_argument(
+        "--older_archive",
+        action="store_true",
+        help="take <dataset>-experts.tar.gz, published before the audio-only archives",
+    )
+    return parser.parse_args(argv)
+
+
+def sync_all(args: argparse.Namespace) -> int:
+    """Bring each data set here; one that fails does not keep the others from it."""
+    folders = [find_data_folder(name) for name in dict.fromkeys(args.dataset)]
+    failed = []
+    for folder in folders:
+        try:
+            print(f"{folder.name}: {sync(folder, args)}")
+        except ProjectError as error:
+            if len(folders) == 1:
+                raise
+            print(f"error: {folder.name}: {error}", file=sys.stderr)
+            failed.append(folder.name)
+    if failed:
+        raise DataError(f"not complete: {', '.join(failed)}; the others are")
+    return 0
+
+
+def sync(folder: DataFolder, args: argparse.Namespace) -> str:
+    """Bring one data set here; returns what there is to say about it."""
+    name = folder.older_archive if args.older_archive else folder.archive
+    root = args.data_dir / folder.name
+    archive, prefix = root / name, f"data/{folder.name}/"
+    if not archive.exists() and not args.refresh_symlinked_feats:
+        # its archive was purged: what it brought is all there is to verify
+        known = verify_unpacked(archive, root)
+        if known is not None:
+            return f"{known.files} files ({known.bytes:,} bytes) verified, nothing fetched"
+    fetched = fetch(
+        f"{args.root_url.rstrip('/')}/features-v2/{name}",
+        archive,
+        sha1=folder.older_archive_sha1 if args.older_archive else None,
+        check=lambda path: check_archive(path, prefix=prefix),
+        replace_changed=args.refresh_symlinked_feats,
+        refresh=f"{sync_command(folder.name, args.data_dir)} --refresh_symlinked_feats",
+    )
+    unpacked = unpack(
+        archive, root, prefix=prefix, sha256=fetched.sha256, again=args.refresh_symlinked_feats
+    )
+    if args.purge_tar_file:
+        if verify_unpacked(archive, root) is None:
+            raise DataError(f"{root}: the unpacked files are not what was written; {archive} stays")
+        archive.unlink()
+    return (
+        f"{unpacked.files} files ({unpacked.bytes:,} bytes) verified, {unpacked.written} unpacked, "
+        f"{'archive fetched' if fetched.downloaded else 'nothing fetched'}"
+        f"{', archive removed' if args.purge_tar_file else ''}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The published experiments: what they are, where their files are, and how to get them here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.download import Policy, check_checkpoint, fetch
+from utils.errors import DataError, UsageError, nearest
+from utils.files import read_json
+
+REGISTRY = Path(__file__).resolve().parent.parent / "configs" / "experiments.json"
+ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
+CHECKPOINT, RUN_CONFIG = "trained_model.pth", "config.json"
+
+# Every name below becomes part of a path and of an address: nothing but these letters does.
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
+TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+
+Published = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Task ("t2v", "v2t") -> metric (R1 R5 R10 R50 MedR MeanR geom) -> (mean, standard deviation)."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data set with features to fetch: its folder below data/, and its archives."""
+
+    name: str
+    configs: str
+    older_archive_sha1: str | None
+
+    @property
+    def archive(self) -> str:
+        return f"{self.name}-experts-audio-only.tar.gz"
+
+    @property
+    def older_archive(self) -> str:
+        return f"{self.name}-experts.tar.gz"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A published experiment: trained checkpoints, one per seed, and its rows in the tables."""
+
+    name: str
+    config: str  # relative to the repository root
+    label: str  # the name of its row
+    dataset: str  # folder of its features below data/
+    parameters: int  # trainable ones
+    group: str
+    runs: Mapping[int, str]  # seed -> time of the run
+    published: Published | None  # None: no row in a table
+
+    def folder(self, seed: int, data_dir: Path) -> Path:
+        """Return where the files of a seed lie."""
+        return data_dir / "saved" / self._place(seed)
+
+    def url(self, seed: int, root_url: str) -> str:
+        """Return where the files of a seed are published."""
+        return f"{root_url.rstrip('/')}/{self._place(seed)}"
+
+    def _place(self, seed: int) -> str:
+        if seed not in self.runs:
+            known = ", ".join(map(str, self.runs))
+            raise UsageError(f"{self.name} has no published run of seed {seed}; there are: {known}")
+        return f"models/{self.name}/{self.group}/seed-{seed}/{self.runs[seed]}"
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What of an experiment is on this disk."""
+
+    experiment: Experiment
+    seeds: tuple[int, ...]  # whose checkpoint and config are here
+    features: bool
+
+
+def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
+    """Return all published experiments by name, in the order of the registry."""
+    content = _read(registry)
+    folders = {folder.configs: folder.name for folder in load_data_folders(registry).values()}
+    experiments = {}
+    for name, entry in content["experiments"].items():
+        try:
+            experiments[name] = _experiment(name, entry, folders)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{registry}: experiment {name!r} is not well-formed: {error}"
+            ) from error
+    return experiments
+
+
+def load_data_folders(registry: Path = REGISTRY) -> dict[str, DataFolder]:
+    """Return the data sets whose features can be fetched, by folder name."""
+    return {
+        _checked(NAME, name): DataFolder(name, entry["configs"], entry["older_archive_sha1"])
+        for name, entry in _read(registry)["datasets"].items()
+    }
+
+
+def unpublished_configs(registry: Path = REGISTRY) -> tuple[str, ...]:
+    """Return the configs of the project that have no published run."""
+    return tuple(_read(registry)["unpublished"])
+
+
+def find_experiment(name: str, registry: Path = REGISTRY) -> Experiment:
+    """Return the experiment of exactly this name; UsageError with the nearest one otherwise."""
+    experiments = load_experiments(registry)
+    if name in experiments:
+        return experiments[name]
+    for config in unpublished_configs(registry):
+        if name == experiment_name(config):
+            raise UsageError(
+                f"{name} has a config but no published run; train it with: "
+                f"python train.py --config {config}"
+            )
+    raise UsageError(
+        f"unknown experiment {name[:200]!r}{nearest(name, experiments)} "
+        "(all names: python eval.py --list)"
+    )
+
+
+def find_data_folder(name: str, registry: Path = REGISTRY) -> DataFolder:
+    """Return the data set of exactly this name; UsageError with the nearest one otherwise."""
+    folders = load_data_folders(registry)
+    if name not in folders:
+        raise UsageError(
+            f"unknown data set {name[:200]!r}{nearest(name, folders)} (known: {', '.join(folders)})"
+        )
+    return folders[name]
+
+
+def experiment_name(config: str) -> str:
+    """Return the name of the experiment of a config: "configs/a/b.json" -> "a-b"."""
+    path = Path(config)
+    return f"{path.parent.name}-{path.stem}"
+
+
+def fetch_run(
+    experiment: Experiment,
+    seed: int,
+    *,
+    root_url: str = ROOT_URL,
+    data_dir: Path = Path("data"),
+    policy: Policy | None = None,
+) -> Path:
+    """Bring checkpoint and config of a seed here, or verify them; returns their folder.
+
+    Raises DownloadError, also when a file is not the one fetched earlier.
+    """
+    folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
+    fetch(f"{url}/{RUN_CONFIG}", folder / RUN_CONFIG, check=read_json, policy=policy)
+    fetch(f"{url}/{CHECKPOINT}", folder / CHECKPOINT, check=check_checkpoint, policy=policy)
+    return folder
+
+
+def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> list[Presence]:
+    """Say for each experiment which seeds and whether its features are on this disk."""
+    return [
+        Presence(
+            experiment,
+            tuple(
+                seed
+                for seed in experiment.runs
+                if all(
+                    (experiment.folder(seed, data_dir) / file).is_file()
+                    for file in (CHECKPOINT, RUN_CONFIG)
+                )
+            ),
+            (data_dir / experiment.dataset / "structured-symlinks").is_dir(),
+        )
+        for experiment in load_experiments(registry).values()
+    ]
+
+
+def sync_command(dataset: str, data_dir: Path = Path("data")) -> str:
+    """Return the command that fetches the features of a data set."""
+    elsewhere = "" if data_dir == Path("data") else f" --data_dir {shlex.quote(str(data_dir))}"
+    return f"python misc/sync_experts.py --dataset {dataset}{elsewhere}"
+
+
+def _read(registry: Path) -> dict[str, Any]:
+    content = read_json(registry)
+    if not isinstance(content, dict) or not {"datasets", "experiments", "unpublished"} <= set(
+        content
+    ):
+        raise DataError(f"{registry}: expected the keys datasets, experiments and unpublished")
+    return content
+
+
+def _experiment(name: str, entry: Mapping[str, Any], folders: Mapping[str, str]) -> Experiment:
+    published = entry["published"]
+    return Experiment(
+        name=_checked(NAME, name),
+        config=entry["config"],
+        label=entry["label"],
+        dataset=folders[str(Path(entry["config"]).parent)],
+        parameters=int(entry["parameters"]),
+        group=_checked(NAME, entry["group"]),
+        runs={int(seed): _checked(TIME, time) for seed, time in entry["runs"].items()},
+        published=published
+        and {
+            task: {metric: (float(mean), float(std)) for metric, (mean, std) in metrics.items()}
+            for task, metrics in published.items()
+        },
+    )
+
+
+def _checked(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{text!r} may not become part of a path")
+    return text
