@@ -1,0 +1,26 @@
+"""Data sets as the model sees them: `build_dataset(config, split)` is the door."""
+
+from __future__ import annotations
+
+from data_loader.activity_net import ActivityNet
+from data_loader.audiocaps import AudioCaps
+from data_loader.base_dataset import BaseDataset
+from data_loader.clotho import CLOTHO
+from data_loader.queryd import QuerYD, QuerYDSegments
+from data_loader.soundscenes_dataset import SoundScenes
+from utils.config import Config
+
+LAYOUTS: dict[str, type[BaseDataset]] = {
+    layout.__name__: layout
+    for layout in (AudioCaps, CLOTHO, ActivityNet, QuerYD, QuerYDSegments, SoundScenes)
+}
+
+__all__ = ["LAYOUTS", "BaseDataset", "build_dataset"]
+
+
+def build_dataset(config: Config, split: str) -> BaseDataset:
+    """Open one split of the config's data set: "train" or another split of its layout.
+
+    Raises DataError when a file is missing or unfit, ConfigError when there is no such split.
+    """
+    return LAYOUTS[config.data.layout](config, split)

@@ -1,0 +1,378 @@
+"""BaseDataset: one split of a data set as tensors ready for the model.
+
+A data set is a folder in the published layout; subclasses say where its files lie. V clips in the
+split, B clips in a batch, K captions per clip, N tokens, D or T features.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_loader.batches import (
+    HOST,
+    Batch,
+    ClipTensors,
+    count_batches,
+    keep_words,
+    one_ahead,
+    plan_epoch,
+)
+from data_loader.split import (
+    SplitList,
+    open_captions,
+    open_expert,
+    refuse_missing,
+    restrict_choices,
+)
+from data_loader.store import FeatureStore
+from utils.config import Config, ExpertConfig
+from utils.errors import ConfigError, DataError, nearest
+from utils.files import sha256_of
+
+logger = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.6
+"""`feature_device: auto` moves features that take at most this part of the device's free memory."""
+
+Evaluation = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor, list[str]]
+"""text (V, K, N, T), experts, available, query_masks (V, K), clips."""
+
+
+class BaseDataset:
+    """One split: its clips in the order of the list, their captions and their experts."""
+
+    archive: ClassVar[str] = ""
+    """Name by which `misc/sync_experts.py` fetches the data set; "" when it is not fetched."""
+    split_lists: ClassVar[dict[str, str]] = {
+        "train": "train_list.txt",
+        "val": "val_list.txt",
+        "test": "test_list.txt",
+    }
+    chosen_lists: ClassVar[dict[str, str]] = {}
+    """Splits for which a key of the config may name another list."""
+    captions_file: ClassVar[str] = "raw-captions.pkl"
+    text_folder: ClassVar[str] = "text_embeddings"
+    expert_files: ClassVar[dict[str, str]] = {
+        "audio": "aggregated_audio/vggish-raw.hickle",
+        "pann": "aggregated_pann/pann-raw.hickle",
+        "speech": "aggregated_speech/w2v_mean.pkl",
+        "syncnet": "aggregated_syncnet/syncnet-raw.hickle",
+        "vggsound": "aggregated_vggsound/vggsound-raw.hickle",
+    }
+
+    def __init__(self, config: Config, split: str) -> None:
+        """Open the files of one split, packing them the first time, and check them.
+
+        Raises DataError when a file is missing or does not hold what the split needs.
+        """
+        self.split = split
+        self.settings = data = config.data
+        self.root = Path(data.data_dir) / data.root_feat_folder
+        list_file = self.root / self.split_list(split)
+        expert_sources = [self._expert_sources(expert) for expert in config.experts]
+        text_source = self.root / self.text_folder / f"{config.text.feature}.pkl"
+        captions_source = self._captions_source()
+        mask_source = None
+        if data.caption_masks and split == "train":
+            mask_source = self.root / data.caption_masks
+        self._require(
+            [
+                list_file,
+                *(source for sources in expert_sources for source in sources),
+                text_source,
+                captions_source,
+                *([mask_source] if mask_source else []),
+            ]
+        )
+        self._list = SplitList(list_file)
+        packed_dir = None if data.packed_dir is None else Path(data.packed_dir)
+        store = FeatureStore(self.root, packed_dir, config.dataset_folder, data.packed_dtype)
+        text = store.text(text_source)
+        if text.width != config.text.width:
+            raise DataError(
+                f"{text_source}: text vectors of width {text.width}, but text_feat "
+                f"{config.text.feature!r} has {config.text.width}"
+            )
+        self._packed_captions = store.captions(captions_source)
+        masks = None if mask_source is None else store.masks(mask_source)
+        captions = open_captions(self._list, text, self._packed_captions, fused=data.fuse_captions)
+        if split == "train" and not data.fuse_captions:
+            captions = restrict_choices(
+                self._list, captions, first_n=data.restrict_train_captions, masks=masks
+            )
+        self._captions = captions
+        experts = [
+            open_expert(
+                self._list,
+                expert,
+                tuple(store.features(source, expert.name) for source in sources),
+            )
+            for expert, sources in zip(config.experts, expert_sources, strict=True)
+        ]
+        refuse_missing(self._list, experts, training=split == "train")
+        opened = [text, self._packed_captions, *([masks] if masks else [])]
+        opened += [part for expert in experts for part in expert.parts]
+        self.identity: dict[str, Any] = {
+            "split_list": {"file": list_file.name, "sha256": sha256_of(list_file)},
+            "features": {
+                self._short(packed.source): {
+                    key: packed.identity[key] for key in ("size", "sha256")
+                }
+                for packed in opened
+            },
+        }
+        self._host = ClipTensors(config.text, text, captions, experts)
+        self._tensors = self._host
+        self._device = HOST
+        self._draw = np.random.default_rng(config.seed)
+        self._said_left_out = False
+        if split == "train" and not self.batches_per_epoch:
+            raise DataError(
+                f"{list_file}: {len(self)} clips in batches of {data.batch_size} make no batch "
+                "of at least two clips"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def clips(self) -> list[str]:
+        """The clips, in the order of the split list."""
+        return self._list.clips
+
+    def captions(self, clip: str) -> list[str]:
+        """Return all captions of a clip of this split, words joined by blanks."""
+        return self._packed_captions.captions(self._caption_rows[clip])
+
+    @functools.cached_property
+    def _caption_rows(self) -> dict[str, int]:
+        rows = self._packed_captions.find(self.clips).tolist()
+        return dict(zip(self.clips, rows, strict=True))
+
+    # Batches
+
+    def to(self, device: torch.device | str) -> BaseDataset:
+        """Deliver to a device from now on, and keep the features there when the config lets them.
+
+        feature_device host: they stay in host memory; device: they move; auto: they move when they
+        take at most MEMORY_SHARE of the device's free memory.
+        """
+        self._device = torch.device(device)
+        self._tensors = self._host
+        if self._device.type == "cpu" or self.settings.feature_device == "host":
+            return self
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        needed = self._host.bytes_to_move(self._device)
+        if self.settings.feature_device == "auto":
+            free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else 0
+            if needed > MEMORY_SHARE * free:
+                logger.info("features stay in host memory: they take %.1f GB", needed / 1e9)
+                return self
+        self._tensors = self._host.to(self._device)
+        return self
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches `epoch` yields from the first one on."""
+        settings = self.settings
+        return count_batches(len(self), settings.batch_size, drop_last=settings.drop_last)
+
+    def batch(self, indices: Sequence[int], captions: Sequence[int] | None = None) -> Batch:
+        """Return the clips at `indices` (B,), one caption each: text has K = 1.
+
+        `captions` (B,) says which caption of each clip, taken whole; without it they are drawn,
+        and words dropped, as in training. With fused captions there is but one to take.
+        """
+        clips = np.asarray(indices, dtype=np.int64)
+        if ((clips < 0) | (clips >= len(self))).any():
+            raise IndexError(f"indices {clips.min()} to {clips.max()}, of {len(self)} clips")
+        if captions is None or self.settings.fuse_captions:
+            picks = self._draw.integers(0, self._captions.choices[clips])
+            chosen = self._captions.chosen(clips, picks)
+            keep = None
+            if self._dropout:
+                keep = keep_words(self._captions.lengths[chosen], self._dropout, self._draw)
+            return self._deliver(self._gather(clips, chosen, keep), self._device)
+        wanted = np.asarray(captions, dtype=np.int64)
+        beyond = (wanted < 0) | (wanted >= self._captions.counts[clips])
+        if beyond.any():
+            clip, caption = clips[beyond][0], wanted[beyond][0]
+            raise IndexError(f"clip {self.clips[clip]!r} has no caption {caption}")
+        chosen = self._captions.first[clips] + wanted
+        return self._deliver(self._gather(clips, chosen), self._device)
+
+    def epoch(
+        self,
+        epoch: int,
+        seed: int,
+        *,
+        first_batch: int = 0,
+        device: torch.device | str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first_batch` on.
+
+        Order, captions and dropped words depend on (epoch, seed) and the place in the epoch alone.
+        With several processes each one gets its contiguous share of the same batches: shares of a
+        short last batch differ by one clip at most, and may be empty. A last batch of one clip is
+        left out. Batches are delivered to `device`, by default that of `to`.
+        """
+        plan = plan_epoch(
+            self._captions.choices,
+            epoch=epoch,
+            seed=seed,
+            batch_size=self.settings.batch_size,
+            drop_last=self.settings.drop_last,
+        )
+        if len(plan.order) % plan.batch_size == 1 and not plan.drop_last:
+            self._say_left_out()
+        target = self._device if device is None else torch.device(device)
+        chosen = self._captions.chosen(plan.order, plan.picks)
+        on_device = self._tensors.device
+        clips_there = torch.from_numpy(plan.order).to(on_device)
+        captions_there = torch.from_numpy(chosen).to(on_device)
+
+        def gather(number: int) -> Batch:
+            share = plan.share(number, rank, world_size)
+            keep = None
+            if self._dropout:
+                # Words are drawn for the whole batch, so that they do not depend on the shares.
+                whole = plan.share(number)
+                draw = np.random.default_rng([seed, epoch, number + 1])
+                keep = keep_words(self._captions.lengths[chosen[whole]], self._dropout, draw)
+                keep = keep[share.start - whole.start : share.stop - whole.start]
+            return self._gather(
+                clips_there[share], captions_there[share], keep, pin=target.type == "cuda"
+            )
+
+        numbers = range(first_batch, len(plan))
+        in_thread = self.settings.num_workers > 0 and on_device.type == "cpu"
+        for batch in one_ahead(gather, numbers) if in_thread else map(gather, numbers):
+            yield self._deliver(batch, target)
+
+    def evaluation(self) -> Evaluation:
+        """Return the whole split: text (V, K, N, T), experts, available, query_masks (V, K), clips.
+
+        K is num_test_captions (1 with fused captions), the first captions of each clip. Where a
+        clip has fewer, its query mask is 0 and its text zeros.
+        """
+        per_clip = 1 if self.settings.fuse_captions else self.settings.num_test_captions
+        tensors = self._tensors
+        place = np.arange(per_clip)
+        exists = place < self._captions.counts[:, None]
+        chosen = self._captions.first[:, None] + place
+        words = tensors.no_words(exists.size)
+        there = torch.from_numpy(np.flatnonzero(exists)).to(tensors.device)
+        words[there] = tensors.words(torch.from_numpy(chosen[exists]).to(tensors.device))
+        text = tensors.text(words)
+        clips = torch.arange(len(self), device=tensors.device)
+        text, experts, available = self._deliver((text, *tensors.experts(clips)), self._device)
+        masks = torch.from_numpy(exists.astype(np.float32)).to(self._device)
+        return (
+            text.view(len(self), per_clip, *text.shape[1:]),
+            experts,
+            available,
+            masks,
+            self.clips,
+        )
+
+    @property
+    def _dropout(self) -> float:
+        return self.settings.text_dropout if self.split == "train" else 0.0
+
+    def _gather(
+        self,
+        clips: np.ndarray | Tensor,
+        captions: np.ndarray | Tensor,
+        keep: np.ndarray | None = None,
+        *,
+        pin: bool = False,
+    ) -> Batch:
+        """Take the rows of clips (B,) and captions (B,), of which `keep` (B, W) says the words."""
+        tensors = self._tensors
+        clips = torch.as_tensor(clips, device=tensors.device)
+        captions = torch.as_tensor(captions, device=tensors.device)
+        pin = pin and tensors.device.type == "cpu"
+        if keep is None:
+            words = tensors.words(captions)
+        else:
+            words = tensors.kept_words(captions, torch.from_numpy(keep).to(tensors.device))
+        experts, available = tensors.experts(clips, pin=pin)
+        return tensors.text(words, pin=pin)[:, None], experts, available
+
+    def _deliver(self, batch: Batch, device: torch.device) -> Batch:
+        """Return a batch on its device in float32; pinned memory is copied without waiting."""
+
+        def deliver(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=device.type == "cuda").float()
+
+        text, experts, available = batch
+        return (
+            deliver(text),
+            {name: deliver(expert) for name, expert in experts.items()},
+            {name: deliver(mask) for name, mask in available.items()},
+        )
+
+    def _say_left_out(self) -> None:
+        if not self._said_left_out:
+            self._said_left_out = True
+            logger.info("the last batch would be of one clip: it is left out of every epoch")
+
+    # Where the files lie
+
+    def split_list(self, split: str) -> str:
+        """Return the file of a split's list below the features' root."""
+        if split not in self.split_lists:
+            raise ConfigError(
+                f"{type(self).__name__} has no split {split!r}{nearest(split, self.split_lists)} "
+                f"(its splits: {', '.join(self.split_lists)})"
+            )
+        chosen = {
+            "training_file": self.settings.training_file,
+            "testing_file": self.settings.testing_file,
+        }
+        for key, file in chosen.items():
+            if file and key not in self.chosen_lists.values():
+                raise ConfigError(f"{key}: {type(self).__name__} has lists of its own only")
+        return chosen.get(self.chosen_lists.get(split, "")) or self.split_lists[split]
+
+    def fetch_hint(self) -> str:
+        """Say how to get a missing file."""
+        if self.archive and self.settings.dataset_name == type(self).__name__:
+            return f"fetch it with: python misc/sync_experts.py --dataset {self.archive}"
+        return "put it there, or correct data_loader.args.data_dir"
+
+    def _expert_sources(self, expert: ExpertConfig) -> list[Path]:
+        if expert.files is not None:
+            return [self.root / file for file in expert.files]
+        if expert.name not in self.expert_files:
+            raise ConfigError(
+                f"{type(self).__name__} knows no place for expert {expert.name!r}; give its file "
+                f"in data_loader.args.feat_aggregation.{expert.name}.file"
+            )
+        return [self.root / self.expert_files[expert.name]]
+
+    def _captions_source(self) -> Path:
+        """Archives hold the captions in a second folder of the same name; accept both places."""
+        nested = self.root / "structured-symlinks" / self.captions_file
+        plain = self.root / self.captions_file
+        return plain if plain.exists() and not nested.exists() else nested
+
+    def _require(self, files: list[Path]) -> None:
+        missing = [str(file) for file in files if not file.is_file()]
+        if missing:
+            verb = "is missing; " if len(missing) == 1 else "are missing; "
+            raise DataError(", ".join(missing) + " " + verb + self.fetch_hint())
+
+    def _short(self, source: Path) -> str:
+        return str(source.relative_to(self.root) if source.is_relative_to(self.root) else source)

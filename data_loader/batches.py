@@ -1,0 +1,221 @@
+"""Batches as gathers: what comes when in an epoch, and the rows of a batch taken all at once.
+
+E clips in an epoch, B in a batch, N tokens, W words of a caption, R rows of a file of width D or T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_loader.split import SplitCaptions, SplitExpert
+from data_loader.store import PackedText
+from utils.config import TextConfig
+
+Batch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+"""text (B, 1, N, T), experts {name: (B, N, D) or (B, D)}, available {name: (B,) 0/1}."""
+
+HOST = torch.device("cpu")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch: which clip comes when, and which of its captions to choose from it brings."""
+
+    order: np.ndarray
+    """(E,) clips."""
+    picks: np.ndarray
+    """(E,) places among the choices of each clip."""
+    batch_size: int
+    drop_last: bool
+
+    def __len__(self) -> int:
+        return count_batches(len(self.order), self.batch_size, drop_last=self.drop_last)
+
+    def share(self, batch: int, rank: int = 0, world_size: int = 1) -> slice:
+        """Return the places of one process in a batch: contiguous, equal to within one."""
+        first = batch * self.batch_size
+        size = min(self.batch_size, len(self.order) - first)
+        return slice(first + rank * size // world_size, first + (rank + 1) * size // world_size)
+
+
+def plan_epoch(
+    choices: np.ndarray, *, epoch: int, seed: int, batch_size: int, drop_last: bool
+) -> EpochPlan:
+    """Draw the order of the clips, and one of choices[v] (V,) captions for each."""
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(len(choices))
+    return EpochPlan(order, draw.integers(0, choices[order]), batch_size, drop_last)
+
+
+def count_batches(clips: int, batch_size: int, *, drop_last: bool) -> int:
+    """Return the batches of an epoch; the last one may be short, but never of one clip."""
+    full, rest = divmod(clips, batch_size)
+    if batch_size == 1:
+        return 0
+    return full + (rest >= 2 and not drop_last)
+
+
+def keep_words(lengths: np.ndarray, probability: float, draw: np.random.Generator) -> np.ndarray:
+    """Draw which words of captions of lengths (B,) stay: (B, W) bool, False beyond the end.
+
+    With `probability` each word of a caption is kept with probability 1/2; where none survives,
+    the word that came closest stays.
+    """
+    thinned = draw.random(len(lengths)) < probability
+    luck = draw.random((len(lengths), lengths.max(initial=0)))
+    exists = np.arange(luck.shape[1]) < lengths[:, None]
+    luck[~exists] = -1
+    keep = exists & ((luck > 0.5) | ~thinned[:, None])
+    wordless = np.flatnonzero(~keep.any(axis=1))
+    keep[wordless, luck[wordless].argmax(axis=1)] = True
+    return keep
+
+
+def one_ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Iterator[T]:
+    """Yield make(n) for each number; a thread makes the next one while this one is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = None
+        for number in numbers:
+            ready, coming = coming, pool.submit(make, number)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Items that are runs of rows: item i is rows[starts[i] : starts[i] + lengths[i]].
+
+    rows (R, D), of which the last is zeros and stands for padding; starts and lengths (n,) int64.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    @property
+    def padding(self) -> int:
+        """The row of zeros."""
+        return len(self.rows) - 1
+
+    def index(self, items: Tensor, width: int) -> Tensor:
+        """Return the rows of the first `width` places of items (B,): (B, width), padded."""
+        place = torch.arange(width, device=items.device)
+        within = place < self.lengths[items, None]
+        return torch.where(within, self.starts[items, None] + place, self.padding)
+
+    def index_of_kept(self, items: Tensor, keep: Tensor, width: int) -> Tensor:
+        """Return the rows of the first `width` places where keep (B, W): (B, width), padded."""
+        order = torch.argsort(~keep, dim=1, stable=True)[:, :width]
+        kept = torch.where(keep.gather(1, order), self.starts[items, None] + order, self.padding)
+        missing = width - kept.shape[1]
+        return torch.nn.functional.pad(kept, (0, missing), value=self.padding)
+
+    def take(self, index: Tensor, *, pin: bool) -> Tensor:
+        """Return the rows at `index` (...,): (..., D), in pinned memory when `pin`."""
+        taken = self.rows.new_empty((index.numel(), self.rows.shape[1]), pin_memory=pin)
+        torch.index_select(self.rows, 0, index.reshape(-1), out=taken)
+        return taken.view(*index.shape, -1)
+
+
+class ClipTensors:
+    """The captions and experts of a split on one device, from which batches are gathered."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        text: PackedText,
+        captions: SplitCaptions,
+        experts: list[SplitExpert],
+        device: torch.device = HOST,
+    ) -> None:
+        """Place everything on `device`; rows that another split placed there are shared."""
+        self._sources = (config, text, captions, experts)
+        self.device = device
+        self._max_tokens = config.max_tokens
+        self._averaged = config.aggregate == "avg"
+        self._captions = self._sequences(text.tensor(device), captions.starts, captions.lengths)
+        self._longest = int(captions.lengths.max())
+        self._experts = {
+            expert.config.name: [
+                self._sequences(part.tensor(device), starts, lengths)
+                for part, starts, lengths in zip(
+                    expert.parts, expert.starts, expert.lengths, strict=True
+                )
+            ]
+            for expert in experts
+        }
+        self._tokens = {
+            expert.config.name: expert.config.max_tokens if expert.config.tokens else None
+            for expert in experts
+        }
+        self._available = {
+            expert.config.name: torch.from_numpy(expert.available.astype(np.float32)).to(device)
+            for expert in experts
+        }
+
+    def to(self, device: torch.device) -> ClipTensors:
+        """Return the same on another device."""
+        return ClipTensors(*self._sources, device)
+
+    def bytes_to_move(self, device: torch.device) -> int:
+        """Return what `to` would copy: files that are on the device already cost nothing."""
+        _, text, _, experts = self._sources
+        files = {id(packed): packed for packed in (text, *(p for e in experts for p in e.parts))}
+        return sum(packed.rows.nbytes for packed in files.values() if not packed.is_on(device))
+
+    def words(self, captions: Tensor) -> Tensor:
+        """Return the rows of the words of captions (B,): (B, W), cut and padded."""
+        return self._captions.index(captions, self._word_places)
+
+    def kept_words(self, captions: Tensor, keep: Tensor) -> Tensor:
+        """Return the rows of those words of captions (B,) that stay: keep (B, any)."""
+        return self._captions.index_of_kept(captions, keep, self._word_places)
+
+    def no_words(self, count: int) -> Tensor:
+        """Return the rows of captions that do not exist: (count, W)."""
+        shape = (count, self._word_places)
+        return torch.full(shape, self._captions.padding, device=self.device)
+
+    def text(self, words: Tensor, *, pin: bool = False) -> Tensor:
+        """Return captions (B, N, T) from the rows of their words (B, W)."""
+        taken = self._captions.take(words, pin=pin and not self._averaged)
+        if not self._averaged:
+            return taken
+        count = (words != self._captions.padding).sum(dim=1, keepdim=True).clamp(min=1)
+        text = taken.new_zeros((len(words), self._max_tokens, taken.shape[2]), dtype=torch.float32)
+        text[:, 0] = taken.float().sum(dim=1) / count
+        return text
+
+    def experts(
+        self, clips: Tensor, *, pin: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the experts and availabilities of clips (B,)."""
+        taken = {}
+        for name, parts in self._experts.items():
+            places = self._tokens[name]
+            pieces = [part.take(part.index(clips, places or 1), pin=pin) for part in parts]
+            joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)  # (B, N, D)
+            taken[name] = joined if places else joined[:, 0]
+        return taken, {name: table[clips] for name, table in self._available.items()}
+
+    @property
+    def _word_places(self) -> int:
+        """W: an average is over all words of a caption, a sequence is cut to N."""
+        return self._longest if self._averaged else self._max_tokens
+
+    def _sequences(self, rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
+        return Sequences(
+            rows,
+            torch.from_numpy(np.asarray(starts)).to(self.device),
+            torch.from_numpy(np.asarray(lengths)).to(self.device),
+        )

@@ -1,0 +1,182 @@
+"""The packed file: arrays one after another, then a footer that says where each one lies.
+
+    block | block | ... | footer (JSON) | sha256 of the footer | its length | magic
+
+Everything is little-endian and blocks start at multiples of 64 bytes, so that a mapped file is used
+in place. The first block is written as it comes (features larger than memory), the rest whole. The
+footer holds a checksum of every block; those of the small blocks are checked whenever a file is
+opened, that of the first one, which may be gigabytes, by `PackedFile.damaged_block` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from utils.errors import DataError
+
+MAGIC = b"\x89PACKED1"
+ALIGNMENT = 64
+TAIL = struct.Struct("<32sQ8s")
+FOOTER_LIMIT = 1 << 20
+DTYPES = {np.dtype(d).str: np.dtype(d) for d in ("<f2", "<f4", "<i8", "|u1")}
+
+
+class PackedWriter:
+    """Write one packed file: `extend` the first block, `add` the others, then `finish`."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self._position = 0
+        self._blocks: list[dict[str, Any]] = []
+
+    def extend(self, name: str, rows: np.ndarray) -> None:
+        """Append rows (n, ...) to the first block; their dtype and width stay the same."""
+        if not self._blocks:
+            self._start(name, rows)
+        block = self._blocks[0]
+        if (name, rows.dtype.str) != (block["name"], block["dtype"]) or list(
+            rows.shape[1:]
+        ) != block["shape"][1:]:
+            raise ValueError(f"block {block} cannot take {name} {rows.dtype} {rows.shape}")
+        self._append(block, rows)
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Write a whole block."""
+        self._append(self._start(name, array), array)
+
+    def finish(self, header: dict[str, Any]) -> None:
+        """Write the footer; `header` is what the file says about itself, as plain JSON types."""
+        footer = json.dumps({"header": header, "blocks": self._blocks}).encode()
+        self._write(footer)
+        self._write(TAIL.pack(hashlib.sha256(footer).digest(), len(footer), MAGIC))
+
+    def _start(self, name: str, array: np.ndarray) -> dict[str, Any]:
+        self._write(bytes(-self._position % ALIGNMENT))
+        block = {
+            "name": name,
+            "dtype": DTYPES[array.dtype.str].str,
+            "shape": [0, *array.shape[1:]],
+            "start": self._position,
+            "crc32": 0,
+        }
+        self._blocks.append(block)
+        return block
+
+    def _append(self, block: dict[str, Any], rows: np.ndarray) -> None:
+        data = _bytes_of(np.ascontiguousarray(rows))
+        self._write(data)
+        block["shape"][0] += len(rows)
+        block["crc32"] = zlib.crc32(data, block["crc32"])
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._sink.write(data)
+        self._position += len(data)
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """An opened packed file: its arrays (views of the mapped file or of memory) and its header."""
+
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    checksums: dict[str, int]
+
+    def damaged_block(self) -> str | None:
+        """Read everything and return the name of the first block that is not what was written."""
+        return _first_damaged(self.arrays, self.checksums, self.arrays)
+
+
+def map_packed(path: Path) -> PackedFile:
+    """Open a packed file without reading its features.
+
+    The map is private and writable because torch warns about arrays that are not; nobody writes.
+    Raises DataError when the file is not whole.
+    """
+    if path.stat().st_size < TAIL.size:
+        raise DataError(f"{path}: is not a packed file (too short)")
+    return open_packed(np.memmap(path, dtype=np.uint8, mode="c").view(np.ndarray), str(path))
+
+
+def open_packed(buffer: np.ndarray, where: str) -> PackedFile:
+    """Read the footer of a packed file that lies in `buffer` (n,) bytes; raises DataError."""
+    try:
+        footer, limit = _read_footer(buffer)
+        arrays: dict[str, np.ndarray] = {}
+        checksums = {}
+        for block in footer["blocks"]:
+            arrays[block["name"]] = _view(buffer, block, limit)
+            checksums[block["name"]] = block["crc32"]
+        header = footer["header"]
+        if not isinstance(header, dict) or len(arrays) != len(footer["blocks"]):
+            raise ValueError("its footer is malformed")
+        damaged = _first_damaged(arrays, checksums, list(arrays)[1:])
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise DataError(f"{where}: is not a whole packed file ({error})") from error
+    if damaged is not None:
+        raise DataError(f"{where}: is not a whole packed file (block {damaged!r} is damaged)")
+    return PackedFile(header, arrays, checksums)
+
+
+def encode_names(names: list[str]) -> np.ndarray:
+    """Return strings as one array of bytes (n,)."""
+    return np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
+
+
+def decode_names(array: np.ndarray) -> list[str]:
+    """Return the strings of `encode_names`; raises DataError when they are something else."""
+    try:
+        names = json.loads(array.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a packed file's names are malformed ({error})") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError("a packed file's names are malformed")
+    return names
+
+
+def _read_footer(buffer: np.ndarray) -> tuple[dict[str, Any], int]:
+    digest, length, magic = TAIL.unpack(buffer[-TAIL.size :].tobytes())
+    if magic != MAGIC:
+        raise ValueError("its end is missing")
+    if length > min(FOOTER_LIMIT, len(buffer) - TAIL.size):
+        raise ValueError("its footer is too long")
+    limit = len(buffer) - TAIL.size - length
+    footer = buffer[limit : limit + length].tobytes()
+    if hashlib.sha256(footer).digest() != digest:
+        raise ValueError("its footer is damaged")
+    return json.loads(footer), limit
+
+
+def _view(buffer: np.ndarray, block: dict[str, Any], limit: int) -> np.ndarray:
+    """Return one block as an array, after checking that it lies inside the file."""
+    dtype, shape, start = DTYPES[block["dtype"]], block["shape"], block["start"]
+    numbers = [*shape, start, block["crc32"]]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a block has an impossible size")
+    end = start + math.prod(shape) * dtype.itemsize
+    if end > limit or start % ALIGNMENT:
+        raise ValueError("a block lies outside the file")
+    return buffer[start:end].view(dtype).reshape(shape)
+
+
+def _first_damaged(
+    arrays: dict[str, np.ndarray], checksums: dict[str, int], names: Iterable[str]
+) -> str | None:
+    for name in names:
+        if zlib.crc32(_bytes_of(arrays[name])) != checksums[name]:
+            return name
+    return None
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """Return the bytes of a contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,192 @@
+"""One split, opened and checked: where the captions and experts of its clips lie.
+
+V clips in the split, C captions (fused: one long caption per clip).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_loader.store import Packed, PackedCaptions, PackedFeatures, PackedMasks, PackedText
+from utils.config import ExpertConfig
+from utils.errors import DataError
+from utils.files import read_list
+
+NAMED = 5
+"""How many clips an error names; it counts the rest."""
+
+
+class SplitList:
+    """The clips of a split, in the order of its list."""
+
+    def __init__(self, file: Path) -> None:
+        """Read the list; raises DataError when it is empty or names a clip twice."""
+        self.file = file
+        self.clips = read_list(file)
+
+    def find_in(self, packed: Packed, what: str) -> np.ndarray:
+        """Return the row (V,) of every clip in a file; raises DataError for those without."""
+        rows = packed.find(self.clips)
+        self.refuse(rows < 0, f"without {what} in {packed.source}")
+        return rows
+
+    def refuse(self, wrong: np.ndarray, problem: str, remedy: str = "") -> None:
+        """Raise DataError when any clip is wrong (V,), naming the first ones."""
+        found = np.flatnonzero(wrong)
+        if not len(found):
+            return
+        named = ", ".join(repr(self.clips[clip]) for clip in found[:NAMED])
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        count = "1 clip" if len(found) == 1 else f"{len(found)} clips"
+        ending = f"; {remedy}" if remedy else ""
+        raise DataError(f"{self.file}: {count} {problem}: {named}{more}{ending}")
+
+
+@dataclass(frozen=True)
+class SplitCaptions:
+    """Where the captions of each clip lie among the text vectors; all arrays int64.
+
+    Clip v has the captions first[v] : first[v] + counts[v], both (V,); caption c the words
+    starts[c] : starts[c] + lengths[c], both (C,). Training draws one of choices[v] (V,) captions:
+    the first ones, or with masks choice_ids[choice_starts[v] : choice_starts[v] + choices[v]].
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+    choices: np.ndarray
+    choice_starts: np.ndarray | None = None
+    choice_ids: np.ndarray | None = None
+
+    def chosen(self, clips: np.ndarray, picks: np.ndarray) -> np.ndarray:
+        """Return the captions (B,) of clips (B,) when each brings its choice number picks[b]."""
+        if self.choice_starts is not None and self.choice_ids is not None:
+            picks = self.choice_ids[self.choice_starts[clips] + picks]
+        return self.first[clips] + picks
+
+
+@dataclass(frozen=True)
+class SplitExpert:
+    """Where the tokens of each clip lie in the files of one expert, joined along the features.
+
+    Clip v has the rows starts[p][v] : starts[p][v] + lengths[p][v] of part p; none, in no part,
+    where available[v] (V,) is False.
+    """
+
+    config: ExpertConfig
+    parts: tuple[PackedFeatures, ...]
+    starts: tuple[np.ndarray, ...]
+    lengths: tuple[np.ndarray, ...]
+    available: np.ndarray
+
+
+def open_captions(
+    split: SplitList, text: PackedText, captions: PackedCaptions, *, fused: bool
+) -> SplitCaptions:
+    """Find the captions of every clip; raises DataError where they are missing or do not match."""
+    first, counts = text.run(split.find_in(text, "text vectors"))
+    first_caption, caption_counts = captions.run(split.find_in(captions, "captions"))
+    split.refuse(caption_counts == 0, f"without captions in {captions.source}")
+    split.refuse(
+        counts != caption_counts,
+        f"whose captions in {captions.source} and text vectors in {text.source} differ in number",
+    )
+    starts, lengths = text.word_offsets[:-1], np.diff(text.word_offsets)
+    if fused:
+        starts = text.word_offsets[first]
+        lengths = text.word_offsets[first + counts] - starts
+        split.refuse(lengths == 0, f"with empty captions (no words) in {text.source}")
+        each = np.arange(len(split.clips))
+        return SplitCaptions(starts, lengths, each, np.ones_like(each), np.ones_like(each))
+    for wordless, source, begin in (
+        (lengths == 0, text.source, first),
+        (np.diff(captions.text_offsets) == 0, captions.source, first_caption),
+    ):
+        until = np.concatenate([[0], np.cumsum(wordless)])
+        empty = until[begin + counts] - until[begin]
+        split.refuse(empty > 0, f"with an empty caption (no words) in {source}")
+    return SplitCaptions(starts, lengths, first, counts, counts)
+
+
+def restrict_choices(
+    split: SplitList, captions: SplitCaptions, *, first_n: int, masks: PackedMasks | None
+) -> SplitCaptions:
+    """Let training draw among the first `first_n` captions (0: all), and those a mask allows.
+
+    Raises DataError where a mask does not fit the captions or leaves none.
+    """
+    choices = np.minimum(captions.counts, first_n) if first_n else captions.counts
+    if masks is None:
+        return replace(captions, choices=choices)
+    begin, counts = masks.run(split.find_in(masks, "a caption mask"))
+    split.refuse(
+        counts != captions.counts,
+        f"whose mask in {masks.source} is not as long as their captions are many",
+    )
+    # The ones of each clip's mask, clip after clip: (all captions of the split,) then those kept.
+    clip = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(clip)) - np.repeat(np.cumsum(counts) - counts, counts)
+    keep = (masks.allowed[begin[clip] + place] == 1) & (place < choices[clip])
+    choices = np.bincount(clip[keep], minlength=len(counts))
+    split.refuse(choices == 0, f"for which the mask in {masks.source} leaves no caption to draw")
+    return replace(
+        captions,
+        choices=choices,
+        choice_starts=np.cumsum(choices) - choices,
+        choice_ids=place[keep],
+    )
+
+
+def open_expert(
+    split: SplitList, config: ExpertConfig, parts: tuple[PackedFeatures, ...]
+) -> SplitExpert:
+    """Find the tokens of every clip; raises DataError on features of another form."""
+    width = sum(part.width for part in parts)
+    files = " and ".join(str(part.source) for part in parts)
+    if width != config.width:
+        raise DataError(
+            f"{files}: expert {config.name!r} has features of width {width}, but the config says "
+            f"{config.width}"
+        )
+    available = np.ones(len(split.clips), bool)
+    runs = []
+    for part in parts:
+        rows = part.find(split.clips)
+        available &= (rows >= 0) & (part.available[rows] == 1)
+        runs.append(part.run(np.maximum(rows, 0)))
+    if not config.tokens:
+        for part, (_, lengths) in zip(parts, runs, strict=True):
+            split.refuse(
+                available & (lengths != 1),
+                f"with more than one vector of the averaged expert {config.name!r} in "
+                f"{part.source}",
+            )
+    return SplitExpert(
+        config,
+        parts,
+        tuple(starts for starts, _ in runs),
+        tuple(np.where(available, lengths, 0) for _, lengths in runs),
+        available,
+    )
+
+
+def refuse_missing(split: SplitList, experts: list[SplitExpert], *, training: bool) -> None:
+    """Raise DataError when a clip has no expert at all, or lacks one it needs in training."""
+    nowhere = ~np.any([expert.available for expert in experts], axis=0)
+    names = ", ".join(expert.config.name for expert in experts)
+    split.refuse(nowhere, f"without features of any expert ({names})", "take them out of the list")
+    if not training:
+        return
+    for expert in experts:
+        if not expert.config.flaky:
+            files = " or ".join(str(part.source) for part in expert.parts)
+            split.refuse(
+                ~expert.available,
+                f"without features of expert {expert.config.name!r} in {files}",
+                "take them out of the list, or set data_loader.args.feat_aggregation."
+                f"{expert.config.name}.flaky to true",
+            )
