@@ -1,0 +1,104 @@
+"""Weights travel to released names and back, strictly."""
+
+import logging
+
+import pytest
+import torch
+
+from golden import DATA, build_recorded_model, load_case, published_state
+from model.published_names import OBSOLETE
+from utils.errors import CheckpointError
+
+MODELS = sorted(
+    path.stem
+    for path in DATA.glob("*.json")
+    if path.stem.startswith(("ce", "mimic", "moee", "extra"))
+)
+
+
+def recorded(name):
+    case, arrays = load_case(name)
+    state = published_state(arrays)
+    return build_recorded_model(case["constructor"], state), state
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_published_weights_come_back_the_same(name):
+    model, state = recorded(name)
+    returned = model.published_state_dict()
+    assert returned.keys() == state.keys()
+    for key, value in state.items():
+        assert returned[key].dtype == value.dtype, key
+        assert torch.equal(returned[key], value), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loading_copies(name):
+    model, state = recorded(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert any(value.abs().max() > 0 for value in state.values())
+
+
+def test_another_architecture_is_an_error_that_names_keys():
+    model, _ = recorded("ce2_fixed_experts")
+    _, other = recorded("moee2_missing")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        model.load_published(other)
+    message = str(error.value)
+    assert "another architecture than the configuration" in message
+    assert "missing: ce.video_dim_reduce.0.fc.weight" in message
+    assert "unknown: pooling.audio.clusters" in message
+    assert "ce.video_GU.0.cg.fc.weight (21, 21), expected (24, 24)" in message
+    assert "config.json that lies beside the checkpoint" in message
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda s: s.pop("ce.moe_fc.bias"), "1 missing: ce.moe_fc.bias"),
+        (lambda s: s.update({"ce.moe_fc.extra": torch.zeros(1)}), "1 unknown: ce.moe_fc.extra"),
+        (
+            lambda s: s.update({"ce.moe_fc.bias": torch.zeros(7)}),
+            "1 of another shape: ce.moe_fc.bias (7,), expected (2,)",
+        ),
+    ],
+)
+def test_one_wrong_key_is_named(change, expected):
+    model, state = recorded("ce2_missing")
+    change(state)
+    with pytest.raises(CheckpointError) as error:
+        model.load_published(state)
+    assert expected in str(error.value)
+
+
+def test_a_long_list_of_keys_is_cut():
+    model, _ = recorded("ce2_missing")
+    with pytest.raises(CheckpointError, match=r"\d+ missing: .* and \d+ more"):
+        model.load_published({})
+
+
+def test_keys_of_older_releases_are_dropped_with_a_warning(caplog):
+    model, state = recorded("ce2_missing")
+    extra = {f"{prefix}weight": torch.zeros(3) for prefix in OBSOLETE}
+    with caplog.at_level(logging.WARNING):
+        model.load_published({**state, **extra})
+    (record,) = caplog.records
+    assert all(key in record.getMessage() for key in extra)
+    assert model.published_state_dict().keys() == state.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_follow_the_released_scheme(name):
+    model, _ = recorded(name)
+    allowed = (
+        "pooling.",
+        "text_pooling.",
+        *(f"ce.{part}." for part in ("moe_fc", "g_reason_1", "g_reason_shared", "h_reason")),
+        *(f"ce.{part}." for part in ("video_dim_reduce", "video_GU", "text_GU")),
+    )
+    assert all(key.startswith(allowed) for key in model.published_state_dict())
