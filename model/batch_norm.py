@@ -20,8 +20,8 @@ class BatchNorm(nn.BatchNorm1d):
             flat = rows.reshape(-1, self.num_features)
             return super().forward(flat).reshape(rows.shape)
         batch, groups, channels = rows.shape
-        mean = rows.new_zeros(groups * channels)
-        variance = rows.new_zeros(groups * channels)
+        mean = self.weight.new_zeros(groups * channels)
+        variance = self.weight.new_zeros(groups * channels)
         normalised = F.batch_norm(
             rows.reshape(batch, groups * channels),
             mean,

@@ -58,16 +58,16 @@ class RetrievalModel(nn.Module):
         (B, M) -> (T*K, B); (T, B), averaged over captions, in training and in mode "avg".
         """
         captions = text.shape[1]
-        texts, weights = self._embed_words(text)
+        texts, weights = self.encode_text(text)
         present = self.availability(available)
-        sims = self.compare(texts, self._embed_vectors(experts, present), weights, present)
+        sims = self.compare(texts, self.encode_clips(experts, present), weights, present)
         if captions > 1 and (self.training or self.average_captions):
             sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
         return sims
 
     def embed_text(self, text: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Embed captions: text (T, K, N, D) -> {name: (T, K, d)}, weights (T, K, M)."""
-        texts, weights = self._embed_words(text)
+        texts, weights = self.encode_text(text)
         shape = text.shape[:2]
         named = {name: one.view(*shape, -1) for name, one in zip(self.names, texts, strict=True)}
         return named, weights.view(*shape, -1)
@@ -78,7 +78,7 @@ class RetrievalModel(nn.Module):
         available: Mapping[str, torch.Tensor] | torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Embed clips: experts {name: (B, N, D) or (B, D)} -> {name: (B, d)}."""
-        clips = self._embed_vectors(experts, self.availability(available))
+        clips = self.encode_clips(experts, self.availability(available))
         return dict(zip(self.names, clips, strict=True))
 
     def compare(
@@ -119,17 +119,18 @@ class RetrievalModel(nn.Module):
         """Return the published name of one of this model's parameters or buffers."""
         return published_name(name, form=self.form)
 
-    def _embed_words(self, text: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        return self.text(text.flatten(0, 1))  # Q = T*K captions, M x (Q, d) and (Q, M)
+    def encode_text(self, text: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Embed captions in the order of the experts: (T, K, N, D) -> M x (Q, d), (Q, M)."""
+        return self.text(text.flatten(0, 1))
 
-    def _embed_vectors(
+    def encode_clips(
         self, experts: Mapping[str, torch.Tensor], available: torch.Tensor
     ) -> list[torch.Tensor]:
+        """Embed clips in the order of the experts: {name: (B, ...)}, (B, M) -> M x (B, d)."""
         vectors = []
         for i, name in enumerate(self.names):
-            there = available[:, i] > 0
             features = experts[name]
-            there = there.view(-1, *(1 for _ in features.shape[1:]))
+            there = (available[:, i] > 0).view(-1, *(1 for _ in features.shape[1:]))
             features = torch.where(there, features, 0.0)  # also NaN: times 0 would keep it
             vectors.append(self.pooling[name](features) if name in self.pooling else features)
         return self.clips(vectors, available)

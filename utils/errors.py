@@ -61,6 +61,8 @@ def run_main(main: Callable[[], int]) -> int:
     except ProjectError as error:
         _say(f"error: {error}")
         return error.exit_status
+    except SystemExit as stop:  # argparse's own way to end: --help or a wrong flag
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED

@@ -1,0 +1,274 @@
+"""Score checkpoints on the test split: published experiments, or one of your own.
+
+python eval.py --experiment clotho-train-vggish-vggsound
+python eval.py --config RUN/config.json --resume RUN/trained_model.pth
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_loader import build_dataset
+from model import RetrievalModel, build_model, count_parameters
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.compare import FORMS, Comparison, compare, render, verdict
+from trainer.device import choose_device, describe
+from trainer.evaluator import Evaluation, EvaluationData, evaluate
+from trainer.report import results
+from trainer.runs import stamped_folder
+from utils.config import Config, config_from_dict, load_config
+from utils.errors import ProjectError, UsageError, run_main
+from utils.experiments import (
+    ROOT_URL,
+    Experiment,
+    fetch_run,
+    find_experiment,
+    load_experiments,
+    what_is_here,
+)
+from utils.files import atomic_writer, read_list, write_json, write_text
+from utils.log import start_logging
+
+logger = logging.getLogger("eval")
+
+
+@dataclass(frozen=True)
+class TestData:
+    """A split opened for evaluation, and what results.json says of it."""
+
+    split: EvaluationData
+    identity: dict[str, Any]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    published = parser.add_argument_group("published experiments")
+    published.add_argument("--experiment", metavar="NAME", help="one of --list; default: all")
+    published.add_argument("--list", action="store_true", help="show experiments and what is here")
+    published.add_argument("--root_url", default=ROOT_URL, help="fetch from a mirror")
+    own = parser.add_argument_group("a checkpoint of one's own")
+    own.add_argument("--config", help="default: config.json beside the checkpoint")
+    own.add_argument("--resume", metavar="CKPT", help="the checkpoint to score")
+    own.add_argument(
+        "--per_class", metavar="IDS_FILE", help="only these clips, one a line, count as queries"
+    )
+    own.add_argument("--save_similarities", metavar="F.npy", help="captions x clips, float32")
+    parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
+    parser.add_argument("--device", help="number of a GPU; the CPU without it")
+    parser.add_argument("--format", choices=list(FORMS), default="text", help="of the table")
+    parser.add_argument("--out", metavar="DIR", help="where results.json goes")
+    parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
+    parser.add_argument("--verbose", action="store_true", help="more about what is going on")
+    args = parser.parse_args(argv)
+    if args.resume is None:
+        for flag in ("config", "per_class", "save_similarities"):
+            if getattr(args, flag) is not None:
+                raise UsageError(f"--{flag} belongs to one checkpoint; name it with --resume CKPT")
+    elif args.experiment is not None or args.list:
+        raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
+    return args
+
+
+def open_test_data(config: Config) -> TestData:
+    """Open the split that a configuration is evaluated on."""
+    dataset = build_dataset(config, config.data.split_name)
+    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity)
+
+
+def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
+    """Build the configured model with a checkpoint's weights."""
+    model = build_model(config)
+    model.load_published(checkpoint.state_dict)
+    return model.to(device)
+
+
+def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Config:
+    """Return the configuration to evaluate one checkpoint with."""
+    beside = checkpoint.path.parent / "config.json"
+    data_dir = None if args.data_dir == "data" else args.data_dir
+    if args.config is None and not beside.is_file() and checkpoint.config is not None:
+        config = config_from_dict(checkpoint.config, beside, data_dir=data_dir)
+    else:
+        config = load_config(args.config or beside, data_dir=data_dir)
+    return config.for_evaluation()
+
+
+def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
+    """Score one checkpoint."""
+    started = time.perf_counter()
+    checkpoint = load_checkpoint(args.resume)
+    config = checkpoint_config(args, checkpoint)
+    model = load_model(config, checkpoint, device)
+    data = open_test_data(config)
+    only = read_list(Path(args.per_class)) if args.per_class else None
+    scored = evaluate(model, data.split, device=device, only=only)
+    if args.save_similarities:
+        save_similarities(scored, Path(args.save_similarities))
+    seeds = {str(config.seed): {**scored.metrics, "best_epoch": checkpoint.epoch}}
+    comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
+    folder = result_folder(args, config.name)
+    write_results(folder, config, data, seeds, comparison, device, started)
+    show([comparison], args.format)
+    logger.info("results: %s", folder / "results.json")
+    return 0
+
+
+def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
+    """Score one published experiment or all; a failing one does not stop the others."""
+    experiments = load_experiments()
+    chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
+    comparisons, failures = [], []
+    for experiment in chosen:
+        try:
+            comparison, failed = score_experiment(args, experiment, device)
+            comparisons += [comparison] if comparison else []
+            failures += failed
+        except ProjectError as error:
+            failures.append(f"{experiment.name}: {error}")
+            logger.error("%s: %s", experiment.name, error)
+    if comparisons:
+        show(comparisons, args.format)
+        if len(chosen) > 1:
+            folder = result_folder(args, "all")
+            write_summary(folder, comparisons)
+            logger.info("summary: %s", folder)
+    if failures:
+        lines = "\n".join(f"  {failure}" for failure in failures)
+        raise ProjectError(f"{len(failures)} could not be scored:\n{lines}")
+    return 0
+
+
+def score_experiment(
+    args: argparse.Namespace, experiment: Experiment, device: torch.device
+) -> tuple[Comparison | None, list[str]]:
+    """Score all seeds of an experiment; return the comparison and the seeds that failed."""
+    started = time.perf_counter()
+    data_dir = Path(args.data_dir)
+    seeds: dict[str, dict[str, Any]] = {}
+    failures: list[str] = []
+    config: Config | None = None
+    opened: dict[Any, TestData] = {}
+    parameters = 0
+    for seed in experiment.runs:
+        try:
+            folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
+            config = load_config(folder / "config.json", data_dir=data_dir).for_evaluation()
+            key = repr((config.data, config.experts, config.text))
+            if key not in opened:  # seeds share the data
+                opened[key] = open_test_data(config)
+            checkpoint = load_checkpoint(folder / "trained_model.pth")
+            model = load_model(config, checkpoint, device)
+            scored = evaluate(model, opened[key].split, device=device)
+        except ProjectError as error:
+            failures.append(f"{experiment.name} seed {seed}: {error}")
+            logger.error("%s", failures[-1])
+            continue
+        parameters = count_parameters(model)
+        seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}
+        logger.info("scored %s seed %d", experiment.name, seed)
+    if config is None or not seeds:
+        return None, failures
+    comparison = compare(seeds, name=experiment.name, parameters=parameters, experiment=experiment)
+    data = next(iter(opened.values()))
+    folder = result_folder(args, experiment.name)
+    write_results(folder, config, data, seeds, comparison, device, started, failures)
+    return comparison, failures
+
+
+def result_folder(args: argparse.Namespace, name: str) -> Path:
+    """Make the folder that the results go to."""
+    if args.out:
+        alone = args.resume is not None or args.experiment is not None
+        folder = Path(args.out) if alone else Path(args.out) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return stamped_folder(Path(args.data_dir) / "saved" / "eval" / name)
+
+
+def write_results(
+    folder: Path,
+    config: Config,
+    data: TestData,
+    seeds: dict[str, dict[str, Any]],
+    comparison: Comparison,
+    device: torch.device,
+    started: float,
+    failures: Sequence[str] = (),
+) -> None:
+    """Write results.json and the table beside it."""
+    content = results(
+        config=config,
+        seeds=seeds,
+        split=config.data.split_name,
+        identity=data.identity,
+        parameters=comparison.parameters,
+        device=describe(device),
+        seconds=time.perf_counter() - started,
+    )
+    if failures:
+        content["failed"] = list(failures)
+    write_json(folder / "results.json", content)
+    write_summary(folder, [comparison])
+
+
+def write_summary(folder: Path, comparisons: Sequence[Comparison]) -> None:
+    """Write the table for people and for programs."""
+    write_text(folder / "summary.md", render(comparisons, "markdown") + "\n")
+    write_text(folder / "summary.json", render(comparisons, "json") + "\n")
+
+
+def save_similarities(scored: Evaluation, path: Path) -> None:
+    """Write the similarities of the captions that exist: float32 (n_captions, n_clips)."""
+    with atomic_writer(path) as file:
+        np.save(file, scored.existing)
+
+
+def show(comparisons: Sequence[Comparison], form: str) -> None:
+    """Print the table and, for people, what it says of the published values."""
+    print(render(comparisons, form))
+    if form == "text":
+        print("\n".join(verdict(comparisons)))
+
+
+def show_list(data_dir: Path) -> int:
+    """Print every experiment and what is here of it."""
+    for presence in what_is_here(data_dir):
+        experiment = presence.experiment
+        here = ", ".join(str(seed) for seed in presence.seeds) or "none"
+        features = "here" if presence.features else "missing"
+        published = "" if experiment.published else "  (without a published row)"
+        print(
+            f"{experiment.name:<52} seeds here: {here:<8} features: {features:<8}"
+            f"{experiment.label or ''}{published}"
+        )
+    return 0
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Do what the command line asks for."""
+    args = parse_arguments(argv)
+    start_logging(quiet=args.quiet, verbose=args.verbose)
+    if args.list:
+        return show_list(Path(args.data_dir))
+    device = choose_device(args.device)
+    if args.resume is not None:
+        return score_checkpoint(args, device)
+    return score_experiments(args, device)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    return run_main(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The one evaluator: embed clips once, captions in chunks, rank everything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.build import RetrievalModel
+from model.metric import summarise, t2v_ranks, v2t_ranks
+from utils.errors import DataError
+
+CLIPS_AT_ONCE = 1024
+TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What a split is evaluated on.
+
+    text (V, K, N, D), experts {name: (V, N, D) or (V, D)}, available {name: (V,)},
+    query_masks (V, K) of 0/1, clips: V names.
+    """
+
+    text: torch.Tensor
+    experts: Mapping[str, torch.Tensor]
+    available: Mapping[str, torch.Tensor]
+    query_masks: torch.Tensor
+    clips: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Similarities (Q, V) with Q = V*K, masks (V, K), and the metrics of both directions."""
+
+    similarities: np.ndarray
+    query_masks: np.ndarray
+    metrics: dict[str, dict[str, float]]
+
+    @property
+    def existing(self) -> np.ndarray:
+        """The similarities of the captions that exist, float32 (n_captions, V)."""
+        return self.similarities[self.query_masks.reshape(-1).astype(bool)].astype(np.float32)
+
+
+def evaluate(
+    model: RetrievalModel,
+    data: EvaluationData,
+    *,
+    device: torch.device,
+    only: Sequence[str] | None = None,
+) -> Evaluation:
+    """Score a split; `only` names the clips that count as queries, all stay candidates.
+
+    Raises DataError naming a caption and a clip whose similarity is not a number.
+    """
+    sims = similarities(model, data, device=device).numpy()
+    masks = data.query_masks.cpu().numpy()
+    if len(sims) == len(data.clips):  # captions were averaged into one query a clip
+        masks = masks.any(axis=1, keepdims=True)
+    if not np.isfinite(sims).all():
+        query, clip = np.argwhere(~np.isfinite(sims))[0]
+        owner = data.clips[query // (len(sims) // len(data.clips))]
+        raise DataError(
+            f"the similarity of a caption of clip {owner!r} and clip {data.clips[clip]!r} is "
+            f"{sims[query, clip]}; check the features of both clips and the weights"
+        )
+    chosen = _chosen(data.clips, only)
+    asked = masks.astype(bool) & chosen[:, None]
+    # every caption is ranked among all clips, but every clip among all existing captions
+    text_to_audio = t2v_ranks(sims, asked)
+    audio_to_text = v2t_ranks(sims, masks)[chosen]
+    return Evaluation(
+        sims,
+        masks,
+        {"t2v_metrics": summarise(text_to_audio), "v2t_metrics": summarise(audio_to_text)},
+    )
+
+
+@torch.inference_mode()
+def similarities(
+    model: RetrievalModel, data: EvaluationData, *, device: torch.device
+) -> torch.Tensor:
+    """Return the similarities (V*K, V), (V, V) in mode "avg", on the host.
+
+    Each clip and each caption is embedded once, with the model in evaluation mode.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        available = model.availability(data.available).to(device)
+        clips = _embed_clips(model, data, available, device)
+        rows = []
+        for start in range(0, len(data.text), TEXTS_AT_ONCE):
+            words = data.text[start : start + TEXTS_AT_ONCE].to(device)
+            texts, weights = model.text(words.flatten(0, 1))
+            sims = model.compare(texts, clips, weights, available)
+            if model.average_captions:
+                sims = sims.view(len(words), -1, sims.shape[1]).mean(dim=1)
+            rows.append(sims.float().cpu())
+        return torch.cat(rows)
+    finally:
+        model.train(was_training)
+
+
+def _embed_clips(
+    model: RetrievalModel, data: EvaluationData, available: torch.Tensor, device: torch.device
+) -> list[torch.Tensor]:
+    """Embed every clip once, in chunks -> M tensors (V, d_i)."""
+    chunks = []
+    for start in range(0, len(available), CLIPS_AT_ONCE):
+        rows = slice(start, start + CLIPS_AT_ONCE)
+        experts = {name: data.experts[name][rows].to(device) for name in model.names}
+        chunks.append(list(model.embed_clips(experts, available[rows]).values()))
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+def _chosen(clips: Sequence[str], only: Sequence[str] | None) -> np.ndarray:
+    """Mark the clips that count as queries, (V,) of bool."""
+    if only is None:
+        return np.ones(len(clips), dtype=bool)
+    wanted = set(only)
+    unknown = wanted - set(clips)
+    if unknown:
+        first = sorted(unknown)[0]
+        raise DataError(
+            f"{len(unknown)} of the {len(wanted)} listed clips are not in the evaluated split, "
+            f"the first is {first!r}; list clips of the test split, one a line"
+        )
+    return np.array([clip in wanted for clip in clips])

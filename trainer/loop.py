@@ -1,0 +1,352 @@
+"""Training: epoch after epoch, validated, saved, and continued exactly where it was stopped."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from model.build import RetrievalModel
+from trainer.checkpoint import Checkpoint, Snapshot, restore_optimizer, share_file
+from trainer.evaluator import EvaluationData, evaluate
+from utils.config import TrainerConfig
+from utils.errors import CheckpointError, ProjectError
+from utils.seeds import random_state, restore_random_state
+from utils.stop import StoppedError, StopSignals
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.pth"
+BEST = "trained_model.pth"
+READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
+PERIODIC_KEPT = 3
+
+Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
+Record = dict[str, Any]
+
+
+class TrainData(Protocol):
+    """What training needs of a data set."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches of an epoch."""
+
+    def epoch(
+        self, epoch: int, seed: int, *, first_batch: int, device: torch.device
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch, a function of (epoch, seed) alone."""
+
+
+@dataclass
+class Progress:
+    """Where a training is, as plain types.
+
+    `epoch` counts finished epochs, `losses` are those of the batches of the next epoch that are
+    done already; `history` holds one record per finished epoch.
+    """
+
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    history: list[Record] = field(default_factory=list)
+
+
+@dataclass
+class Training:
+    """Everything that changes while a model is trained."""
+
+    model: RetrievalModel
+    step: nn.Module
+    """Maps (text, experts, available) to the loss: the model with its ranking loss."""
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.StepLR | None
+    progress: Progress = field(default_factory=Progress)
+
+    def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
+        """Return what a checkpoint of this moment holds; tensors are shared, not copied."""
+        return Snapshot(
+            epoch=self.progress.epoch,
+            config=dict(config),
+            state_dict=self.model.published_state_dict(),
+            optimizer=self.optimizer.state_dict() if with_optimizer else None,
+            monitor_best=self.progress.best,
+            progress={
+                **asdict(self.progress),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "random": random_state(),
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint: exactly from one of ours, as well as can be from others.
+
+        Raises CheckpointError when weights or optimiser belong to another architecture.
+        """
+        self.model.load_published(checkpoint.state_dict)
+        restore_optimizer(self.optimizer, self.model, checkpoint)
+        stored = checkpoint.progress
+        if stored is None:
+            self.progress = Progress(epoch=checkpoint.epoch, best=checkpoint.monitor_best)
+            self.progress.best_epoch = checkpoint.epoch
+            if self.scheduler is not None:
+                self.scheduler.last_epoch = checkpoint.epoch
+            return
+        try:
+            self.progress = Progress(**{name: stored[name] for name in asdict(Progress())})
+            if self.scheduler is not None and stored["scheduler"] is not None:
+                self.scheduler.load_state_dict(stored["scheduler"])
+            restore_random_state(stored["random"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path}: its training state is incomplete ({error}); start a new run "
+                "from its weights with --finetune"
+            ) from error
+
+
+def fit(
+    training: Training,
+    data: TrainData,
+    validation: EvaluationData,
+    *,
+    settings: TrainerConfig,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    config: Mapping[str, Any],
+    stop: StopSignals,
+    on_epoch: Callable[[Record], None],
+    writes: bool = True,
+) -> None:
+    """Train until the last epoch or until `early_stop`; leave `trained_model.pth`, `last.pth`.
+
+    `on_epoch` receives the record of each finished epoch. Only the process that `writes` saves.
+    Raises ProjectError naming the step when the loss is not finite, StoppedError after saving
+    when a signal came.
+    """
+    progress = training.progress
+    keeper = _Keeper(training, folder, settings, config, writes=writes)
+    total = settings.epochs * data.batches_per_epoch
+    done = progress.epoch * data.batches_per_epoch + len(progress.losses)
+    with tqdm(total=total, initial=done, desc=f"seed {seed}", unit="batch", disable=None) as bar:
+        while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
+            started = time.perf_counter()
+            _train_one_epoch(training, data, seed, device, stop, keeper, bar)
+            record = _finish_epoch(training, time.perf_counter() - started)
+            validated = _is_validated(progress.epoch, settings)
+            if validated:
+                metrics = evaluate(training.model, validation, device=device).metrics
+                record.update(flatten("val", metrics))
+            improved = validated and _note_best(progress, record, settings)
+            progress.history.append(record)
+            keeper.end_of_epoch(improved=improved)
+            on_epoch(record)
+            if stop.received and progress.epoch < settings.epochs:
+                keeper.save_now()
+                raise _stopped(folder, progress, stop)
+    if _stopped_early(progress, settings):
+        logger.info("stopped early: %d validations without improvement", progress.stale)
+    keeper.finish()
+
+
+def flatten(split: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return {"val_t2v_metrics_R1": ...} for {"t2v_metrics": {"R1": ...}, ...}."""
+    return {
+        f"{split}_{task}_{name}": value
+        for task, values in metrics.items()
+        for name, value in values.items()
+    }
+
+
+def _train_one_epoch(
+    training: Training,
+    data: TrainData,
+    seed: int,
+    device: torch.device,
+    stop: StopSignals,
+    keeper: "_Keeper",
+    bar: tqdm,
+) -> None:
+    """Take the remaining steps of the epoch, saving now and then where it is long."""
+    progress = training.progress
+    training.model.train()
+    unread: list[torch.Tensor] = []
+    batches = data.epoch(progress.epoch + 1, seed, first_batch=len(progress.losses), device=device)
+    for text, experts, available in batches:
+        training.optimizer.zero_grad(set_to_none=True)
+        loss = training.step(text, experts, available)
+        loss.backward()
+        training.optimizer.step()
+        unread.append(loss.detach())
+        bar.update()
+        due = stop.received or keeper.is_due()
+        if due or device.type == "cpu" or len(unread) == READ_LOSSES_EVERY:
+            _read_losses(unread, progress)
+        if due and len(progress.losses) < data.batches_per_epoch:
+            keeper.save_now()
+            if stop.received:
+                raise _stopped(keeper.folder, progress, stop)
+    _read_losses(unread, progress)
+
+
+def _read_losses(unread: list[torch.Tensor], progress: Progress) -> None:
+    """Bring losses from the device, refusing the first that is not finite."""
+    if not unread:
+        return
+    for value in torch.stack(unread).tolist():
+        if not math.isfinite(value):
+            raise ProjectError(
+                f"the loss is {value} at step {len(progress.losses) + 1} of epoch "
+                f"{progress.epoch + 1}; lower optimizer.args.lr or check the features. No result "
+                "was written; the checkpoints before this epoch are intact"
+            )
+        progress.losses.append(value)
+    unread.clear()
+
+
+def _finish_epoch(training: Training, seconds: float) -> Record:
+    """Close the epoch: its record has the mean loss and the learning rate as used."""
+    progress = training.progress
+    record: Record = {
+        "epoch": progress.epoch + 1,
+        "loss": math.fsum(progress.losses) / len(progress.losses),
+        "learning_rate": training.optimizer.param_groups[0]["lr"],
+        "seconds": round(seconds, 3),
+    }
+    progress.epoch += 1
+    progress.losses = []
+    if training.scheduler is not None:
+        training.scheduler.step()
+    return record
+
+
+def _is_validated(epoch: int, settings: TrainerConfig) -> bool:
+    return epoch % settings.val_freq == 0 or epoch == settings.epochs
+
+
+def _note_best(progress: Progress, record: Record, settings: TrainerConfig) -> bool:
+    """Say whether this epoch is the best so far; a tie goes to the later epoch."""
+    if settings.monitor_mode == "off":
+        progress.best_epoch = progress.epoch
+        return True
+    value = record.get(settings.monitor_metric)
+    if value is None:
+        known = ", ".join(sorted(key for key in record if key.startswith("val_")))
+        raise ProjectError(
+            f"trainer.monitor names {settings.monitor_metric!r}, which is not measured; "
+            f"measured are {known}"
+        )
+    sign = 1 if settings.monitor_mode == "max" else -1
+    if progress.best is not None and sign * value < sign * progress.best:
+        progress.stale += 1
+        return False
+    progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
+    return True
+
+
+def _stopped_early(progress: Progress, settings: TrainerConfig) -> bool:
+    return settings.early_stop is not None and progress.stale > settings.early_stop
+
+
+def _stopped(folder: Path, progress: Progress, stop: StopSignals) -> StoppedError:
+    return StoppedError(
+        f"stopped by a signal in epoch {progress.epoch + 1}, after {len(progress.losses)} of its "
+        f"batches; continue with --resume {folder / LAST}",
+        stop.received,
+    )
+
+
+class _Keeper:
+    """Save the checkpoints of one training: the last state, the best one, periodic ones.
+
+    The best state is always written before or together with a last state that is newer, so a
+    kill between two writes only means that work is repeated, with the same outcome.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        settings: TrainerConfig,
+        config: Mapping[str, Any],
+        *,
+        writes: bool,
+    ) -> None:
+        self.training = training
+        self.folder = folder
+        self.settings = settings
+        self.config = config
+        self.writes = writes
+        self._waiting: Snapshot | None = None  # a best state not yet on disk
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Say whether a save within the epoch is due."""
+        minutes = self.settings.save_every_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def end_of_epoch(self, *, improved: bool) -> None:
+        """Save what the settings ask for after an epoch."""
+        progress, settings = self.training.progress, self.settings
+        periodic = (
+            not settings.save_only_best
+            and progress.epoch % settings.save_period == 0
+            and progress.epoch >= settings.skip_first_n_saves
+        )
+        if progress.epoch % settings.save_every_epochs and not periodic:
+            if improved and self.writes:
+                self._waiting = self._best_snapshot().copied()
+            return
+        if improved:
+            self._waiting = self._best_snapshot()
+        self.save_now()
+        if periodic and self.writes:
+            self._keep_periodic()
+
+    def save_now(self) -> None:
+        """Write the best state that is waiting, then the last one."""
+        self._saved_at = time.monotonic()
+        if not self.writes:
+            return
+        last, best = self.folder / LAST, self.folder / BEST
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.write(best)
+        now = self.training.snapshot(self.config)
+        if waiting is not None and waiting.epoch == now.epoch and waiting.optimizer is not None:
+            share_file(best, last, keep_previous=True)  # the same content
+        else:
+            now.write(last, keep_previous=True)
+
+    def finish(self) -> None:
+        """Make sure that the end of the training is on disk."""
+        if self._waiting is not None or self.training.progress.epoch % (
+            self.settings.save_every_epochs
+        ):
+            self.save_now()
+
+    def _best_snapshot(self) -> Snapshot:
+        return self.training.snapshot(
+            self.config, with_optimizer=self.settings.include_optim_in_ckpts
+        )
+
+    def _keep_periodic(self) -> None:
+        """Give the last state a name of its own; the newest few stay."""
+        epoch = self.training.progress.epoch
+        share_file(self.folder / LAST, self.folder / f"checkpoint-epoch{epoch}.pth")
+        kept = sorted(self.folder.glob("checkpoint-epoch*.pth"), key=_epoch_in_name)
+        for path in kept[:-PERIODIC_KEPT]:
+            path.unlink()
+
+
+def _epoch_in_name(path: Path) -> int:
+    digits = path.stem.removeprefix("checkpoint-epoch")
+    return int(digits) if digits.isdecimal() else -1

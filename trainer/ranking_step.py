@@ -1,0 +1,46 @@
+"""One training step's mathematics: a batch in, its ranking loss out."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+from model.build import RetrievalModel
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+class RankingStep(nn.Module):
+    """Embed a batch and compare all its captions with all its clips.
+
+    `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward; output
+    the loss, a scalar.
+    """
+
+    def __init__(
+        self, model: RetrievalModel, loss: nn.Module, *, precision: Precision = "fp32"
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.precision = precision
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        experts: Mapping[str, torch.Tensor],
+        available: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the loss of the batch."""
+        present = self.model.availability(available)
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            texts, weights = self.model.encode_text(text)
+            clips = self.model.encode_clips(experts, present)
+        sims = self.model.compare(
+            [one.float() for one in texts], [one.float() for one in clips], weights.float(), present
+        )
+        captions = text.shape[1]
+        if captions > 1:
+            sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
+        return self.loss(sims)

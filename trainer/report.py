@@ -1,0 +1,117 @@
+"""What a run leaves to read: metrics.jsonl, results.json and TensorBoard for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from trainer.compare import summarise
+from trainer.loop import Record
+from utils.config import Config
+from utils.files import write_text
+
+PROJECT_VERSION = "0.1.0"
+
+
+class MetricsFile:
+    """metrics.jsonl: one line per finished epoch of every seed.
+
+    A resumed seed starts from its restored history, so no epoch stands there twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[dict[str, Any]] = []
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            self._lines = [json.loads(line) for line in text.splitlines()]
+
+    def replace(self, seed: int, history: Sequence[Record]) -> None:
+        """Write the history of a seed, leaving those of other seeds."""
+        others = [line for line in self._lines if line.get("seed") != seed]
+        self._lines = others + [{"seed": seed, **record} for record in history]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self._lines))
+
+
+class Board:
+    """TensorBoard's file of one seed; does nothing when there is to be none."""
+
+    def __init__(self, folder: Path | None, *, first_epoch: int) -> None:
+        self._writer = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, record: Record) -> None:
+        """Draw every number of an epoch's record."""
+        if self._writer is not None:
+            for name, value in record.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, record["epoch"])
+            self._writer.flush()
+
+
+def describe_epoch(record: Record, *, seed: int, epochs: int, is_best: bool) -> str:
+    """Return an epoch in one readable line."""
+    parts = [
+        f"seed {seed} epoch {record['epoch']}/{epochs}",
+        f"loss {record['loss']:.4f}",
+        f"lr {record['learning_rate']:.3g}",
+    ]
+    for task, label in (("t2v", "t2a"), ("v2t", "a2t")):
+        if f"val_{task}_metrics_R1" in record:
+            recalls = " ".join(f"{record[f'val_{task}_metrics_R{k}']:.1f}" for k in (1, 5, 10))
+            parts.append(f"{label} R@1/5/10 {recalls} MdR {record[f'val_{task}_metrics_MedR']:.1f}")
+    parts.append(f"{record['seconds']:.1f}s")
+    return " | ".join(parts) + (" *" if is_best else "")
+
+
+def results(
+    *,
+    config: Config,
+    seeds: Mapping[str, Mapping[str, Any]],
+    split: str,
+    identity: Mapping[str, Any],
+    parameters: int,
+    device: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the content of results.json.
+
+    `config` is the configuration the split was evaluated with, `identity` the data set's
+    (sha256 of its list, identities of its feature files), `seeds` {"0": {"t2v_metrics": {...},
+    "v2t_metrics": {...}, "best_epoch": 7}, ...}.
+    """
+    return {
+        "config": config.name,
+        "config_file": config.path,
+        "split": split,
+        "protocol": {
+            "captions_per_clip": config.data.num_test_captions,
+            "fused": config.data.fuse_captions,
+            "test_caption_mode": config.arch.test_caption_mode,
+        },
+        "trainable_parameters": parameters,
+        "data": dict(identity),
+        "versions": {"project": PROJECT_VERSION, "torch": torch.__version__},
+        "device": device,
+        "wall_seconds": round(seconds, 3),
+        "seeds": {seed: dict(values) for seed, values in seeds.items()},
+        "summary": summarise(seeds),
+    }
