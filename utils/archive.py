@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO
 from tqdm import tqdm
 
 from utils.errors import DataError, UnsafeFileError
-from utils.files import atomic_writer, read_json, sha256_of, write_json
+from utils.files import atomic_writer, read_json, remove_leftovers, sha256_of, write_json
 from utils.progress import byte_bar
 
 BLOCK = 1 << 20
@@ -112,6 +112,8 @@ def unpack(
             marker.save()
         raise
     marker.save()
+    for folder in {(place.root / name).parent for name in marker.names}:
+        remove_leftovers(folder)  # of runs that were killed
     return marker.summary(written)
 
 
@@ -367,7 +369,9 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except RecursionError:
         raise UnsafeFileError(f"{archive} is refused: headers of headers without end") from None
     except (_Damaged, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{archive} is damaged or incomplete ({error}); fetch it again") from error
+        raise DataError(
+            f"{archive} is damaged, incomplete or no .tar.gz at all ({error}); fetch it again"
+        ) from error
 
 
 class _Inflated:
