@@ -88,7 +88,11 @@ def nearest_word(word: str, known: Iterable[str]) -> str | None:
     candidates = sorted(set(known))
     typed = word[:100].lower()
     allowed = max(1, len(typed) // 3)
-    ranked = [(edit_distance(typed, candidate.lower()), candidate) for candidate in candidates]
+    ranked = [
+        (edit_distance(typed, candidate.lower()), candidate)
+        for candidate in candidates
+        if abs(len(candidate) - len(typed)) <= allowed
+    ]
     if ranked and min(ranked)[0] <= allowed:
         return min(ranked)[1]
     close = difflib.get_close_matches(typed, candidates, n=1)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from utils.config.check import TABLE_OF_EXPERTS, Value, value_at
 from utils.config.experts import TOKENS, expert_files, expert_width, is_known_place, place_problem
-from utils.config.files import label_of, read_json, resolve_inside
+from utils.config.files import label_of, resolve_inside
 from utils.config.kinds import shown
 from utils.config.problems import Problems
 from utils.config.schema import LAYOUTS, OPTIMIZER_ARGS, split_path
@@ -25,6 +25,7 @@ from utils.config.sections import (
     TrainerConfig,
 )
 from utils.errors import DataError, nearest
+from utils.files import read_json
 
 Section = TypeVar("Section")
 

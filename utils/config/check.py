@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from utils.config.kinds import Unused, shown
+from utils.config.kinds import shown
 from utils.config.problems import Path, Problems
 from utils.config.schema import (
     EXPERT,
@@ -88,12 +88,12 @@ def _suggestion(name: str, tree: Tree, path: Path) -> str:
         others = {elsewhere[-1]: elsewhere for elsewhere in _all_paths(TREE, ())}
         word = nearest_word(name, others)
         near = "" if word is None else f"; did you mean {join_path(others[word])!r}?"
-    working = sorted(key for key, entry in tree.items() if not _is_unused(entry))
-    return f"{near} (known: {', '.join(working)})"
+    known = sorted(key for key, entry in tree.items() if _has_effect(entry))
+    return f"{near} (known: {', '.join(known)})"
 
 
-def _is_unused(entry: Tree | Key) -> bool:
-    return isinstance(entry, Key) and isinstance(entry.kind, Unused)
+def _has_effect(entry: Tree | Key) -> bool:
+    return entry.has_effect if isinstance(entry, Key) else True
 
 
 def _all_paths(tree: Tree, path: Path) -> Iterator[Path]:

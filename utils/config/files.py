@@ -14,6 +14,7 @@ import yaml
 
 from utils.config.kinds import shown
 from utils.errors import ConfigError, DataError, nearest
+from utils.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository: what `inherit_from` and other paths inside a configuration are relative to."""
@@ -79,10 +80,9 @@ def find_config(path: str | Path) -> Path:
     """Find a configuration a person named: as typed, or below the repository."""
     typed = Path(path)
     for place in (typed, ROOT / typed):
-        if place.is_file():
+        if _is_file(place):
             return place
-    known = [str(place.relative_to(ROOT)) for place in (ROOT / "configs").rglob("*.json")]
-    raise ConfigError(f"{path}: there is no such file{nearest(str(path), known)}")
+    raise ConfigError(f"{path}: there is no such file{_nearest_config(str(path))}")
 
 
 def label_of(path: Path) -> str:
@@ -97,9 +97,24 @@ def resolve_inside(named: str, folder: Path) -> Path | None:
     Relative ones start at the repository; absolute ones must lie inside it or inside `folder`,
     the configuration's own. None: the path leads elsewhere.
     """
-    path = (ROOT / named).resolve()
+    try:
+        path = (ROOT / named).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
+        return None
     allowed = (ROOT, folder.resolve())
     return path if any(path.is_relative_to(place) for place in allowed) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL
+        return False
+
+
+def _nearest_config(name: str) -> str:
+    known = [str(place.relative_to(ROOT)) for place in (ROOT / "configs").rglob("*.json")]
+    return nearest(name, known)
 
 
 class _Reader:
@@ -142,13 +157,13 @@ class _Reader:
         parents: list[Path] = []
         absent: list[Path] = []
         for name in (part.strip() for part in named.split(",") if named):
-            parent = resolve_inside(name, folder) if "\0" not in name else None
+            parent = resolve_inside(name, folder)
             if parent is None or not name:
                 raise ConfigError(
                     f"{label}: inherit_from: found {shown(name)}, expected a file inside the "
                     "repository or beside the configuration"
                 )
-            (parents if parent.is_file() else absent).append(parent)
+            (parents if _is_file(parent) else absent).append(parent)
         if absent and layer.keys() >= MERGED_SECTIONS:
             _logger.warning(
                 "%s: inherit_from names %s, which is not here; the file is complete without it",
@@ -157,15 +172,9 @@ class _Reader:
             )
             return []
         if absent:
-            raise ConfigError(f"{label}: inherit_from: {label_of(absent[0])} is not there")
+            name = label_of(absent[0])
+            raise ConfigError(f"{label}: inherit_from: {name} is not there{_nearest_config(name)}")
         return parents
-
-
-def read_json(path: Path, max_bytes: int = 1 << 26) -> object:
-    """Read strict JSON."""
-    from utils.files import read_json as read
-
-    return read(path, max_bytes=max_bytes)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

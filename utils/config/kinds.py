@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 from utils.errors import nearest
 
@@ -91,11 +92,14 @@ class Flag(Kind):
 class Whole(Kind):
     """A whole number."""
 
+    MOST: ClassVar[int] = 2**53
+
     least: int = 0
-    most: int = 2**53
+    most: int = MOST
 
     def _expected(self) -> str:
-        return f"a whole number from {self.least} up"
+        end = "up" if self.most == self.MOST else f"to {self.most}"
+        return f"a whole number from {self.least} {end}"
 
     def _accepts(self, value: object) -> bool:
         return (

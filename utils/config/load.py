@@ -136,10 +136,11 @@ def name_of(file: Path) -> str:
 
 def shortened(name: str) -> str:
     """Cut a name too long for a folder and mark it by a digest, so that it stays distinct."""
-    if len(name.encode()) <= LONGEST_NAME:
+    encoded = name.encode(errors="replace")
+    if len(encoded) <= LONGEST_NAME:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    kept = name.encode()[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    kept = encoded[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
     return f"{kept}-{digest}"
 
 

@@ -54,8 +54,13 @@ class Key:
     default: object
     meaning: str
 
+    @property
+    def has_effect(self) -> bool:
+        """False for keys that are only accepted because published files carry them."""
+        return not isinstance(self.kind, Unused) and not self.meaning.startswith(WITHOUT_EFFECT)
 
-WITHOUT_EFFECT = "no effect; accepted because published files carry it"
+
+WITHOUT_EFFECT = "no effect"
 
 _FEATURES = f"data_loader.args.feat_aggregation.{EXPERT}"
 _ALL_SUFFIXES = (".hickle", ".pkl", ".pickle")
@@ -288,7 +293,7 @@ _KEYS: dict[str, Key] = {
     "metrics": Key(
         TextList(exactly=("t2v_metrics", "v2t_metrics")),
         ("t2v_metrics", "v2t_metrics"),
-        "both directions are always computed",
+        f"{WITHOUT_EFFECT}: both directions are always computed",
     ),
     "log_name": Key(Text(may_be_empty=True, or_null=True), None, WITHOUT_EFFECT),
     "eval_mode": Key(Text(may_be_empty=True, or_null=True), None, WITHOUT_EFFECT),

@@ -1,0 +1,291 @@
+"""The experiments in configs/: all load, and each is what its name says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from utils.config import load_config
+from utils.config.files import ROOT
+from utils.config.schema import LAYOUTS
+
+SCENE = "scene.densenet161.0"
+R2P1D = "r2p1d.r2p1d-ig65m.0"
+INST = "imagenet.resnext101_32x48d.0"
+
+AUDIO_ONLY = ("ce_single", ["audio"], 7_389_127)
+BOTH = ("ce", ["audio", "vggsound"], 21_864_536)
+BOTH_MOEE = ("moee", ["audio", "vggsound"], 8_903_512)
+
+PUBLISHED = {
+    "activity-net/train-full-ce-audio-only": AUDIO_ONLY,
+    "audiocaps/train-full-ce-only-audio": AUDIO_ONLY,
+    "audiocaps/train-full-ce-only-inst": ("ce_single", [INST], 7_384_999),
+    "audiocaps/train-full-ce-only-r2p1d": ("ce_single", [R2P1D], 6_205_351),
+    "audiocaps/train-full-ce-only-scene": ("ce_single", [SCENE], 7_507_879),
+    "audiocaps/train-full-ce-r2p1d-inst": ("ce", [INST, R2P1D], 15_945_752),
+    "audiocaps/train-full-ce-r2p1d-inst-vggish": ("ce", ["audio", INST, R2P1D], 23_324_073),
+    "audiocaps/train-full-ce-r2p1d-inst-vggish-vggsound": (
+        "ce",
+        ["audio", INST, R2P1D, "vggsound"],
+        35_433_274,
+    ),
+    "audiocaps/train-full-ce-r2p1d-inst-vggsound": ("ce", [INST, R2P1D, "vggsound"], 28_054_953),
+    "audiocaps/train-full-ce-scene-inst": ("ce", [INST, SCENE], 17_248_280),
+    "audiocaps/train-full-ce-scene-r2p1d": ("ce", [R2P1D, SCENE], 16_068_632),
+    "audiocaps/train-full-ce-scene-r2p1d-inst": ("ce", [INST, R2P1D, SCENE], 23_442_825),
+    "audiocaps/train-full-ce-scene-r2p1d-inst-vggish-vggsound": (
+        "ce",
+        ["audio", INST, R2P1D, SCENE, "vggsound"],
+        42_930_347,
+    ),
+    "audiocaps/train-full-ce-scene-r2p1d-inst-vggsound": (
+        "ce",
+        [INST, R2P1D, SCENE, "vggsound"],
+        35_552_026,
+    ),
+    "audiocaps/train-only-vggsound": ("ce_single", ["vggsound"], 12_120_007),
+    "audiocaps/train-vggish-vggsound": BOTH,
+    "audiocaps/train-vggish-vggsound-moee": BOTH_MOEE,
+    "audiocaps/train-vggish-vggsound-train_list_10": BOTH,
+    "audiocaps/train-vggish-vggsound-train_list_25": BOTH,
+    "audiocaps/train-vggish-vggsound-train_list_50": BOTH,
+    "audiocaps/train-vggish-vggsound-train_list_75": BOTH,
+    "clotho/train-full-ce-only-audio": AUDIO_ONLY,
+    "clotho/train-vggish-vggsound": BOTH,
+    "clotho/train-vggish-vggsound-finetuned": BOTH,
+    "clotho/train-vggish-vggsound-moee": BOTH_MOEE,
+    "clotho/train-vggish-vggsound-moee-finetuned": BOTH_MOEE,
+    "queryd/train-full-ce-only-audio": AUDIO_ONLY,
+    "querydsegments/train-full-ce-only-audio": AUDIO_ONLY,
+}
+"""Experiment -> form, experts in order, trainable parameters."""
+
+OURS = {
+    "soundscenes/train-logmel-modulation": ("ce", ["logmel", "modulation"]),
+    "soundscenes/train-logmel-modulation-moee": ("moee", ["logmel", "modulation"]),
+    "soundscenes/train-only-logmel": ("ce_single", ["logmel"]),
+    "soundscenes/train-only-modulation": ("ce_single", ["modulation"]),
+}
+
+# folder -> data_loader.args and the test split of its experiments, as published
+DATA = {
+    "activity-net": ("ActivityNet", "data/activity-net", 20, 29, None, True, "val1", "val1", 1),
+    "audiocaps": ("AudioCaps", "data/AudioCaps", 20, 29, 29, False, "val", "test", 5),
+    "clotho": ("CLOTHO", "data/CLOTHO", 21, 31, 95, False, "val", "test", 5),
+    "queryd": ("QuerYD", "data/QuerYD", 70, 500, None, True, "val", "test", 1),
+    "querydsegments": (
+        "QuerYDSegments",
+        "data/QuerYDSegments",
+        70,
+        500,
+        None,
+        False,
+        "val",
+        "test",
+        1,
+    ),
+}
+
+EVERY = [*PUBLISHED, *OURS]
+
+
+def load(experiment, **settings):
+    return load_config(f"configs/{experiment}.json", **settings)
+
+
+def count_parameters(config):
+    """Count the trainable parameters from the shapes of the published model."""
+
+    def linear(inner, outer):
+        return inner * outer + outer
+
+    def net_vlad(width, clusters, ghosts):
+        return width * (clusters + ghosts) + width * clusters + 2 * (clusters + ghosts)
+
+    def gated(inner, outer):
+        return linear(inner, outer) + linear(outer, outer) + 2 * outer
+
+    shared, text = config.arch.shared_dim, config.text
+    total = net_vlad(text.width, text.clusters, text.ghost_clusters)
+    total += linear(text.pooled_width, len(config.experts))
+    for expert in config.experts:
+        if expert.tokens:
+            total += net_vlad(expert.width, expert.clusters, expert.ghost_clusters)
+        if config.arch.form == "moee":
+            total += gated(expert.in_dim, expert.output_width)
+            total += gated(text.pooled_width, expert.output_width)
+        else:
+            total += gated(expert.in_dim, shared) + gated(text.pooled_width, shared)
+    if config.arch.form == "ce":
+        total += linear(2 * shared, shared)
+        total += (config.arch.num_g_layers - 1) * (2 * shared + linear(shared, shared))
+        total += len(config.experts) * 2 * shared  # the second batch norm of each gate
+    return total
+
+
+def test_these_are_all_experiments_there_are():
+    files = {
+        str(path.relative_to(ROOT / "configs").with_suffix(""))
+        for path in (ROOT / "configs").glob("*/*.json")
+        if path.parent.name != "datasets"
+    }
+    assert files == set(EVERY)
+    assert len(PUBLISHED) == 28
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+def test_form_and_experts(experiment):
+    config = load(experiment)
+    form, experts, *_ = {**PUBLISHED, **OURS}[experiment]
+    assert config.arch.form == form
+    assert [expert.name for expert in config.experts] == experts
+    assert config.name == experiment.replace("/", "-")
+
+
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_the_number_of_parameters_is_the_published_one(experiment):
+    assert count_parameters(load(experiment)) == PUBLISHED[experiment][2]
+
+
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_data_and_protocol_are_the_published_ones(experiment):
+    name, folder, text, audio, vggsound, fused, split, test_split, captions = DATA[
+        experiment.split("/")[0]
+    ]
+    config = load(experiment)
+    data, test = config.data, config.for_evaluation().data
+    assert (data.dataset_name, data.layout, data.data_dir) == (name, name, folder)
+    assert (data.root_feat_folder, data.batch_size) == ("structured-symlinks", 128)
+    assert (data.fuse_captions, data.split_name, data.num_test_captions) == (fused, split, 1)
+    assert (test.split_name, test.num_test_captions) == (test_split, captions)
+    assert (data.text_dropout, data.restrict_train_captions, data.drop_last) == (0.0, 0, False)
+    assert (config.text.feature, config.text.width, config.text.aggregate) == ("w2v", 300, "vlad")
+    assert (config.text.max_tokens, config.text.clusters, config.text.ghost_clusters) == (
+        text,
+        20,
+        1,
+    )
+    tokens = {"audio": audio, "vggsound": vggsound}
+    for expert in config.experts:
+        assert expert.max_tokens == tokens.get(expert.name)
+        assert expert.clusters == (16 if expert.tokens else None)
+        assert expert.ghost_clusters == 0
+
+
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_model_and_training_are_the_published_ones(experiment):
+    config = load(experiment)
+    arch, trainer = config.arch, config.trainer
+    assert (arch.shared_dim, arch.num_g_layers, arch.num_h_layers) == (768, 3, 0)
+    assert (arch.use_mish, arch.use_bn_reason, arch.include_self) == (True, True, True)
+    assert (arch.keep_missing_modalities, arch.test_caption_mode) == (False, "indep")
+    assert (config.optimizer.type, config.optimizer.args) == (
+        "Ranger",
+        {"lr": 0.01, "weight_decay": 0.001},
+    )
+    assert config.lr_scheduler is not None
+    assert (config.lr_scheduler.step_size, config.lr_scheduler.gamma) == (1, 0.95)
+    assert (config.loss.type, config.loss.margin, config.loss.fix_norm) == (
+        "MaxMarginRankingLoss",
+        0.2,
+        True,
+    )
+    assert (trainer.epochs, trainer.monitor_mode, trainer.save_only_best) == (20, "max", True)
+    assert trainer.monitor_metric == "val_t2v_metrics_geometric_mean_R1-R5-R10"
+    assert (trainer.precision, trainer.compile, trainer.cuda_graphs) == ("fp32", False, False)
+
+
+@pytest.mark.parametrize(
+    ("folder", "flaky"),
+    [
+        ("audiocaps", {"audio", "speech", "ocr", "face"}),
+        ("clotho", {"speech", "ocr", "face"}),
+        ("queryd", {"audio", "speech", "ocr", "face"}),
+        ("querydsegments", {"audio", "speech", "ocr", "face"}),
+        ("activity-net", {"audio", "speech", "ocr", "face"}),
+    ],
+)
+def test_experts_that_may_be_missing_in_training(folder, flaky):
+    (experiment, *_) = (name for name in PUBLISHED if name.startswith(f"{folder}/"))
+    table = load(experiment).raw["data_loader"]["args"]["feat_aggregation"]
+    assert {name for name, entry in table.items() if entry.get("flaky")} == flaky
+
+
+@pytest.mark.parametrize("percent", [10, 25, 50, 75])
+def test_parts_of_the_training_list(percent):
+    config = load(f"audiocaps/train-vggish-vggsound-train_list_{percent}")
+    assert config.data.training_file == f"train_list_{percent}.txt"
+    assert config.data.testing_file == "final_filtered_test_list.txt"
+
+
+@pytest.mark.parametrize("form", ["", "-moee"])
+def test_fine_tuning_starts_from_audiocaps_with_its_optimiser(form):
+    config = load(f"clotho/train-vggish-vggsound{form}-finetuned")
+    assert config.trainer.start_from == f"audiocaps-train-vggish-vggsound{form}"
+    assert config.trainer.finetune_optimizer
+    assert f"audiocaps/train-vggish-vggsound{form}" in PUBLISHED
+    for experiment in EVERY:
+        if "finetuned" not in experiment:
+            assert load(experiment).trainer.start_from is None
+
+
+@pytest.mark.parametrize("experiment", OURS)
+def test_soundscenes(experiment):
+    config = load(experiment)
+    assert config.data.layout == "SoundScenes"
+    assert (config.data.batch_size, config.text.feature, config.text.width) == (64, "ngrams", 300)
+    widths = {expert.name: expert.width for expert in config.experts}
+    assert widths.items() <= {"logmel": 128, "modulation": 512}.items()
+    assert all(expert.files and not expert.flaky for expert in config.experts)
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+def test_experiments_are_short_and_say_nothing_twice(experiment):
+    path = ROOT / "configs" / f"{experiment}.json"
+    assert len(path.read_text().splitlines()) <= 10
+    own = json.loads(path.read_text())
+    rest = {"inherit_from": own.pop("inherit_from")}
+    assert rest["inherit_from"].startswith("configs/")
+    assert own
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+def test_what_a_run_writes_down_loads_as_the_same_from_anywhere(experiment, tmp_path, monkeypatch):
+    config = load(experiment, custom_args="seed@3+trainer.epochs@2", data_dir=tmp_path / "big")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.raw))
+    monkeypatch.chdir(tmp_path)
+    again = load_config("config.json")
+    assert again == config
+    assert again.raw == config.raw
+    assert again.for_evaluation() == config.for_evaluation()
+    assert "inherit_from" not in config.raw
+
+
+def test_the_table_of_text_features_is_the_published_one():
+    table = json.loads((ROOT / "model" / "text_embedding_models.json").read_text())
+    by_width = {
+        256: "electra",
+        300: "w2v grovle mt_grovle hglmm_300d ngrams",
+        512: "howto100m_mil_nce t5-small",
+        768: "openai openai-gpt gpt2 bert-base-uncased t5-base albert-base-v2 roberta-base "
+        "xlnet-base-cased",
+        1024: "gpt2-medium t5-large t5-3b t5-11b albert-large-v2 roberta-large xlnet-large-cased "
+        "transfo-xl-wt103",
+        1280: "gpt2-large ctrl",
+        1600: "gpt2-xl gpt2-xl-finetune",
+        2048: "albert-xlarge-v2",
+        6000: "hglmm_6kd",
+    }
+    assert table == {
+        name: {"dim": width} for width, names in by_width.items() for name in names.split()
+    }
+
+
+def test_every_layout_has_a_data_set_file():
+    files = (ROOT / "configs" / "datasets").glob("*.json")
+    names = {
+        json.loads(Path(file).read_text())["data_loader"]["args"]["dataset_name"] for file in files
+    }
+    assert names == set(LAYOUTS)

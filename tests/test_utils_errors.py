@@ -1,0 +1,134 @@
+"""Errors end a command with a message and an exit status; near words are found."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from utils.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DownloadError,
+    ProjectError,
+    UnsafeFileError,
+    UsageError,
+    edit_distance,
+    nearest,
+    nearest_word,
+    run_main,
+)
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (ProjectError, 1),
+        (DataError, 1),
+        (UnsafeFileError, 1),
+        (CheckpointError, 1),
+        (DownloadError, 1),
+        (UsageError, 2),
+        (ConfigError, 2),
+    ],
+)
+def test_errors_of_ours_end_in_their_message_alone(kind, status, capsys):
+    assert run_main(raising(kind("x.json is missing; fetch it"))) == status
+    output = capsys.readouterr()
+    assert output.err == "error: x.json is missing; fetch it\n"
+    assert output.out == ""
+
+
+def test_the_status_of_the_command_is_passed_on():
+    assert run_main(lambda: 7) == 7
+
+
+def test_interruption_is_130(capsys):
+    assert run_main(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_disk_problems_name_the_file(number, words, capsys):
+    assert run_main(raising(OSError(number, os.strerror(number), "last.pth"))) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: last.pth: ")
+    assert words in message
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(PermissionError):
+        run_main(raising(PermissionError(errno.EACCES, "no")))
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 // 0)
+
+
+def test_a_closed_pipe_is_quiet():
+    program = (
+        "import sys; from utils.errors import run_main\n"
+        "def main():\n"
+        "    for _ in range(100000): print('line')\n"
+        "    return 0\n"
+        "sys.exit(run_main(main))"
+    )
+    run = subprocess.run(
+        f'"{sys.executable}" -c "$PROGRAM" | head -n 1; echo ${{PIPESTATUS[0]}}',
+        shell=True,
+        executable="/bin/bash",
+        env={**os.environ, "PROGRAM": program, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["line", "141"]
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [
+        ("", "", 0),
+        ("", "abc", 3),
+        ("margin", "margn", 1),
+        ("lr", "rl", 1),
+        ("kitten", "sitting", 3),
+    ],
+)
+def test_edit_distance_worked_by_hand(first, second, distance):
+    assert edit_distance(first, second) == distance
+    assert edit_distance(second, first) == distance
+
+
+def test_the_nearest_word_is_the_one_with_fewest_edits_then_by_alphabet():
+    assert nearest_word("margn", ["margin", "morgen"]) == "margin"
+    assert nearest_word("cat", ["car", "cab"]) == "cab"
+    assert nearest_word("Audiocap", ["AudioCaps", "CLOTHO"]) == "AudioCaps"
+    assert nearest_word("audiocaps-vggish", ["audiocaps-train-vggish", "x"]) == (
+        "audiocaps-train-vggish"
+    )
+
+
+def test_far_words_are_not_suggested():
+    assert nearest_word("zzz", ["margin", "epochs"]) is None
+    assert nearest_word("x", []) is None
+    assert nearest("zzz", ["margin"]) == ""
+    assert nearest("margn", ["margin"]) == "; did you mean 'margin'?"
+
+
+def test_a_very_long_word_costs_little():
+    assert nearest_word("x" * 1_000_000, ["margin"]) is None
