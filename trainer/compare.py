@@ -31,8 +31,15 @@ COLUMNS = {
 # an exact repetition never counts as outside. It is all that a deviation printed as 0.0 leaves.
 ROUNDING = 0.05
 RULE = (
-    "Outside: further from the published mean than two published deviations and "
+    "Outside (*): further from the published mean than two published deviations and "
     f"{ROUNDING} for its rounding (where the deviation is printed as 0.0, further than {ROUNDING})."
+)
+
+
+MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})
+LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "{}$&#%_"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
 
 
@@ -187,10 +194,15 @@ def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
             published = [str(cell.published) for cell in cells]
             rows.append([f"published: {comparison.label}", *published, f"{size:,}"])
             differences = [
-                f"{cell.difference:+.1f}{' *' if cell.outside else ''}" for cell in cells
+                f"{_signed(cell.difference)}{' *' if cell.outside else ''}" for cell in cells
             ]
             rows.append(["difference", *differences, f"{comparison.parameters - (size or 0):+,}"])
     return rows
+
+
+def _signed(difference: float | None) -> str:
+    """Return a difference with one decimal and its sign, but never "-0.0"."""
+    return "" if difference is None else f"{round(difference, 1) + 0.0:+.1f}"
 
 
 def _text(comparisons: Sequence[Comparison]) -> str:
@@ -212,14 +224,15 @@ def _markdown(comparisons: Sequence[Comparison]) -> str:
     blocks = []
     for task, title in TASKS.items():
         head, *rows = _rows(comparisons, task)
-        lines = [f"### {title}", "", _bar(head), _bar(["---", *["---:"] * (len(head) - 1)])]
-        blocks.append("\n".join(lines + [_bar(row).replace(" * |", " \\* |") for row in rows]))
-    blocks.append("\n".join(f"- {line}".replace("*", "\\*") for line in verdict(comparisons)))
+        rules = ["---", *["---:"] * (len(head) - 1)]
+        table = [_markdown_row(cells) for cells in (head, rules, *rows)]
+        blocks.append("\n".join([f"### {title}", "", *table]))
+    blocks.append("\n".join(f"- {line.translate(MARKDOWN)}" for line in verdict(comparisons)))
     return "\n\n".join(blocks).rstrip() + "\n"
 
 
-def _bar(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.translate(MARKDOWN) for cell in cells)} |"
 
 
 def _latex(comparisons: Sequence[Comparison]) -> str:
@@ -234,14 +247,7 @@ def _latex(comparisons: Sequence[Comparison]) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    escaped = [_latex_escape(cell) for cell in cells]
-    return " & ".join(escaped) + " \\\\"
-
-
-def _latex_escape(text: str) -> str:
-    for letter in "\\{}$&#%_":
-        text = text.replace(letter, "\\textbackslash " if letter == "\\" else f"\\{letter}")
-    return text.replace("~", "\\textasciitilde ").replace("^", "\\textasciicircum ")
+    return f"{' & '.join(cell.translate(LATEX) for cell in cells)} \\\\"
 
 
 def _json(comparisons: Sequence[Comparison]) -> str:

@@ -1,0 +1,203 @@
+"""misc/sync_experts.py as a command, against a real server that serves generated archives."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from file_server import Faults, FileServer, make_archive
+from misc.sync_experts import main
+from utils import download
+from utils.download import Policy
+
+ROOT = Path(__file__).resolve().parent.parent
+AUDIO = "structured-symlinks/aggregated_audio/vggish-raw.hickle"
+
+
+def feature_files(dataset):
+    return {
+        f"data/{dataset}/structured-symlinks/train_list.txt": b"clip\n",
+        f"data/{dataset}/{AUDIO}": dataset.encode() * 20_000,
+    }
+
+
+def address(dataset):
+    return f"/mirror/features-v2/{dataset}-experts-audio-only.tar.gz"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "DEFAULT_POLICY", Policy(tries=3, first_delay=0, read_timeout=5))
+    with FileServer() as running:
+        for dataset in ("AudioCaps", "CLOTHO", "activity-net", "QuerYD", "QuerYDSegments"):
+            running.files[address(dataset)] = make_archive(feature_files(dataset))
+        yield running
+
+
+@pytest.fixture
+def sync(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, root=None):
+        return main(["--root_url", root or server.url("/mirror"), "--dataset", *arguments])
+
+    return run
+
+
+def archive_of(dataset):
+    return Path(f"data/{dataset}/{dataset}-experts-audio-only.tar.gz")
+
+
+def test_a_data_set_is_fetched_verified_and_unpacked(server, sync, capsys):
+    assert sync("CLOTHO") == 0
+    assert Path("data/CLOTHO", AUDIO).read_bytes() == b"CLOTHO" * 20_000
+    manifest = json.loads(Path(f"{archive_of('CLOTHO')}.manifest.json").read_text())
+    assert manifest["sha256"] == hashlib.sha256(server.files[address("CLOTHO")]).hexdigest()
+    assert (
+        "2 files (120,005 bytes) verified, 2 unpacked, archive fetched" in capsys.readouterr().out
+    )
+
+
+def test_several_at_once_and_a_second_run_that_fetches_nothing(server, sync, capsys):
+    names = ("AudioCaps", "CLOTHO", "activity-net", "QuerYD", "QuerYDSegments", "CLOTHO")
+    assert sync(*names) == 0
+    assert len(server.requests) == 5
+    assert all(Path("data", name, AUDIO).is_file() for name in names)
+    capsys.readouterr()
+    assert sync(*names) == 0
+    assert len(server.requests) == 5
+    assert capsys.readouterr().out.count("verified, 0 unpacked, nothing fetched") == 5
+
+
+def test_data_may_be_a_link_or_elsewhere(sync, tmp_path):
+    (tmp_path / "large").mkdir()
+    Path("data").symlink_to("large")
+    assert sync("CLOTHO") == 0
+    assert (tmp_path / "large/CLOTHO" / AUDIO).is_file()
+    assert sync("QuerYD", "--data_dir", str(tmp_path / "other")) == 0
+    assert (tmp_path / "other/QuerYD" / AUDIO).is_file()
+
+
+def test_purging_keeps_what_is_needed_to_verify(server, sync, capsys):
+    assert sync("CLOTHO", "--purge_tar_file") == 0
+    assert not archive_of("CLOTHO").exists()
+    assert sync("CLOTHO") == 0
+    assert "2 files (120,005 bytes) verified, nothing fetched" in capsys.readouterr().out
+    assert len(server.requests) == 1
+    Path("data/CLOTHO", AUDIO).write_bytes(b"damaged")
+    assert sync("CLOTHO") == 0
+    assert len(server.requests) == 2
+    assert Path("data/CLOTHO", AUDIO).read_bytes() == b"CLOTHO" * 20_000
+
+
+def test_an_archive_is_not_purged_before_all_is_verified(sync, capsys, monkeypatch):
+    monkeypatch.setattr("misc.sync_experts.verify_unpacked", lambda *_: None)
+    assert sync("CLOTHO", "--purge_tar_file") == 1
+    assert archive_of("CLOTHO").exists()
+    assert "stays" in capsys.readouterr().err
+
+
+def test_a_damaged_feature_file_is_repaired_from_the_archive(server, sync):
+    sync("CLOTHO")
+    Path("data/CLOTHO", AUDIO).write_bytes(b"CLOTHX" * 20_000)
+    assert sync("CLOTHO") == 0
+    assert Path("data/CLOTHO", AUDIO).read_bytes() == b"CLOTHO" * 20_000
+    assert len(server.requests) == 1
+
+
+def test_refresh_unpacks_again_and_takes_a_changed_archive(server, sync, capsys):
+    sync("CLOTHO")
+    inode = Path("data/CLOTHO", AUDIO).stat().st_ino
+    assert sync("CLOTHO", "--refresh_symlinked_feats") == 0
+    assert Path("data/CLOTHO", AUDIO).stat().st_ino != inode
+    assert len(server.requests) == 1
+    archive_of("CLOTHO").write_bytes(b"damaged")
+    assert sync("CLOTHO") == 1
+    message = capsys.readouterr().err
+    assert "is not the file that was fetched on" in message
+    assert "--dataset CLOTHO --refresh_symlinked_feats" in message
+    assert sync("CLOTHO", "--refresh_symlinked_feats") == 0
+    assert len(server.requests) == 2
+
+
+def test_older_archives_are_verified_by_their_published_sha1(server, sync, capsys):
+    place = "/mirror/features-v2/QuerYD-experts.tar.gz"
+    server.files[place] = make_archive(feature_files("QuerYD"))
+    assert sync("QuerYD", "--older_archive") == 1
+    message = capsys.readouterr().err
+    assert "expected the published sha1 0207ea85eeb52a4f50b06a31af28484afe4d9e86" in message
+    assert not Path("data/QuerYD", AUDIO).exists()
+    assert not Path("data/QuerYD/QuerYD-experts.tar.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["Clotho"], "unknown data set 'Clotho'; did you mean 'CLOTHO'?"),
+        (["CLOTHO", "QuerYDSegment"], "did you mean 'QuerYDSegments'?"),
+        (["../x"], "known: AudioCaps, CLOTHO, activity-net, QuerYD, QuerYDSegments"),
+    ],
+)
+def test_unknown_names_stop_before_anything_is_fetched(server, sync, capsys, arguments, expected):
+    assert sync(*arguments) == 2
+    assert expected in capsys.readouterr().err
+    assert not server.requests
+
+
+def test_one_failure_does_not_stop_the_others(server, sync, capsys):
+    del server.files[address("AudioCaps")]
+    assert sync("AudioCaps", "CLOTHO") == 1
+    assert Path("data/CLOTHO", AUDIO).is_file()
+    message = capsys.readouterr().err
+    assert "error: AudioCaps: could not fetch" in message
+    assert "not complete: AudioCaps; the others are" in message
+
+
+def test_connections_cut_many_times_end_in_the_right_files(server, sync):
+    server.files[address("CLOTHO")] = packed = make_archive(
+        {f"data/CLOTHO/{AUDIO}": bytes(range(256)) * 4000}
+    )
+    server.faults[address("CLOTHO")] = Faults(drop_after=[len(packed) // 40] * 30)
+    assert sync("CLOTHO") == 0
+    assert Path("data/CLOTHO", AUDIO).read_bytes() == bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize(
+    ("content", "faults", "expected"),
+    [
+        (b"<html>moved</html>", Faults(), "is an HTML page"),
+        (make_archive(feature_files("CLOTHO"))[:-100], Faults(), "incomplete"),
+        (make_archive(feature_files("CLOTHO")), Faults(length=100), "incomplete"),
+        (make_archive(feature_files("CLOTHO")), Faults(statuses=[503] * 9), "status 503"),
+        (make_archive({"data/CLOTHO/../../evil": b"x"}), Faults(), "has '..' in its path"),
+        (make_archive(feature_files("AudioCaps")), Faults(), "does not lie below data/CLOTHO/"),
+        (make_archive({}), Faults(), "holds no file below data/CLOTHO/"),
+    ],
+)
+def test_what_is_bad_leaves_nothing(server, sync, capsys, tmp_path, content, faults, expected):
+    server.files[address("CLOTHO")] = content
+    server.faults[address("CLOTHO")] = faults
+    assert sync("CLOTHO") == 1
+    assert expected in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_unreachable_mirror_says_what_to_do_by_hand(sync, capsys):
+    assert sync("CLOTHO", root="http:/127.0.0.1:9/gone") == 1
+    message = capsys.readouterr().err
+    assert "could not fetch http://127.0.0.1:9/gone/features-v2/CLOTHO-experts" in message
+    assert f"by hand: curl -L -o {archive_of('CLOTHO')}" in message
+
+
+def test_help_from_another_folder(tmp_path):
+    script = str(ROOT / "misc" / "sync_experts.py")
+    shown = subprocess.run(
+        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "--purge_tar_file" in shown.stdout
+    assert "AudioCaps" in shown.stdout

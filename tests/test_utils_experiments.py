@@ -1,0 +1,270 @@
+"""The registry of published experiments, and fetching their runs from a real server."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from file_server import Faults, FileServer
+from misc import exps_names
+from utils.config import load_config
+from utils.download import Policy
+from utils.errors import DataError, DownloadError, UsageError
+from utils.experiments import (
+    CHECKPOINT,
+    REGISTRY,
+    RUN_CONFIG,
+    experiment_name,
+    fetch_run,
+    find_data_folder,
+    find_experiment,
+    load_data_folders,
+    load_experiments,
+    sync_command,
+    unpublished_configs,
+    what_is_here,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENT = Policy(tries=3, first_delay=0.0, read_timeout=5)
+NAME = "clotho-train-vggish-vggsound"
+METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geom"}
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(tmp_path):
+    torch.save({"epoch": 3, "state_dict": {"x": torch.arange(5.0)}}, tmp_path / "made.pth")
+    checkpoint = (tmp_path / "made.pth").read_bytes()
+    with FileServer() as running:
+        for experiment in load_experiments().values():
+            for seed in experiment.runs:
+                place = experiment.url(seed, "")
+                running.files[f"{place}/{CHECKPOINT}"] = checkpoint
+                running.files[f"{place}/{RUN_CONFIG}"] = b'{"seed": 0}'
+        yield running
+
+
+def fetch(server, tmp_path, seed=0, name=NAME):
+    data = tmp_path / "data"
+    experiment = find_experiment(name)
+    return fetch_run(experiment, seed, root_url=server.root, data_dir=data, policy=PATIENT)
+
+
+def test_the_registry_holds_the_published_facts():
+    experiments = load_experiments()
+    assert len(experiments) == 24
+    assert sum(e.published is not None for e in experiments.values()) == 20
+    first = experiments["audiocaps-train-vggish-vggsound"]
+    assert first.group == "7e2eda12"
+    assert first.runs == {
+        0: "2021-06-09_17-06-26",
+        1: "2021-06-09_17-15-12",
+        2: "2021-06-09_17-24-01",
+    }
+    assert first.published["t2v"]["R1"] == (23.1, 0.8)
+    assert first.published["v2t"]["geom"] == (47.2, 1.1)
+    assert (first.dataset, first.parameters) == ("AudioCaps", 21_864_536)
+
+
+@pytest.mark.parametrize("name", load_experiments())
+def test_each_experiment_is_complete(name):
+    experiment = load_experiments()[name]
+    assert list(experiment.runs) == [0, 1, 2]
+    assert experiment.name == name == experiment_name(experiment.config)
+    assert experiment.dataset in load_data_folders()
+    for task in experiment.published or ():
+        assert set(experiment.published[task]) == METRICS
+        for mean, std in experiment.published[task].values():
+            assert mean > 0
+            assert 0 <= std < mean
+
+
+@pytest.mark.parametrize("name", load_experiments())
+def test_each_experiment_has_its_config(name):
+    """The file is there, loads, bears the name of the experiment and reads its data set."""
+    experiment = load_experiments()[name]
+    config = load_config(ROOT / experiment.config)
+    assert config.name == name
+    assert Path(config.data.root_feat_folder).name == "structured-symlinks"
+    assert experiment.dataset in Path(config.data.data_dir).parts
+
+
+def test_configs_without_a_published_run_are_marked_so():
+    """Every config of the published data sets is an experiment or listed as unpublished."""
+    published = {experiment.config for experiment in load_experiments().values()}
+    folders = [ROOT / folder.configs for folder in load_data_folders().values()]
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in folder.glob("train-*.json")
+    }
+    assert found == published | set(unpublished_configs())
+    assert not published & set(unpublished_configs())
+    assert len(unpublished_configs()) == 4
+
+
+def test_every_name_in_the_documents_exists():
+    folders = "|".join(Path(f.configs).name for f in load_data_folders().values())
+    known = {*load_experiments(), *map(experiment_name, unpublished_configs())}
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "misc").glob("*.md"),
+    ]
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        names = re.findall(rf"\b(?:{folders})-train-[a-z0-9_-]*[a-z0-9]", text)
+        assert set(names) <= known, f"{page.name} names experiments that do not exist"
+        for config in re.findall(r"\bconfigs/[\w./-]+\.json\b", text):
+            assert (ROOT / config).exists(), f"{page.name} names {config}"
+
+
+def test_the_page_of_names_is_what_the_script_writes(tmp_path):
+    assert (ROOT / "misc" / "exps-names.md").read_text(encoding="utf-8") == exps_names.render()
+    assert exps_names.main(["--out", str(tmp_path / "page.md")]) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in load_experiments())
+    assert all(f"`{config}`" in page for config in unpublished_configs())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("audiocaps-train-vggish-vgsound", "did you mean 'audiocaps-train-vggish-vggsound'"),
+        ("queryd-train-full-ce-only-audio", "no published run.*train.py --config configs/queryd"),
+        ("../../etc/passwd", "unknown experiment"),
+        ("a; rm -rf x", "unknown experiment"),
+        ("clotho-train-vggish-vggsound ", "unknown experiment"),
+        ("", "unknown experiment"),
+        ("x" * 100_000, "unknown experiment"),
+    ],
+)
+def test_unknown_experiments_get_the_nearest_name(name, expected):
+    with pytest.raises(UsageError, match=expected) as caught:
+        find_experiment(name)
+    assert len(str(caught.value)) < 500
+
+
+def test_unknown_data_sets_get_the_nearest_name():
+    with pytest.raises(UsageError, match="did you mean 'AudioCaps'"):
+        find_data_folder("audiocaps")
+    with pytest.raises(UsageError, match="known: AudioCaps, CLOTHO"):
+        find_data_folder("../CLOTHO")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("group", "../../x"),
+        ("group", "a/b"),
+        ("group", "a b"),
+        ("group", "a;b"),
+        ("group", ""),
+        ("group", 5),
+        ("runs", {"0": "2021-06-10"}),
+        ("runs", {"../0": "2021-06-10_15-34-48"}),
+        ("runs", ["2021-06-10_15-34-48"]),
+        ("config", "configs/elsewhere/x.json"),
+        ("published", {"t2v": {"R1": 5.0}}),
+    ],
+)
+def test_a_registry_with_unfit_names_is_refused(tmp_path, key, value):
+    registry = json.loads(REGISTRY.read_text())
+    registry["experiments"][NAME][key] = value
+    (tmp_path / "experiments.json").write_text(json.dumps(registry))
+    with pytest.raises(DataError, match=f"experiment '{NAME}' is not well-formed"):
+        load_experiments(tmp_path / "experiments.json")
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "a b", "a;b", "a..b", "-rf", ".hidden", "a\n"])
+def test_names_that_could_leave_their_folder_are_refused(tmp_path, name):
+    registry = json.loads(REGISTRY.read_text())
+    registry["experiments"][name] = registry["experiments"][NAME]
+    (tmp_path / "experiments.json").write_text(json.dumps(registry))
+    with pytest.raises(DataError, match="may not become part of a path"):
+        load_experiments(tmp_path / "experiments.json")
+
+
+def test_a_run_lands_in_its_place_and_is_fetched_once(server, tmp_path):
+    folder = fetch(server, tmp_path)
+    place = f"models/{NAME}/dec0c820/seed-0/2021-06-10_14-45-51"
+    assert folder == tmp_path / "data/saved" / place
+    assert (folder / RUN_CONFIG).read_text() == '{"seed": 0}'
+    assert torch.load(folder / CHECKPOINT, weights_only=True)["epoch"] == 3
+    assert [r.path for r in server.requests] == [
+        f"/{place}/config.json",
+        f"/{place}/trained_model.pth",
+    ]
+    assert fetch(server, tmp_path) == folder
+    assert len(server.requests) == 2
+
+
+def test_every_run_of_the_registry_is_found_where_it_is_published(server, tmp_path):
+    for experiment in load_experiments().values():
+        for seed in experiment.runs:
+            fetch(server, tmp_path, seed, experiment.name)
+    assert [len(p.seeds) for p in what_is_here(tmp_path / "data")] == [3] * 24
+
+
+def test_an_unpublished_seed_is_named(server, tmp_path):
+    with pytest.raises(UsageError, match="no published run of seed 7; there are: 0, 1, 2"):
+        fetch(server, tmp_path, 7)
+
+
+def test_a_checkpoint_that_changed_is_refused(server, tmp_path):
+    checkpoint = fetch(server, tmp_path) / CHECKPOINT
+    content = bytearray(checkpoint.read_bytes())
+    content[200] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(DownloadError, match=r"is not the file that was fetched on") as caught:
+        fetch(server, tmp_path)
+    way_out = f"rm {checkpoint} {checkpoint}.manifest.json, then start again"
+    assert way_out in str(caught.value)
+    checkpoint.unlink()
+    Path(f"{checkpoint}.manifest.json").unlink()
+    fetch(server, tmp_path)
+
+
+@pytest.mark.parametrize("file", [CHECKPOINT, RUN_CONFIG])
+@pytest.mark.parametrize("fault", ["cut", "page", "wrong kind", "gone", "short length"])
+def test_bad_answers_leave_nothing_under_the_final_name(server, tmp_path, file, fault):
+    experiment = find_experiment(NAME)
+    path = f"{experiment.url(1, '')}/{file}"
+    if fault == "cut":
+        server.faults[path] = Faults(drop_after=[5] * 9, ranges=False)
+    elif fault == "page":
+        server.files[path] = b"<!doctype html><title>moved</title>"
+    elif fault == "wrong kind":
+        server.files[path] = b"\x89PNG"
+    elif fault == "gone":
+        del server.files[path]
+    else:
+        server.faults[path] = Faults(length=len(server.files[path]) - 2)
+    with pytest.raises(DownloadError, match=re.escape(path)):
+        fetch(server, tmp_path, 1)
+    assert not (experiment.folder(1, tmp_path / "data") / file).exists()
+
+
+def test_what_is_here(server, tmp_path):
+    assert not any(p.seeds or p.features for p in what_is_here(tmp_path / "data"))
+    fetch(server, tmp_path, 2)
+    (fetch(server, tmp_path, 1) / CHECKPOINT).unlink()
+    (tmp_path / "data/CLOTHO/structured-symlinks").mkdir(parents=True)
+    here = {p.experiment.name: p for p in what_is_here(tmp_path / "data")}
+    assert here[NAME].seeds == (2,)
+    assert here[NAME].features
+    assert not here["audiocaps-train-vggish-vggsound"].features
+
+
+def test_the_command_for_features_names_the_place():
+    assert sync_command("CLOTHO") == "python misc/sync_experts.py --dataset CLOTHO"
+    assert sync_command("CLOTHO", Path("/a b")).endswith("--data_dir '/a b'")
