@@ -745,6 +745,13 @@ def test_paths_of_keys_split_and_join():
     assert split_path(join_path(path)) == path
 
 
+def test_keys_that_cannot_be_printed_are_escaped():
+    raw = {**load_config(CE).raw, "\x1b[2Jseed\ud800\n": 1}
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(raw, "x.json")
+    assert str(caught.value).isprintable()
+
+
 def test_custom_args_take_the_type_of_their_key():
     assert parse_custom_args(
         "experts.modalities@audio,+experts.drop_feats@a,b+trainer.epochs@5+trainer.tensorboard@0+"

@@ -395,5 +395,6 @@ def split_path(dotted: str) -> tuple[str, ...]:
 
 
 def join_path(path: tuple[str, ...]) -> str:
-    """Join keys to a dotted path, the inverse of split_path."""
-    return ".".join(part.replace(".", "_.") for part in path)
+    """Join keys to a dotted path, the inverse of split_path; safe to print."""
+    joined = ".".join(part.replace(".", "_.") for part in path)
+    return joined if joined.isprintable() else ascii(joined)
