@@ -823,6 +823,12 @@ def test_custom_args_name_the_run_as_published():
     )
 
 
+def test_overrides_come_over_custom_args():
+    config = load_config(CE, {"trainer.epochs": 1}, custom_args="trainer.epochs@5+seed@2")
+    assert (config.trainer.epochs, config.seed) == (1, 2)
+    assert config.name == "clotho-train-vggish-vggsound-trainer-epochs-5-seed-2"
+
+
 @pytest.mark.parametrize(
     ("text", "tag"),
     [

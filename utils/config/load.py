@@ -33,9 +33,9 @@ def load_config(
 ) -> Config:
     """Load a configuration file (JSON or YAML) with all it inherits from.
 
-    `overrides` sets keys by dotted path (a dot inside a key is written `_.`) and leaves the name
-    of the run alone; `custom_args` is the text of --custom_args, which adds to the name; `tag` is
-    added behind. `data_dir` replaces the leading `data` of every place.
+    `custom_args` is the text of --custom_args, which also adds to the name of the run; `overrides`
+    then sets keys by dotted path (a dot inside a key is written `_.`) and leaves the name alone;
+    `tag` is added behind it. `data_dir` replaces the leading `data` of every place.
     Raises ConfigError with every mistake found, UsageError for custom arguments of no known key.
     """
     file = find_config(path)
@@ -72,8 +72,8 @@ class _Loader:
         custom_args: str,
         tag: str,
     ) -> Config:
-        self._set(overrides, "overrides")
         self._set(parse_custom_args(custom_args), FLAG)
+        self._set(overrides, "overrides")
         raw = self._merged.values
         if data_dir is not None:
             _move_places(raw, data_dir)
