@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import secrets
 import stat
@@ -54,8 +55,8 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
         _sync_folder(final.parent)
     except OSError as error:
-        if error.filename is None or Path(error.filename) == beside:
-            raise OSError(error.errno, error.strerror, str(final)) from error
+        if error.errno is not None and error.filename in (None, str(beside), beside):
+            error.filename = str(final)
         raise
 
 
@@ -176,6 +177,18 @@ def open_regular(path: str | Path) -> BinaryIO:
         os.close(handle)
         raise DataError(f"{path} is not a file")
     return os.fdopen(handle, "rb")
+
+
+def map_regular(path: str | Path) -> memoryview:
+    """Map a file for reading; raises what `open_regular` does, and DataError when it is empty.
+
+    The mapping lives as long as views of it do. Reading it after another program cut the file short
+    ends the process: what is read must stay as it is meanwhile.
+    """
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise DataError(f"{path} is empty")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _file_of(handle: int, mode: str) -> IO[Any]:

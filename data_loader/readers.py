@@ -1,0 +1,158 @@
+"""Read published feature, text and caption files clip by clip, checking every value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+
+from data_loader.hickle import iter_hickle
+from utils.errors import DataError, UnsafeFileError
+from utils.unpickle import ExpertStore, load_plain
+
+LARGEST_RATIO = 4
+"""Bytes that the clips of a pickle may share: one array under many names fills a disk later."""
+ALWAYS_ALLOWED = 64 << 20
+PICKLES = (".pkl", ".pickle")
+
+
+def read_features(path: str | Path) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Yield (clip, features) of an expert: (D,) or (N, D) as stored, None where they are missing.
+
+    Missing is a NaN, an array without tokens or one that is NaN throughout. Any other NaN or
+    infinity raises DataError naming the clip, as does everything else that is no features.
+    """
+    for clip, value in _raw_features(path):
+        try:
+            features = _checked_features(value)
+        except ValueError as error:
+            raise DataError(f"{path}: clip {clip[:200]!r}: {error}") from None
+        yield clip, features
+
+
+def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yield (clip, captions), each caption a (words, T) array of finite numbers."""
+    volume = _Volume(path)
+    for clip, captions in _clips(path, load_plain(path)):
+        if not isinstance(captions, (list, tuple)) or not captions:
+            raise DataError(
+                f"{path}: clip {clip[:200]!r}: found {_kind(captions)}, expected a list of arrays, "
+                "one for each caption"
+            )
+        for number, words in enumerate(captions):
+            if not _is_numbers(words) or words.ndim != 2 or not np.isfinite(words).all():
+                raise DataError(
+                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, expected "
+                    "an array (words, width) of finite numbers"
+                )
+            volume.take(words.nbytes)
+        yield clip, list(captions)
+
+
+def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
+    """Return the captions of each clip as lists of words."""
+    volume = _Volume(path)
+    captions: dict[str, list[list[str]]] = {}
+    for clip, found in _clips(path, load_plain(path)):
+        if not isinstance(found, (list, tuple)) or not found:
+            raise DataError(
+                f"{path}: clip {clip[:200]!r}: found {_kind(found)}, expected a list of captions"
+            )
+        for number, words in enumerate(found):
+            if not isinstance(words, (list, tuple)) or not all(type(word) is str for word in words):
+                raise DataError(
+                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, expected "
+                    "a list of words"
+                )
+            volume.take(sum(map(len, words)))
+        captions[clip] = [list(words) for words in found]
+    return captions
+
+
+class _Volume:
+    """What the clips of one pickle may hold together, counted down."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self.left: int | None = None
+
+    def take(self, count: int) -> None:
+        if self.left is None:
+            self.left = max(ALWAYS_ALLOWED, LARGEST_RATIO * Path(self.path).stat().st_size)
+        self.left -= count
+        if self.left < 0:
+            raise UnsafeFileError(
+                f"{self.path}: refused: its clips share values, and hold together over "
+                f"{LARGEST_RATIO} times what the file does"
+            )
+
+
+def _raw_features(path: str | Path) -> Iterator[tuple[str, object]]:
+    suffix = Path(path).suffix
+    if suffix == ".hickle":
+        yield from iter_hickle(path)
+        return
+    if suffix not in PICKLES:
+        raise DataError(f"{path}: features are read from {', '.join(('.hickle', *PICKLES))} files")
+    content = load_plain(path)
+    if isinstance(content, ExpertStore):
+        yield from _rows_of(path, content)
+        return
+    volume = _Volume(path)
+    for clip, value in _clips(path, content):
+        if isinstance(value, np.ndarray):
+            volume.take(value.nbytes)
+        yield clip, value
+
+
+def _rows_of(path: str | Path, content: ExpertStore) -> Iterator[tuple[str, object]]:
+    """Yield the rows of an ExpertStore by clip."""
+    store, rows, missing = content.store, content.keymap, content.missing
+    if not isinstance(store, np.ndarray) or store.ndim != 2 or not isinstance(rows, dict):
+        raise DataError(f"{path}: found an ExpertStore without rows, expected an array (clips, D)")
+    if not isinstance(missing, (set, frozenset, list, tuple, dict)):
+        missing = ()
+    for clip, row in _clips(path, rows):
+        if type(row) is not int or not 0 <= row < len(store):
+            raise DataError(
+                f"{path}: clip {clip[:200]!r}: found row {str(row)[:50]} of {len(store)}"
+            )
+        yield clip, None if clip in missing else store[row]
+
+
+def _clips(path: str | Path, content: object) -> Iterator[tuple[str, object]]:
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: found {_kind(content)}, expected a dict from clips to values")
+    for clip, value in content.items():
+        if type(clip) is not str:
+            raise DataError(f"{path}: found the key {str(clip)[:50]}, expected names of clips")
+        yield clip, value
+
+
+def _checked_features(value: object) -> np.ndarray | None:
+    """Return features as they are, None when they are missing; ValueError for anything else."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if not _is_numbers(value) or value.ndim not in (1, 2):
+        raise ValueError(f"found {_kind(value)}, expected an array (D,) or (N, D), or NaN")
+    if not np.isfinite(value).all():
+        if np.isnan(value).all():
+            return None
+        raise ValueError(
+            "its features hold NaN or infinity; extract them anew, or mark the clip as missing "
+            "with a single NaN"
+        )
+    return value if value.size else None
+
+
+def _is_numbers(value: object) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+
+
+def _kind(value: object) -> str:
+    """Return a short description of a value, for messages."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and {value.dtype}"
+    return {"str": "text", "NoneType": "nothing"}.get(type(value).__name__, f"a {type(value).__name__}")

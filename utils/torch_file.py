@@ -1,0 +1,296 @@
+"""Read PyTorch checkpoints (.pth) as tensors and plain values: no class in them comes to life.
+
+`torch.load(weights_only=True)` calls nothing foreign either, but it refuses the published
+checkpoints, which hold a pickled configuration object, and builds tensors of any declared size.
+Here foreign objects become `Opaque`, and every tensor lies inside the bytes the file really has.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from utils.errors import CheckpointError, DataError, UnsafeFileError
+from utils.files import map_regular, open_regular
+from utils.pickle_machine import Name, describe, run_pickle
+from utils.pickled_values import ValueBuilder
+
+MOST_MEMBERS = 200_000
+LARGEST_PICKLE = 64 << 20
+LOCAL_HEADER = 30  # bytes, without the name and the extra field
+
+STORAGES: Final = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.storage.UntypedStorage": torch.uint8,
+}
+PATHS: Final = frozenset(
+    f"{module}.{name}"
+    for module in ("pathlib", "pathlib._local")
+    for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+)
+TENSORS: Final = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
+PARAMETERS: Final = frozenset(
+    {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+)
+HARMFUL_MODULES: Final = frozenset(
+    "cPickle cloudpickle code codeop commands ctypes dill importlib marshal multiprocessing nt os "
+    "pickle pip posix pty runpy shutil socket subprocess sys webbrowser _pickle _posixsubprocess"
+    " pdb bdb timeit profile cProfile pydoc platform".split()
+)
+HARMLESS_BUILTINS: Final = frozenset(
+    f"builtins.{name}"
+    for name in "bool complex dict float int object range slice str tuple".split()
+)
+"""Nothing would run here either way; but a checkpoint that names them was made to do harm."""
+
+
+@dataclass
+class Opaque:
+    """Something foreign in a checkpoint: its name and what it was made of, nothing that acts."""
+
+    name: str
+    args: object = None
+    state: object = None
+    items: list[Any] = field(default_factory=list)
+
+
+def read_torch_checkpoint(path: str | Path) -> dict[Any, Any]:
+    """Read a checkpoint that `torch.save` wrote, ours or a published one; tensors on the CPU.
+
+    Foreign objects come back as `Opaque`, paths as text, OrderedDict as dict, parameters as
+    tensors. Raises UnsafeFileError for what asks for more than data, CheckpointError for what is
+    damaged, missing or no checkpoint.
+    """
+    try:
+        content = map_regular(path)
+        records = _read_records(path, content)
+        value = run_pickle(records.pickle, _CheckpointBuilder(records))
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{path}: refused: {error}") from None
+    except DataError as error:
+        raise CheckpointError(
+            str(error) if str(path) in str(error) else f"{path}: {error}"
+        ) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds {describe(value)}, not a checkpoint's dict")
+    return value
+
+
+@dataclass
+class _Records:
+    """The members of a checkpoint's zip archive: views of the file."""
+
+    views: dict[str, memoryview]
+    checksums: dict[str, int]
+    prefix: str
+
+    @property
+    def pickle(self) -> memoryview:
+        view = self.read("data.pkl")
+        if len(view) > LARGEST_PICKLE:
+            raise UnsafeFileError(f"its pickle takes {len(view)} bytes")
+        return view
+
+    def read(self, name: str) -> memoryview:
+        """Return the content of a member, once its checksum is verified."""
+        full = self.prefix + name
+        if full not in self.views:
+            raise DataError(f"is damaged: it has no record {full[:200]!r}")
+        view = self.views[full]
+        if zlib.crc32(view) != self.checksums[full]:
+            raise DataError(f"is damaged: the checksum of its record {full[:200]!r} differs")
+        return view
+
+
+def _read_records(path: str | Path, content: memoryview) -> _Records:
+    """Find the members of the archive; refuses all that `torch.save` does not write."""
+    if bytes(content[:4]) != b"PK\x03\x04":
+        raise DataError(
+            "is no checkpoint in the zip format of PyTorch 1.6 and later; if it comes from an "
+            "older one, load and save it anew there"
+        )
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            infos, comment = archive.infolist(), archive.comment
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, ValueError) as error:
+        raise DataError(f"is damaged or cut short ({error})") from None
+    if comment or len(infos) > MOST_MEMBERS:
+        raise UnsafeFileError(f"its archive has a comment or too many records ({len(infos)})")
+    views, checksums = {}, {}
+    total = 0
+    for info in infos:
+        _check_record(info)
+        if info.filename in views:
+            raise UnsafeFileError(f"its record {info.filename[:200]!r} occurs twice")
+        total += info.file_size
+        if total > len(content):
+            raise UnsafeFileError("its records together are larger than the file")
+        views[info.filename] = _view_of(content, info)
+        checksums[info.filename] = info.CRC
+    found = [name for name in views if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(found) != 1:
+        raise DataError("is no checkpoint: its archive does not hold one data.pkl")
+    prefix = found[0].removesuffix("data.pkl")
+    if prefix + "byteorder" in views and bytes(views[prefix + "byteorder"]) != b"little":
+        raise DataError("was written on a machine of another byte order")
+    return _Records(views, checksums, prefix)
+
+
+def _check_record(info: zipfile.ZipInfo) -> None:
+    name = info.filename
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or "" in parts:
+        raise UnsafeFileError(f"its record {name[:200]!r} has an unsafe name")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise UnsafeFileError(f"its record {name[:200]!r} is compressed")
+    if info.flag_bits & 0x1:
+        raise UnsafeFileError(f"its record {name[:200]!r} is encrypted")
+
+
+def _view_of(content: memoryview, info: zipfile.ZipInfo) -> memoryview:
+    """Return a member's bytes; they stand behind a local header, which repeats the name."""
+    header = bytes(content[info.header_offset : info.header_offset + LOCAL_HEADER])
+    if info.header_offset < 0 or len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        raise DataError(f"is damaged: its record {info.filename[:200]!r} has no header")
+    name_length, extra_length = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    start = info.header_offset + LOCAL_HEADER + name_length + extra_length
+    if start + info.file_size > len(content):
+        raise DataError(f"is damaged: its record {info.filename[:200]!r} reaches beyond the end")
+    return content[start : start + info.file_size]
+
+
+@dataclass
+class _Storage:
+    """The numbers behind tensors: one dimension, of one type."""
+
+    numbers: torch.Tensor
+
+
+class _CheckpointBuilder(ValueBuilder):
+    """Adds tensors to the plain values, and keeps everything else inert."""
+
+    def __init__(self, records: _Records) -> None:
+        super().__init__()
+        self.records = records
+        self.storages: dict[str, torch.Tensor] = {}
+
+    def new_name(self, full: str) -> object:
+        if full in STORAGES or full in TENSORS or full in PARAMETERS or full in PATHS:
+            return Name(full)
+        if full == "torch._utils._rebuild_tensor_v3" or full == "torch.Size":
+            return Name(full)
+        if full.startswith("torch.") and isinstance(
+            dtype := getattr(torch, full[6:], None), torch.dtype
+        ):
+            return dtype
+        try:
+            return super().new_name(full)
+        except UnsafeFileError:
+            if full.split(".")[0] in HARMFUL_MODULES or (
+                full.startswith("builtins.") and full not in HARMLESS_BUILTINS
+            ):
+                raise UnsafeFileError(
+                    f"names {full[:200]}, which no checkpoint needs: it may be an attack"
+                ) from None
+            return Opaque(full)
+
+    def call(self, function: object, arguments: object) -> object:
+        if isinstance(function, Opaque):
+            return Opaque(function.name, arguments)
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            return super().call(function, arguments)
+        if function.text == "copyreg._reconstructor" and isinstance(arguments[0], Opaque):
+            return Opaque(arguments[0].name, arguments[1:])
+        if function.text in TENSORS:
+            storage, offset, size, stride, *_ = arguments
+            return _tensor(storage, offset, size, stride)
+        if function.text == "torch._utils._rebuild_tensor_v3":
+            storage, offset, size, stride, _, _, dtype, *_ = arguments
+            return _tensor(_retyped(storage, dtype), offset, size, stride)
+        if function.text in PARAMETERS:
+            return arguments[0]
+        if function.text in PATHS:
+            if not all(isinstance(part, str) for part in arguments):
+                raise TypeError
+            return str(pathlib.PurePosixPath(*arguments))
+        if function.text == "torch.Size":
+            (size,) = arguments
+            return tuple(size)
+        return super().call(function, arguments)
+
+    def set_state(self, target: object, state: object) -> object:
+        if isinstance(target, Opaque):
+            target.state = state
+            return target
+        if isinstance(target, dict):  # attributes of an OrderedDict, such as `_metadata`
+            return target
+        return super().set_state(target, state)
+
+    def extend(self, target: object, values: list[Any]) -> None:
+        if not isinstance(target, Opaque):
+            return super().extend(target, values)
+        return target.items.extend(values)
+
+    def update(self, target: object, pairs: list[Any]) -> None:
+        if not isinstance(target, Opaque):
+            return super().update(target, pairs)
+        return target.items.extend(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def persistent(self, identity: object) -> object:
+        kind, form, key, _, length = identity  # type: ignore[misc]
+        if kind != "storage" or not isinstance(form, Name) or not isinstance(key, str):
+            raise UnsafeFileError("refers to something that is no storage of a tensor")
+        dtype = STORAGES[form.text]
+        if key not in self.storages:
+            view = self.records.read(f"data/{key}")
+            numbers = torch.empty(len(view), dtype=torch.uint8)
+            numbers.numpy()[:] = np.frombuffer(view, np.uint8)
+            self.storages[key] = numbers
+        numbers = self.storages[key]
+        if type(length) is not int or length * dtype.itemsize != len(numbers):
+            raise DataError(
+                f"is damaged: tensor data {key[:50]!r} should hold {length} numbers of {dtype}, "
+                f"but has {len(numbers)} bytes"
+            )
+        return _Storage(numbers.view(dtype))
+
+
+def _retyped(storage: object, dtype: object) -> _Storage:
+    if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
+        raise TypeError
+    return _Storage(storage.numbers.view(torch.uint8).view(dtype))
+
+
+def _tensor(storage: object, offset: object, size: object, stride: object) -> torch.Tensor:
+    """Return a tensor that lies inside its storage."""
+    if not isinstance(storage, _Storage) or not all(
+        isinstance(numbers, tuple) and all(type(n) is int and n >= 0 for n in numbers)
+        for numbers in (size, stride, (offset,))
+    ):
+        raise TypeError
+    if len(size) != len(stride):  # type: ignore[arg-type]
+        raise DataError("is damaged: a tensor's sizes and strides differ in number")
+    length = len(storage.numbers)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))  # type: ignore
+    if math.prod(size) > length or (0 not in size and last >= length):  # type: ignore
+        raise UnsafeFileError(
+            f"holds a tensor of sizes {size} and strides {stride} in a storage of {length} numbers"
+        )
+    return torch.as_strided(storage.numbers, size, stride, offset)  # type: ignore
