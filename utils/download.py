@@ -17,7 +17,6 @@ import re
 import shlex
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -30,7 +29,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from utils.errors import DataError, DownloadError, UsageError
+from utils.errors import DataError, DownloadError, ProjectError, UsageError
 from utils.files import read_json, sha256_of, write_json
 from utils.progress import byte_bar
 
@@ -116,10 +115,10 @@ def fetch(
 ) -> Fetched:
     """Bring the file at `url` to `path`, or verify the one that is already there.
 
-    `sha1`: published checksum, if there is one. `check`: raises DataError for content that cannot
-    be used; it sees a new file before that gets its final name. `replace_changed`: fetch again when
-    the file here, or the one on the server, differs from the manifest; otherwise that is an error
-    whose way out is `refresh` (a command).
+    `sha1`: published checksum, if there is one. `check`: raises one of our errors for content that
+    cannot be used; it sees a new file before that gets its final name. `replace_changed`: fetch
+    again when the file here, or the one on the server, differs from the manifest; otherwise that is
+    an error whose way out is `refresh` (a command).
     Raises DownloadError: the message holds the address, what was tried and what to do by hand.
     """
     url = repair_url(url)
@@ -138,20 +137,19 @@ def fetch(
             if here is not None:
                 return here
         transfer = _Transfer(url, path, partial, policy)
-        resumed = transfer.have > 0
-        while True:
+        for is_last_time in (False, True):
             transfer.run()
             os.fsync(partial.fileno())
             try:
                 sha256 = _accept(transfer.partial, url, sha1, expected, check, refresh)
                 break
             except DownloadError:
+                in_parts = transfer.in_parts
                 transfer.start_over()
-                if not resumed:
+                if is_last_time or not in_parts:
                     transfer.forget()
                     raise
-                resumed = False
-                logger.warning("%s: the resumed parts do not fit, fetching it anew", path.name)
+                logger.warning("%s: its parts do not fit together, fetching it anew", path.name)
         size = transfer.have
         transfer.partial.replace(path)
         transfer.forget()
@@ -225,22 +223,11 @@ def _accept(
     if check is not None:
         try:
             check(path)
-        except DataError as error:
+        except ProjectError as error:
             raise DownloadError(
                 f"{_shown(source)} holds {size} bytes that cannot be used: {error}"
             ) from error
     return sha256
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raise DataError unless `path` looks whole: a zip file needs its directory, at the end."""
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    if is_zip:
-        try:
-            zipfile.ZipFile(path).close()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-            raise DataError(f"{path} is not a whole checkpoint: {error}") from error
 
 
 class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybody sees)
@@ -262,6 +249,7 @@ class _Transfer:
     total: int | None = None
     validator: str | None = None
     have: int = field(init=False, default=0)
+    in_parts: bool = field(init=False, default=False)  # came in several answers
 
     def __post_init__(self) -> None:
         self.partial = _partial_path(self.path)
@@ -274,7 +262,7 @@ class _Transfer:
             and isinstance(validator, str | None)
             and self.have <= total
         ):
-            self.total, self.validator = total, validator
+            self.total, self.validator, self.in_parts = total, validator, self.have > 0
         else:
             self.start_over()
 
@@ -283,6 +271,7 @@ class _Transfer:
         self.file.truncate(0)
         self.have = self.file.seek(0)
         self.total = self.validator = None
+        self.in_parts = False
 
     def forget(self) -> None:
         """Remove the traces of a transfer that ended."""
@@ -389,7 +378,7 @@ class _Transfer:
                 f"asked for {expected}, got {found or 'no Content-Range'}"
                 + (" of another version of the file" if changed else "")
             )
-        self.total = int(match[3])
+        self.total, self.in_parts = int(match[3]), True
         self._require_space(self.total - self.have)
         self.file.seek(start)
         overlap = self.file.read(self.have - start) or b""
@@ -502,7 +491,7 @@ def _partial_file(path: Path) -> Iterator[FileIO]:
     partial = _partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise DownloadError(
             f"{partial} cannot be written: {error.strerror}; "

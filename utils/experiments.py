@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.download import Policy, check_checkpoint, fetch
+from utils.download import Policy, fetch
 from utils.errors import DataError, UsageError, nearest
 from utils.files import read_json
 
@@ -150,11 +150,15 @@ def fetch_run(
 ) -> Path:
     """Bring checkpoint and config of a seed here, or verify them; returns their folder.
 
-    Raises DownloadError, also when a file is not the one fetched earlier.
+    A new checkpoint has to be readable before it gets its final name. Raises DownloadError, also
+    when a file is not the one fetched earlier.
     """
+    # not above: torch takes seconds to import, and the registry alone does not need it
+    from utils.unpickle import read_torch_checkpoint
+
     folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
     fetch(f"{url}/{RUN_CONFIG}", folder / RUN_CONFIG, check=read_json, policy=policy)
-    fetch(f"{url}/{CHECKPOINT}", folder / CHECKPOINT, check=check_checkpoint, policy=policy)
+    fetch(f"{url}/{CHECKPOINT}", folder / CHECKPOINT, check=read_torch_checkpoint, policy=policy)
     return folder
 
 
