@@ -75,7 +75,7 @@ def write_hickle(path: str | Path, values: Mapping[str, np.ndarray | None]) -> N
     for key, name in names.items():
         if _key_of(name) != key:
             raise DataError(f"{path}: a .hickle file cannot hold the key {key!r}: it has a backslash")
-    with atomic_writer(path) as raw, h5py.File(raw, "w") as file:
+    with atomic_writer(path, "w+b") as raw, h5py.File(raw, "w") as file:
         file.attrs.update(HICKLE_VERSION="4.0.4", HICKLE_PYTHON_VERSION="3.7.16")
         folder = file.create_group("data")
         folder.attrs.update(base_type="dict", type=np.bytes_(TYPE_OF[b"dict"]))

@@ -31,16 +31,16 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that takes its name `path` only once it is whole and on disk.
 
     It is written under a name of its own beside `path`, flushed to the disk, then renamed; on an
-    error it is removed and what stood at `path` stays. Modes "wb" and "w" (UTF-8, newlines as
-    given). An OSError names `path`.
+    error it is removed and what stood at `path` stays. Modes "wb", "w+b" (to read back what was
+    written) and "w" (UTF-8, newlines as given). An OSError names `path`.
     """
-    if mode not in ("wb", "w"):
-        raise ValueError(f"mode {mode!r}: expected 'wb' or 'w'")
+    if mode not in ("wb", "w+b", "w"):
+        raise ValueError(f"mode {mode!r}: expected 'wb', 'w+b' or 'w'")
     final = Path(path)
     beside = final.with_name(_beside(final.name))
     try:
         # Not tempfile: its files are readable by their owner alone, whatever the umask says.
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             file = _file_of(handle, mode)
             with file:
@@ -192,7 +192,7 @@ def map_regular(path: str | Path) -> memoryview:
 
 
 def _file_of(handle: int, mode: str) -> IO[Any]:
-    if mode == "wb":
+    if mode != "w":
         return os.fdopen(handle, mode)
     return os.fdopen(handle, mode, encoding="utf-8", newline="")
 
