@@ -4,10 +4,13 @@ python train.py --config configs/clotho/train-vggish-vggsound.json --seeds 0,1,2
 """
 
 import argparse
+import itertools
+import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,9 @@ from model.loss import build_loss
 from trainer.checkpoint import Checkpoint, load_checkpoint, restore_optimizer
 from trainer.compare import compare, render
 from trainer.device import choose_device, describe, set_precision
+from trainer.distributed import Processes, local_device, processes_of, share_training
 from trainer.evaluator import EvaluationData, evaluate
-from trainer.loop import BEST, Record, Training, fit
+from trainer.loop import BEST, Batch, Record, Training, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import RankingStep
 from trainer.report import Board, MetricsFile, describe_epoch, results
@@ -36,8 +40,8 @@ from trainer.runs import (
     purge_runs,
 )
 from utils.config import Config, load_config
-from utils.errors import CheckpointError, UsageError, run_main
-from utils.experiments import find_experiment, load_experiments
+from utils.errors import CheckpointError, DataError, UsageError, run_main
+from utils.experiments import fetch_run, find_experiment, load_experiments
 from utils.files import write_json
 from utils.log import add_log_file, remove_log_file, start_logging
 from utils.seeds import seed_everything
@@ -59,18 +63,28 @@ class Splits:
     identity: dict[str, Any]
 
 
-class MiniEpochs:
-    """The first few batches of every epoch of a data set (`--mini_train`)."""
+class Epochs:
+    """The batches that one process takes: its share of each, only the first few if `mini`."""
 
-    def __init__(self, data: BaseDataset) -> None:
+    def __init__(self, data: BaseDataset, processes: Processes, *, mini: bool) -> None:
         self.data = data
-        self.batches_per_epoch = min(MINI_BATCHES, data.batches_per_epoch)
+        self.processes = processes
+        count = data.batches_per_epoch
+        self.batches_per_epoch = min(MINI_BATCHES, count) if mini else count
 
-    def epoch(self, epoch: int, seed: int, **options: Any) -> Any:  # noqa: ANN401
-        """Yield the first few batches of the data set's epoch."""
-        count = self.batches_per_epoch - options.get("first_batch", 0)
-        for batch, _ in zip(self.data.epoch(epoch, seed, **options), range(count), strict=False):
-            yield batch
+    def epoch(
+        self, epoch: int, seed: int, *, first_batch: int, device: torch.device
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first_batch` on."""
+        batches = self.data.epoch(
+            epoch,
+            seed,
+            first_batch=first_batch,
+            device=device,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+        )
+        return itertools.islice(batches, self.batches_per_epoch - first_batch)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -156,51 +170,56 @@ def load_splits(config: Config) -> Splits:
     )
 
 
-def starting_checkpoint(args: argparse.Namespace, config: Config, seed: int) -> Path | None:
-    """Return the checkpoint whose weights a new run starts from, None for fresh ones."""
-    if args.finetune:
-        return Path(args.resume)
-    start = config.trainer.start_from
-    if start is None:
+@dataclass(frozen=True)
+class Job:
+    """What stays the same for all seeds of a run."""
+
+    config: Config
+    run: Run
+    data: Splits
+    device: torch.device
+    processes: Processes
+    stop: StopSignals
+    start: str | None
+    """An experiment or a checkpoint whose weights the seeds start from."""
+    mini: bool
+
+
+def starting_checkpoint(job: Job, seed: int) -> Path | None:
+    """Return the checkpoint whose weights a seed starts from, None for fresh ones."""
+    if job.start is None:
         return None
-    if start not in load_experiments():
-        return Path(start)
-    own = finished_checkpoint(config.trainer.save_dir, start, seed)
+    if job.start not in load_experiments():
+        return Path(job.start)
+    save_dir = Path(job.config.trainer.save_dir)
+    own = finished_checkpoint(save_dir, job.start, seed)
     if own is not None:
         return own
-    from utils.experiments import fetch_run
-
-    data_dir = Path(config.trainer.save_dir).parent
-    return fetch_run(find_experiment(start), seed, data_dir=data_dir) / BEST
+    return fetch_run(find_experiment(job.start), seed, data_dir=save_dir.parent) / BEST
 
 
-def build_training(config: Config, seed: int, device: torch.device) -> Training:
+def build_training(job: Job, seed: int) -> Training:
     """Build what is trained, its weights drawn from the seed."""
+    config = job.config
     seed_everything(seed)
-    model = build_model(config).to(device)
+    model = build_model(config).to(job.device)
     optimizer = build_optimizer(config.optimizer, model.parameters())
-    step: torch.nn.Module = RankingStep(
-        model, build_loss(config.loss), precision=config.trainer.precision
+    step: torch.nn.Module = share_training(
+        RankingStep(model, build_loss(config.loss), precision=config.trainer.precision),
+        job.processes,
+        unused_parameters=config.arch.keep_missing_modalities,  # the mixture's weights
     )
     if config.trainer.compile or config.trainer.cuda_graphs:
         mode = "reduce-overhead" if config.trainer.cuda_graphs else "default"
-        step = torch.compile(step, mode=mode)  # type: ignore[assignment]
+        step.compile(mode=mode)
     return Training(model, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
 
 
-def train_seed(
-    args: argparse.Namespace,
-    config: Config,
-    run: Run,
-    seed: int,
-    data: Splits,
-    device: torch.device,
-    stop: StopSignals,
-    resume: Checkpoint | None,
-) -> dict[str, Any]:
+def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]:
     """Train one seed, test its best checkpoint; return metrics by task and the best epoch."""
-    training = build_training(config, seed, device)
-    start = starting_checkpoint(args, config, seed) if resume is None else None
+    config, run = job.config, job.run
+    training = build_training(job, seed)
+    start = starting_checkpoint(job, seed) if resume is None else None
     if resume is not None:
         logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
         training.restore(resume)
@@ -211,11 +230,12 @@ def train_seed(
         if config.trainer.finetune_optimizer:
             restore_optimizer(training.optimizer, training.model, checkpoint)
     metrics_file = MetricsFile(run.log / "metrics.jsonl")
-    board_folder = run.tensorboard(seed) if config.trainer.tensorboard else None
-    progress = training.progress
-    with Board(board_folder, first_epoch=progress.epoch + 1) as board:
+    drawn = config.trainer.tensorboard and job.processes.is_writer
+    with Board(run.tensorboard(seed) if drawn else None, training.progress.epoch + 1) as board:
 
         def on_epoch(record: Record) -> None:
+            if not job.processes.is_writer:
+                return
             is_best = training.progress.best_epoch == record["epoch"]
             epochs = config.trainer.epochs
             logger.info("%s", describe_epoch(record, seed=seed, epochs=epochs, is_best=is_best))
@@ -224,57 +244,58 @@ def train_seed(
 
         fit(
             training,
-            MiniEpochs(data.train) if args.mini_train else data.train,
-            data.validation,
+            Epochs(job.data.train, job.processes, mini=job.mini),
+            job.data.validation,
             settings=config.trainer,
             seed=seed,
-            device=device,
+            device=job.device,
             folder=run.folder(seed),
             config=config.raw,
-            stop=stop,
+            stop=job.stop,
             on_epoch=on_epoch,
+            processes=job.processes,
         )
+    job.processes.wait()
     best = load_checkpoint(run.folder(seed) / BEST)
     training.model.load_published(best.state_dict)
-    tested = evaluate(training.model, data.test, device=device)
+    tested = evaluate(training.model, job.data.test, device=job.device)
     return {**tested.metrics, "best_epoch": best.epoch}
 
 
-def train_run(
-    args: argparse.Namespace,
-    config: Config,
-    run: Run,
-    device: torch.device,
-    stop: StopSignals,
-    resume: Checkpoint | None,
-    resumed_seed: int | None,
-) -> None:
+def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int | None) -> None:
     """Train every seed of a run that is not finished yet; write and print its results."""
     started = time.perf_counter()
-    data = load_splits(config)
-    data.train.to(device)
-    write_json(run.models / "config.json", config.raw)
+    config, run, data = job.config, job.run, job.data
+    if job.processes.is_writer:
+        for folder in {run.models, *(run.folder(seed) for seed in run.seeds)}:
+            write_json(folder / "config.json", config.raw)
+    job.processes.wait()
     seeds: dict[str, dict[str, Any]] = {}
     for seed in run.seeds:
-        reached = run.result(seed) if seed != resumed_seed else None
+        named = seed == seed_of_checkpoint
+        reached = None if named else run.result(seed)
         if reached is None:
-            checkpoint = resume if seed == resumed_seed else last_usable(run, seed)
-            write_json(run.folder(seed) / "config.json", config.raw)
-            reached = train_seed(args, config, run, seed, data, device, stop, checkpoint)
-            run.save_result(seed, reached)
+            resume = checkpoint if named else last_usable(run, seed)
+            reached = train_seed(job, seed, resume)
+            if job.processes.is_writer:
+                run.save_result(seed, reached)
         seeds[str(seed)] = reached
-        if stop.received and seed != run.seeds[-1]:
+        if job.stop.received and seed != run.seeds[-1]:
             raise StoppedError(
-                f"stopped by a signal after seed {seed}; continue with --resume auto", stop.received
+                f"stopped by a signal after seed {seed}; continue with --resume auto",
+                job.stop.received,
             )
-    parameters = count_parameters(build_model_size(config))
+    if not job.processes.is_writer:
+        return
+    with torch.device("meta"):  # no memory for weights that are only counted
+        parameters = count_parameters(build_model(config))
     content = results(
         config=data.test_config,
         seeds=seeds,
         split=data.test_config.data.split_name,
         identity=data.identity,
         parameters=parameters,
-        device=describe(device),
+        device=describe(job.device),
         seconds=time.perf_counter() - started,
     )
     write_json(run.log / "results.json", content)
@@ -282,60 +303,92 @@ def train_run(
     print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
 
 
-def build_model_size(config: Config) -> torch.nn.Module:
-    """Return the model without memory for its weights, to be counted."""
-    with torch.device("meta"):
-        return build_model(config)
-
-
 def choose_run(
     args: argparse.Namespace, config: Config, seeds: tuple[int, ...]
-) -> tuple[Run, Checkpoint | None, int | None]:
-    """Return the run to work on, and the state and seed it is continued from, if it is."""
+) -> tuple[Run, Path | None, int | None]:
+    """Return the run to work on, and the checkpoint and seed it is continued from, if named."""
     save_dir = config.trainer.save_dir
     if args.resume == "auto":
         wanted = seeds if args.seeds or args.group_id else None
         for run in newest_runs(save_dir, config.name, wanted):
-            if any(run.result(s) or last_usable(run, s) for s in run.seeds):
+            if any(run.result(seed) or last_usable(run, seed) for seed in run.seeds):
                 logger.info("continuing the run %s", run.models)
                 return run, None, None
         logger.info("no run of %s to continue; starting a new one", config.name)
     elif args.resume and not args.finetune:
         path = Path(args.resume)
-        try:
-            checkpoint = load_checkpoint(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}{damaged_hint(path)}") from error
         run, seed = open_run(save_dir, path)
         if seed is None:
             seed = config.seed
             run = replace(run, seeds=(seed,))
-        return run, checkpoint, seed
+        return run, path, seed
     return new_run(save_dir, config.name, seeds, args.group_id), None, None
+
+
+def agree_on_run(
+    args: argparse.Namespace, config: Config, processes: Processes, device: torch.device
+) -> tuple[Run, Path | None, int | None]:
+    """Let the writer choose or make the run, and tell the other processes."""
+    told = ""
+    if processes.is_writer:
+        run, path, seed = choose_run(args, config, choose_seeds(args, config))
+        told = json.dumps([str(run.models), str(run.log), run.seeds, path and str(path), seed])
+    models, log, seeds, checkpoint, seed = json.loads(processes.text_of_writer(told, device))
+    run = Run(Path(models), Path(log), tuple(seeds))
+    return run, checkpoint and Path(checkpoint), seed
+
+
+def run_job(
+    args: argparse.Namespace, config: Config, device: torch.device, processes: Processes
+) -> None:
+    """Find or make the run, train it, and keep its log."""
+    with StopSignals() as stop:
+        run, path, seed = agree_on_run(args, config, processes, device)
+        with run.locked() if processes.is_writer else nullcontext():
+            handler = add_log_file(run.log / "info.log") if processes.is_writer else None
+            try:
+                checkpoint = load_named(path) if path else None
+                job = Job(
+                    config=config,
+                    run=run,
+                    data=load_splits(config),
+                    device=device,
+                    processes=processes,
+                    stop=stop,
+                    start=args.resume if args.finetune else config.trainer.start_from,
+                    mini=args.mini_train,
+                )
+                job.data.train.to(device)
+                train_run(job, checkpoint, seed)
+            except Exception as error:
+                logger.debug("the run failed", exc_info=error)
+                raise
+            finally:
+                if handler is not None:
+                    remove_log_file(handler)
+
+
+def load_named(path: Path) -> Checkpoint:
+    """Load the checkpoint that --resume names, offering the one before where it is damaged."""
+    try:
+        return load_checkpoint(path)
+    except (CheckpointError, DataError) as error:
+        raise CheckpointError(f"{error}{damaged_hint(path)}") from error
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Do what the command line asks for."""
     args = parse_arguments(argv)
-    start_logging(quiet=args.quiet, verbose=args.verbose)
     config = read_config(args)
-    device = choose_device(args.device)
+    choose_seeds(args, config)  # a wrong flag is told before anything is made
+    device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
-    seeds = choose_seeds(args, config)
-    if args.purge_exp_dir and args.resume is None:
-        removed = purge_runs(config.trainer.save_dir, config.name)
-        logger.info("removed %d earlier runs of %s", removed, config.name)
-    with StopSignals() as stop:
-        chosen, checkpoint, seed = choose_run(args, config, seeds)
-        with chosen.locked():
-            handler = add_log_file(chosen.log / "info.log")
-            try:
-                train_run(args, config, chosen, device, stop, checkpoint, seed)
-            except Exception as error:
-                logger.debug("the run failed", exc_info=error)
-                raise
-            finally:
-                remove_log_file(handler)
+    with processes_of(device) as processes:
+        start_logging(quiet=args.quiet or not processes.is_writer, verbose=args.verbose)
+        if args.purge_exp_dir and args.resume is None and processes.is_writer:
+            removed = purge_runs(config.trainer.save_dir, config.name)
+            logger.info("removed %d earlier runs of %s", removed, config.name)
+        run_job(args, config, device, processes)
     return 0
 
 

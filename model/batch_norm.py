@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.shared_statistics import normalise_across_processes
+
 
 class BatchNorm(nn.BatchNorm1d):
     """Normalise (B, C) rows, or (B, P, C) where each of the P groups is a call of its own.
@@ -12,10 +14,21 @@ class BatchNorm(nn.BatchNorm1d):
     normalised by its own B rows and moves the running statistics once, in order. Groups do the
     same in one pass: P updates with momentum m leave
     (1-m)^P running + sum_p m (1-m)^(P-1-p) statistic_p.
+
+    With `shared` set, statistics are taken over the rows of all processes that train together.
     """
+
+    shared = False
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return rows of the same shape, normalised, scaled and shifted."""
+        if self.training and self.shared:
+            grouped = rows.view(len(rows), -1, self.num_features)
+            normalised, *statistics = normalise_across_processes(
+                grouped, self.weight, self.bias, self.eps
+            )
+            self._follow(*statistics)
+            return normalised.view(rows.shape)
         if not self.training or rows.dim() == 2:
             flat = rows.reshape(-1, self.num_features)
             return super().forward(flat).reshape(rows.shape)

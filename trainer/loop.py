@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from model.build import RetrievalModel
 from trainer.checkpoint import Checkpoint, Snapshot, restore_optimizer, share_file
+from trainer.distributed import Processes
 from trainer.evaluator import EvaluationData, evaluate
 from utils.config import TrainerConfig
 from utils.errors import CheckpointError, ProjectError
@@ -26,6 +28,7 @@ LAST = "last.pth"
 BEST = "trained_model.pth"
 READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
 PERIODIC_KEPT = 3
+ALONE = Processes()
 
 Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
 Record = dict[str, Any]
@@ -124,32 +127,35 @@ def fit(
     config: Mapping[str, Any],
     stop: StopSignals,
     on_epoch: Callable[[Record], None],
-    writes: bool = True,
+    processes: Processes = ALONE,
 ) -> None:
     """Train until the last epoch or until `early_stop`; leave `trained_model.pth`, `last.pth`.
 
-    `on_epoch` receives the record of each finished epoch. Only the process that `writes` saves.
+    `on_epoch` receives the record of each finished epoch. With several processes only the writer
+    saves, and all of them decide alike.
     Raises ProjectError naming the step when the loss is not finite, StoppedError after saving
     when a signal came.
     """
     progress = training.progress
-    keeper = _Keeper(training, folder, settings, config, writes=writes)
+    keeper = _Keeper(training, folder, settings, config, writes=processes.is_writer)
     total = settings.epochs * data.batches_per_epoch
     done = progress.epoch * data.batches_per_epoch + len(progress.losses)
-    with tqdm(total=total, initial=done, desc=f"seed {seed}", unit="batch", disable=None) as bar:
+    hidden = None if processes.is_writer else True  # None: shown on a terminal only
+    with tqdm(total=total, initial=done, desc=f"seed {seed}", unit="batch", disable=hidden) as bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
-            _train_one_epoch(training, data, seed, device, stop, keeper, bar)
+            _train_one_epoch(training, data, seed, device, stop, keeper, bar, processes)
             record = _finish_epoch(training, time.perf_counter() - started)
             validated = _is_validated(progress.epoch, settings)
             if validated:
                 metrics = evaluate(training.model, validation, device=device).metrics
-                record.update(flatten("val", metrics))
+                measured = flatten("val", metrics)
+                record.update(processes.numbers_of_writer(measured, device))
             improved = validated and _note_best(progress, record, settings)
             progress.history.append(record)
             keeper.end_of_epoch(improved=improved)
             on_epoch(record)
-            if stop.received and progress.epoch < settings.epochs:
+            if processes.any(bool(stop.received), device) and progress.epoch < settings.epochs:
                 keeper.save_now()
                 raise _stopped(folder, progress, stop)
     if _stopped_early(progress, settings):
@@ -174,6 +180,7 @@ def _train_one_epoch(
     stop: StopSignals,
     keeper: "_Keeper",
     bar: tqdm,
+    processes: Processes,
 ) -> None:
     """Take the remaining steps of the epoch, saving now and then where it is long."""
     progress = training.progress
@@ -187,13 +194,16 @@ def _train_one_epoch(
         training.optimizer.step()
         unread.append(loss.detach())
         bar.update()
-        due = stop.received or keeper.is_due()
-        if due or device.type == "cpu" or len(unread) == READ_LOSSES_EVERY:
-            _read_losses(unread, progress)
-        if due and len(progress.losses) < data.batches_per_epoch:
+        if device.type != "cpu" and len(unread) < READ_LOSSES_EVERY:
+            continue
+        _read_losses(unread, progress)
+        if len(progress.losses) == data.batches_per_epoch:
+            break  # the end of the epoch saves
+        if processes.any(keeper.is_due(), device):
             keeper.save_now()
-            if stop.received:
-                raise _stopped(keeper.folder, progress, stop)
+        if processes.any(bool(stop.received), device):
+            keeper.save_now()
+            raise _stopped(keeper.folder, progress, stop)
     _read_losses(unread, progress)
 
 
@@ -260,7 +270,7 @@ def _stopped(folder: Path, progress: Progress, stop: StopSignals) -> StoppedErro
     return StoppedError(
         f"stopped by a signal in epoch {progress.epoch + 1}, after {len(progress.losses)} of its "
         f"batches; continue with --resume {folder / LAST}",
-        stop.received,
+        stop.received or signal.SIGTERM,  # another process may have received it
     )
 
 

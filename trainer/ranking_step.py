@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model.build import RetrievalModel
+from trainer.distributed import gather_rows
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -14,6 +15,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class RankingStep(nn.Module):
     """Embed a batch and compare all its captions with all its clips.
 
+    With several processes each embeds its share of the batch and all compare the whole one.
     `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward; output
     the loss, a scalar.
     """
@@ -38,7 +40,10 @@ class RankingStep(nn.Module):
             texts, weights = self.model.encode_text(text)
             clips = self.model.encode_clips(experts, present)
         sims = self.model.compare(
-            [one.float() for one in texts], [one.float() for one in clips], weights.float(), present
+            [gather_rows(one.float()) for one in texts],
+            [gather_rows(one.float()) for one in clips],
+            gather_rows(weights.float()),
+            gather_rows(present),
         )
         captions = text.shape[1]
         if captions > 1:

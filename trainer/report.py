@@ -39,7 +39,7 @@ class MetricsFile:
 class Board:
     """TensorBoard's file of one seed; does nothing when there is to be none."""
 
-    def __init__(self, folder: Path | None, *, first_epoch: int) -> None:
+    def __init__(self, folder: Path | None, first_epoch: int) -> None:
         self._writer = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
