@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from data_loader.split import (
     refuse_missing,
     restrict_choices,
 )
-from data_loader.store import FeatureStore
+from data_loader.store import FeatureStore, Packed
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import sha256_of
@@ -44,6 +44,16 @@ MEMORY_SHARE = 0.6
 
 Evaluation = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor, list[str]]
 """text (V, K, N, T), experts, available, query_masks (V, K), clips."""
+
+
+class Sources(NamedTuple):
+    """The files that a split is made of."""
+
+    split_list: Path
+    experts: list[list[Path]]
+    text: Path
+    captions: Path
+    masks: Path | None
 
 
 class BaseDataset:
@@ -76,68 +86,40 @@ class BaseDataset:
         self.split = split
         self.settings = data = config.data
         self.root = Path(data.data_dir) / data.root_feat_folder
-        list_file = self.root / self.split_list(split)
-        expert_sources = [self._expert_sources(expert) for expert in config.experts]
-        text_source = self.root / self.text_folder / f"{config.text.feature}.pkl"
-        captions_source = self._captions_source()
-        mask_source = None
-        if data.caption_masks and split == "train":
-            mask_source = self.root / data.caption_masks
-        self._require(
-            [
-                list_file,
-                *(source for sources in expert_sources for source in sources),
-                text_source,
-                captions_source,
-                *([mask_source] if mask_source else []),
-            ]
-        )
-        self._list = SplitList(list_file)
+        sources = self._sources(config)
+        self._require(sources)
+        self._list = SplitList(sources.split_list)
         packed_dir = None if data.packed_dir is None else Path(data.packed_dir)
         store = FeatureStore(self.root, packed_dir, config.dataset_folder, data.packed_dtype)
-        text = store.text(text_source)
-        if text.width != config.text.width:
-            raise DataError(
-                f"{text_source}: text vectors of width {text.width}, but text_feat "
-                f"{config.text.feature!r} has {config.text.width}"
+        text = store.text(sources.text)
+        self._packed_captions = store.captions(sources.captions)
+        masks = None if sources.masks is None else store.masks(sources.masks)
+        self._captions = open_captions(
+            self._list, config.text, text, self._packed_captions, fused=data.fuse_captions
+        )
+        if self._training and not data.fuse_captions:
+            self._captions = restrict_choices(
+                self._list, self._captions, first_n=data.restrict_train_captions, masks=masks
             )
-        self._packed_captions = store.captions(captions_source)
-        masks = None if mask_source is None else store.masks(mask_source)
-        captions = open_captions(self._list, text, self._packed_captions, fused=data.fuse_captions)
-        if split == "train" and not data.fuse_captions:
-            captions = restrict_choices(
-                self._list, captions, first_n=data.restrict_train_captions, masks=masks
-            )
-        self._captions = captions
-        experts = [
-            open_expert(
-                self._list,
-                expert,
-                tuple(store.features(source, expert.name) for source in sources),
-            )
-            for expert, sources in zip(config.experts, expert_sources, strict=True)
-        ]
-        refuse_missing(self._list, experts, training=split == "train")
-        opened = [text, self._packed_captions, *([masks] if masks else [])]
-        opened += [part for expert in experts for part in expert.parts]
-        self.identity: dict[str, Any] = {
-            "split_list": {"file": list_file.name, "sha256": sha256_of(list_file)},
-            "features": {
-                self._short(packed.source): {
-                    key: packed.identity[key] for key in ("size", "sha256")
-                }
-                for packed in opened
-            },
-        }
-        self._host = ClipTensors(config.text, text, captions, experts)
+        experts = []
+        for expert, files in zip(config.experts, sources.experts, strict=True):
+            parts = tuple(store.features(file, expert.name) for file in files)
+            experts.append(open_expert(self._list, expert, parts))
+        refuse_missing(self._list, experts, training=self._training)
+        self.identity = self._identify(
+            [text, self._packed_captions, *([masks] if masks else [])]
+            + [part for expert in experts for part in expert.parts]
+        )
+        """sha256 of the split list, size and sha256 of every file of features: plain JSON types."""
+        self._host = ClipTensors(config.text, text, self._captions, experts)
         self._tensors = self._host
         self._device = HOST
         self._draw = np.random.default_rng(config.seed)
         self._said_left_out = False
-        if split == "train" and not self.batches_per_epoch:
+        if self._training and not self.batches_per_epoch:
             raise DataError(
-                f"{list_file}: {len(self)} clips in batches of {data.batch_size} make no batch "
-                "of at least two clips"
+                f"{self._list.file}: {len(self)} clips in batches of {data.batch_size} make no "
+                "batch of at least two clips"
             )
 
     def __len__(self) -> int:
@@ -172,11 +154,15 @@ class BaseDataset:
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         needed = self._host.bytes_to_move(self._device)
-        if self.settings.feature_device == "auto":
-            free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else 0
-            if needed > MEMORY_SHARE * free:
-                logger.info("features stay in host memory: they take %.1f GB", needed / 1e9)
-                return self
+        free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else 0
+        if self.settings.feature_device == "auto" and needed > MEMORY_SHARE * free:
+            logger.info("features stay in host memory: they take %.1f GB", needed / 1e9)
+            return self
+        if needed > free:
+            raise DataError(
+                f"feature_device: the features take {needed / 1e9:.1f} GB, {self._device} has "
+                f'{free / 1e9:.1f} GB free; set data_loader.args.feature_device to "host"'
+            )
         self._tensors = self._host.to(self._device)
         return self
 
@@ -287,8 +273,12 @@ class BaseDataset:
         )
 
     @property
+    def _training(self) -> bool:
+        return self.split == "train"
+
+    @property
     def _dropout(self) -> float:
-        return self.settings.text_dropout if self.split == "train" else 0.0
+        return self.settings.text_dropout if self._training else 0.0
 
     def _gather(
         self,
@@ -352,7 +342,18 @@ class BaseDataset:
             return f"fetch it with: python misc/sync_experts.py --dataset {self.archive}"
         return "put it there, or correct data_loader.args.data_dir"
 
-    def _expert_sources(self, expert: ExpertConfig) -> list[Path]:
+    def _sources(self, config: Config) -> Sources:
+        folder = self.root / self.text_folder
+        masks = config.data.caption_masks if self._training else None
+        return Sources(
+            self.root / self.split_list(self.split),
+            [self._expert_files(expert) for expert in config.experts],
+            folder / f"{config.text.feature}.pkl",
+            self._captions_file(),
+            self.root / masks if masks else None,
+        )
+
+    def _expert_files(self, expert: ExpertConfig) -> list[Path]:
         if expert.files is not None:
             return [self.root / file for file in expert.files]
         if expert.name not in self.expert_files:
@@ -362,17 +363,32 @@ class BaseDataset:
             )
         return [self.root / self.expert_files[expert.name]]
 
-    def _captions_source(self) -> Path:
-        """Archives hold the captions in a second folder of the same name; accept both places."""
+    def _captions_file(self) -> Path:
+        """Return the captions' place: archives hold them in a second structured-symlinks/."""
         nested = self.root / "structured-symlinks" / self.captions_file
         plain = self.root / self.captions_file
         return plain if plain.exists() and not nested.exists() else nested
 
-    def _require(self, files: list[Path]) -> None:
+    def _require(self, sources: Sources) -> None:
+        files = [
+            sources.split_list,
+            *(file for files in sources.experts for file in files),
+            sources.text,
+            sources.captions,
+            *([sources.masks] if sources.masks else []),
+        ]
         missing = [str(file) for file in files if not file.is_file()]
         if missing:
-            verb = "is missing; " if len(missing) == 1 else "are missing; "
-            raise DataError(", ".join(missing) + " " + verb + self.fetch_hint())
+            verb = "is" if len(missing) == 1 else "are"
+            raise DataError(f"{', '.join(missing)} {verb} missing; {self.fetch_hint()}")
 
-    def _short(self, source: Path) -> str:
-        return str(source.relative_to(self.root) if source.is_relative_to(self.root) else source)
+    def _identify(self, opened: list[Packed]) -> dict[str, Any]:
+        features = {}
+        for packed in opened:
+            inside = packed.source.is_relative_to(self.root)
+            name = packed.source.relative_to(self.root) if inside else packed.source
+            features[str(name)] = {key: packed.identity[key] for key in ("size", "sha256")}
+        return {
+            "split_list": {"file": self._list.file.name, "sha256": sha256_of(self._list.file)},
+            "features": features,
+        }

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_loader.store import Packed, PackedCaptions, PackedFeatures, PackedMasks, PackedText
-from utils.config import ExpertConfig
+from utils.config import ExpertConfig, TextConfig
 from utils.errors import DataError
 from utils.files import read_list
 
@@ -85,9 +85,19 @@ class SplitExpert:
 
 
 def open_captions(
-    split: SplitList, text: PackedText, captions: PackedCaptions, *, fused: bool
+    split: SplitList,
+    config: TextConfig,
+    text: PackedText,
+    captions: PackedCaptions,
+    *,
+    fused: bool,
 ) -> SplitCaptions:
     """Find the captions of every clip; raises DataError where they are missing or do not match."""
+    if text.width != config.width:
+        raise DataError(
+            f"{text.source}: holds text vectors of width {text.width}, but text_feat "
+            f"{config.feature!r} has width {config.width}"
+        )
     first, counts = text.run(split.find_in(text, "text vectors"))
     first_caption, caption_counts = captions.run(split.find_in(captions, "captions"))
     split.refuse(caption_counts == 0, f"without captions in {captions.source}")

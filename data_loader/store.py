@@ -37,7 +37,7 @@ from data_loader.packed_file import (
     open_packed,
 )
 from data_loader.readers import read_captions, read_features, read_text_features
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import atomic_writer, remove_leftovers, sha256_of
 from utils.unpickle import load_plain
 
@@ -227,6 +227,10 @@ class FeatureStore:
                     return mapped
                 with atomic_writer(place) as file:
                     _pack(form, source, file, self._dtype, label)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(
+                f"data_loader.args.packed_dir: {place.parent} cannot be a folder ({error.strerror})"
+            ) from error
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_loader.hickle import write_hickle
-from utils.unpickle import ExpertStore, dump_plain
+from utils.unpickle import dump_plain
 
 TOPICS = 5
 HARD_NAMES = (
@@ -22,7 +22,6 @@ HARD_NAMES = (
     "größe 音 🎧.wav",
     "  blanks  around ",
     "50% #1 (a) & [b].wav",
-    "back\\slash",
 )
 VISUAL = {
     "imagenet.resnext101_32x48d.0": (
