@@ -40,7 +40,9 @@ KEY = re.compile(
 
 # What hickle 4.0.4 writes as the attributes `type` and `key_type`, so that it can read our files.
 TYPE_OF = {
-    name: b"\x80\x03cdill._dill\n_load_type\nq\x00X" + bytes([len(name), 0, 0, 0]) + name
+    name: b"\x80\x03cdill._dill\n_load_type\nq\x00X"
+    + bytes([len(name), 0, 0, 0])
+    + name
     + b"q\x01\x85q\x02Rq\x03."
     for name in (b"dict", b"str", b"float")
 }
@@ -74,7 +76,9 @@ def write_hickle(path: str | Path, values: Mapping[str, np.ndarray | None]) -> N
     names = {key: repr(key.replace("/", "\\")).encode() for key in values}
     for key, name in names.items():
         if _key_of(name) != key:
-            raise DataError(f"{path}: a .hickle file cannot hold the key {key!r}: it has a backslash")
+            raise DataError(
+                f"{path}: a .hickle file cannot hold the key {key!r}: it has a backslash"
+            )
     with atomic_writer(path, "w+b") as raw, h5py.File(raw, "w") as file:
         file.attrs.update(HICKLE_VERSION="4.0.4", HICKLE_PYTHON_VERSION="3.7.16")
         folder = file.create_group("data")
@@ -262,8 +266,8 @@ def _read_chunks(
     filters = [layout.get_filter(i)[0] for i in range(layout.get_nfilters())]
     if unknown := set(filters) - {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE}:
         raise DataError(
-            f"is compressed with HDF5 filter {min(unknown)}, which is not supported; write the file "
-            "anew with gzip or none"
+            f"is compressed with HDF5 filter {min(unknown)}, which is not supported; write the "
+            "file anew with gzip or none"
         )
     counts = [-(-extent // step) for extent, step in zip(numbers.shape, chunk, strict=True)]
     if math.prod(counts) != dataset.get_num_chunks():

@@ -44,8 +44,8 @@ def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]
         for number, words in enumerate(captions):
             if not _is_numbers(words) or words.ndim != 2 or not np.isfinite(words).all():
                 raise DataError(
-                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, expected "
-                    "an array (words, width) of finite numbers"
+                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
+                    "expected an array (words, width) of finite numbers"
                 )
             volume.take(words.nbytes)
         yield clip, list(captions)
@@ -63,8 +63,8 @@ def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
         for number, words in enumerate(found):
             if not isinstance(words, (list, tuple)) or not all(type(word) is str for word in words):
                 raise DataError(
-                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, expected "
-                    "a list of words"
+                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
+                    "expected a list of words"
                 )
             volume.take(sum(map(len, words)))
         captions[clip] = [list(words) for words in found]
@@ -155,4 +155,6 @@ def _kind(value: object) -> str:
     """Return a short description of a value, for messages."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and {value.dtype}"
-    return {"str": "text", "NoneType": "nothing"}.get(type(value).__name__, f"a {type(value).__name__}")
+    return {"str": "text", "NoneType": "nothing"}.get(
+        type(value).__name__, f"a {type(value).__name__}"
+    )

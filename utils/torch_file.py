@@ -50,13 +50,13 @@ PARAMETERS: Final = frozenset(
     {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 )
 HARMFUL_MODULES: Final = frozenset(
-    "cPickle cloudpickle code codeop commands ctypes dill importlib marshal multiprocessing nt os "
-    "pickle pip posix pty runpy shutil socket subprocess sys webbrowser _pickle _posixsubprocess"
-    " pdb bdb timeit profile cProfile pydoc platform".split()
+    "_pickle _posixsubprocess bdb cPickle cProfile cloudpickle code codeop commands ctypes dill "
+    "importlib marshal multiprocessing nt os pdb pickle pip platform posix profile pty pydoc runpy "
+    "shutil socket subprocess sys timeit webbrowser".split()  # noqa: SIM905
 )
 HARMLESS_BUILTINS: Final = frozenset(
-    f"builtins.{name}"
-    for name in "bool complex dict float int object range slice str tuple".split()
+    f"builtins.{cls.__name__}"
+    for cls in (bool, complex, dict, float, int, object, range, slice, str, tuple)
 )
 """Nothing would run here either way; but a checkpoint that names them was made to do harm."""
 
@@ -254,7 +254,9 @@ class _CheckpointBuilder(ValueBuilder):
         return target.items.extend(zip(pairs[::2], pairs[1::2], strict=True))
 
     def persistent(self, identity: object) -> object:
-        kind, form, key, _, length = identity  # type: ignore[misc]
+        if not isinstance(identity, tuple):
+            raise TypeError
+        kind, form, key, _, length = identity
         if kind != "storage" or not isinstance(form, Name) or not isinstance(key, str):
             raise UnsafeFileError("refers to something that is no storage of a tensor")
         dtype = STORAGES[form.text]
@@ -280,17 +282,21 @@ def _retyped(storage: object, dtype: object) -> _Storage:
 
 def _tensor(storage: object, offset: object, size: object, stride: object) -> torch.Tensor:
     """Return a tensor that lies inside its storage."""
-    if not isinstance(storage, _Storage) or not all(
-        isinstance(numbers, tuple) and all(type(n) is int and n >= 0 for n in numbers)
-        for numbers in (size, stride, (offset,))
-    ):
+    if not isinstance(storage, _Storage):
         raise TypeError
-    if len(size) != len(stride):  # type: ignore[arg-type]
+    (start,), sizes, strides = _naturals((offset,)), _naturals(size), _naturals(stride)
+    if len(sizes) != len(strides):
         raise DataError("is damaged: a tensor's sizes and strides differ in number")
     length = len(storage.numbers)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))  # type: ignore
-    if math.prod(size) > length or (0 not in size and last >= length):  # type: ignore
+    last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    if math.prod(sizes) > length or (0 not in sizes and last >= length):
         raise UnsafeFileError(
-            f"holds a tensor of sizes {size} and strides {stride} in a storage of {length} numbers"
+            f"holds a tensor of sizes {sizes} and strides {strides} in a storage of {length} numbers"
         )
-    return torch.as_strided(storage.numbers, size, stride, offset)  # type: ignore
+    return torch.as_strided(storage.numbers, sizes, strides, start)
+
+
+def _naturals(numbers: object) -> tuple[int, ...]:
+    if not isinstance(numbers, tuple) or any(type(n) is not int or n < 0 for n in numbers):
+        raise TypeError
+    return numbers
