@@ -23,7 +23,7 @@ from trainer.compare import FORMS, Comparison, compare, render, verdict
 from trainer.device import choose_device, describe
 from trainer.evaluator import Evaluation, EvaluationData, evaluate
 from trainer.report import results
-from trainer.runs import stamped_folder
+from trainer.runs import seed_of, stamped_folder
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import ProjectError, UsageError, run_main
 from utils.experiments import (
@@ -105,15 +105,20 @@ def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Confi
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint."""
     started = time.perf_counter()
+    only = read_list(Path(args.per_class)) if args.per_class else None
+    saved = Path(args.save_similarities) if args.save_similarities else None
+    if saved and (saved.is_dir() or not saved.parent.is_dir()):
+        raise UsageError(f"--save_similarities {saved}: expected a file in a folder that is there")
     checkpoint = load_checkpoint(args.resume)
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
-    only = read_list(Path(args.per_class)) if args.per_class else None
     scored = evaluate(model, data.split, device=device, only=only)
-    if args.save_similarities:
-        save_similarities(scored, Path(args.save_similarities))
-    seeds = {str(config.seed): {**scored.metrics, "best_epoch": checkpoint.epoch}}
+    if saved:
+        save_similarities(scored, saved)
+    seed = seed_of(checkpoint.path)
+    reached: dict[str, Any] = {**scored.metrics, "best_epoch": checkpoint.epoch}
+    seeds = {str(config.seed if seed is None else seed): reached}
     comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
     folder = result_folder(args, config.name)
     write_results(folder, config, data, seeds, comparison, device, started)

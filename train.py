@@ -7,11 +7,12 @@ import argparse
 import itertools
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,15 @@ from trainer.runs import (
     purge_runs,
 )
 from utils.config import Config, load_config
-from utils.errors import CheckpointError, DataError, UsageError, run_main
-from utils.experiments import fetch_run, find_experiment, load_experiments
+from utils.errors import (
+    CheckpointError,
+    DataError,
+    ProjectError,
+    UsageError,
+    nearest,
+    run_main,
+)
+from utils.experiments import fetch_run, load_experiments
 from utils.files import write_json
 from utils.log import add_log_file, remove_log_file, start_logging
 from utils.seeds import seed_everything
@@ -50,6 +58,8 @@ from utils.stop import StoppedError, StopSignals
 logger = logging.getLogger("train")
 
 MINI_BATCHES = 5
+GROUP_NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
+MOST_SEED = 2**32 - 1  # what numpy's generator takes
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.group_seed is None) != (args.group_id is None):
         raise UsageError("--group_seed and --group_id belong together; give both or neither")
-    if args.group_id is not None and (not args.group_id.isalnum() or args.seeds):
-        raise UsageError("--group_id takes letters and digits, and replaces --seeds")
+    if args.group_id is not None and (not GROUP_NAME.fullmatch(args.group_id) or args.seeds):
+        raise UsageError("--group_id takes letters, digits, - and _, and replaces --seeds")
+    if args.purge_exp_dir and args.resume is not None:
+        raise UsageError("--purge_exp_dir would remove what --resume asks for; give one of them")
     if args.finetune and args.resume in (None, "auto"):
         raise UsageError("--finetune needs --resume CKPT, the checkpoint whose weights it takes")
     if args.config is None and (args.resume in (None, "auto") or args.finetune):
@@ -146,13 +158,21 @@ def read_config(args: argparse.Namespace) -> Config:
 def choose_seeds(args: argparse.Namespace, config: Config) -> tuple[int, ...]:
     """Return the seeds that the flags ask for, the config's one by default."""
     if args.group_seed is not None:
-        return (args.group_seed,)
-    if args.seeds is None:
-        return (config.seed,)
-    parts = args.seeds.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(f"--seeds {args.seeds}: expected different whole numbers, such as 0,1,2")
-    return tuple(int(part) for part in parts)
+        seeds: tuple[int, ...] = (args.group_seed,)
+    elif args.seeds is None:
+        seeds = (config.seed,)
+    else:
+        parts = [part.strip() for part in args.seeds.split(",")]
+        numbers = all(part.isdecimal() and part.isascii() for part in parts)
+        seeds = tuple(int(part) for part in parts) if numbers else ()
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UsageError(
+                f"--seeds {args.seeds}: expected different whole numbers, such as 0,1,2"
+            )
+    for seed in seeds:
+        if not 0 <= seed <= MOST_SEED:
+            raise UsageError(f"seed {seed}: expected a number from 0 to {MOST_SEED}")
+    return seeds
 
 
 def load_splits(config: Config) -> Splits:
@@ -183,19 +203,28 @@ class Job:
     start: str | None
     """An experiment or a checkpoint whose weights the seeds start from."""
     mini: bool
+    started: float
 
 
-def starting_checkpoint(job: Job, seed: int) -> Path | None:
-    """Return the checkpoint whose weights a seed starts from, None for fresh ones."""
-    if job.start is None:
+def starting_checkpoint(start: str | None, save_dir: Path, seed: int) -> Path | None:
+    """Return the checkpoint whose weights a seed starts from, None for fresh ones.
+
+    `start` is a file, or an experiment: trained here, or published and then fetched.
+    """
+    if start is None:
         return None
-    if job.start not in load_experiments():
-        return Path(job.start)
-    save_dir = Path(job.config.trainer.save_dir)
-    own = finished_checkpoint(save_dir, job.start, seed)
+    if Path(start).is_file():
+        return Path(start)
+    own = finished_checkpoint(save_dir, start, seed)
     if own is not None:
         return own
-    return fetch_run(find_experiment(job.start), seed, data_dir=save_dir.parent) / BEST
+    experiments = load_experiments()
+    if start in experiments:
+        return fetch_run(experiments[start], seed, data_dir=save_dir.parent) / BEST
+    raise UsageError(
+        f"{start} is neither a checkpoint nor an experiment with a finished seed {seed}"
+        f"{nearest(start, experiments)}"
+    )
 
 
 def build_training(job: Job, seed: int) -> Training:
@@ -219,19 +248,31 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
     """Train one seed, test its best checkpoint; return metrics by task and the best epoch."""
     config, run = job.config, job.run
     training = build_training(job, seed)
-    start = starting_checkpoint(job, seed) if resume is None else None
+    start = None
+    if resume is None:
+        start = starting_checkpoint(job.start, Path(config.trainer.save_dir), seed)
     if resume is not None:
         logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
         training.restore(resume)
+        training.forget_lost_best(resume.path, run.folder(seed))
     elif start is not None:
         logger.info("starting from the weights of %s", start)
         checkpoint = load_checkpoint(start)
         training.model.load_published(checkpoint.state_dict)
         if config.trainer.finetune_optimizer:
             restore_optimizer(training.optimizer, training.model, checkpoint)
+    own_config = {**config.raw, "seed": seed}
+    if job.processes.is_writer:
+        run.prepare(seed)
+        write_json(run.models / "config.json", config.raw)
+        write_json(run.folder(seed) / "config.json", own_config)
     metrics_file = MetricsFile(run.log / "metrics.jsonl")
     drawn = config.trainer.tensorboard and job.processes.is_writer
-    with Board(run.tensorboard(seed) if drawn else None, training.progress.epoch + 1) as board:
+    past = training.progress.history
+    with Board(run.tensorboard(seed) if drawn else None, max(1, len(past))) as board:
+        if past and job.processes.is_writer:  # a kill may have come before its record was written
+            metrics_file.replace(seed, past)
+            board.add(past[-1])
 
         def on_epoch(record: Record) -> None:
             if not job.processes.is_writer:
@@ -250,7 +291,7 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
             seed=seed,
             device=job.device,
             folder=run.folder(seed),
-            config=config.raw,
+            config=own_config,
             stop=job.stop,
             on_epoch=on_epoch,
             processes=job.processes,
@@ -264,27 +305,32 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
 
 def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int | None) -> None:
     """Train every seed of a run that is not finished yet; write and print its results."""
-    started = time.perf_counter()
     config, run, data = job.config, job.run, job.data
-    if job.processes.is_writer:
-        for folder in {run.models, *(run.folder(seed) for seed in run.seeds)}:
-            write_json(folder / "config.json", config.raw)
-    job.processes.wait()
     seeds: dict[str, dict[str, Any]] = {}
+    failures: list[str] = []
     for seed in run.seeds:
         named = seed == seed_of_checkpoint
-        reached = None if named else run.result(seed)
+        reached = None if named else run.result(seed, config.trainer.epochs)
         if reached is None:
             resume = checkpoint if named else last_usable(run, seed)
-            reached = train_seed(job, seed, resume)
+            try:
+                reached = train_seed(job, seed, resume)
+            except StoppedError:
+                raise
+            except ProjectError as error:
+                if len(run.seeds) == 1 or not job.processes.is_alone:
+                    raise
+                logger.error("seed %d failed: %s", seed, error)
+                failures.append(f"seed {seed}: {error}")
+                continue
             if job.processes.is_writer:
-                run.save_result(seed, reached)
+                run.save_result(seed, reached, config.trainer.epochs)
         seeds[str(seed)] = reached
-        if job.stop.received and seed != run.seeds[-1]:
-            raise StoppedError(
-                f"stopped by a signal after seed {seed}; continue with --resume auto",
-                job.stop.received,
-            )
+    if failures:
+        lines = "\n".join(f"  {failure}" for failure in failures)
+        raise ProjectError(
+            f"{len(failures)} of {len(run.seeds)} seeds failed, no results were written:\n{lines}"
+        )
     if not job.processes.is_writer:
         return
     with torch.device("meta"):  # no memory for weights that are only counted
@@ -296,7 +342,7 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
         identity=data.identity,
         parameters=parameters,
         device=describe(job.device),
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - job.started,
     )
     write_json(run.log / "results.json", content)
     print(render([compare(seeds, name=config.name, parameters=parameters)]))
@@ -305,63 +351,79 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
 
 def choose_run(
     args: argparse.Namespace, config: Config, seeds: tuple[int, ...]
-) -> tuple[Run, Path | None, int | None]:
-    """Return the run to work on, and the checkpoint and seed it is continued from, if named."""
+) -> tuple[Run, int | None]:
+    """Return the run to work on, and the seed of the checkpoint that --resume names."""
     save_dir = config.trainer.save_dir
+    chosen = args.seeds or args.group_id
     if args.resume == "auto":
-        wanted = seeds if args.seeds or args.group_id else None
-        for run in newest_runs(save_dir, config.name, wanted):
+        for run in newest_runs(save_dir, config.name, seeds if chosen else None, args.group_id):
             if any(run.result(seed) or last_usable(run, seed) for seed in run.seeds):
                 logger.info("continuing the run %s", run.models)
-                return run, None, None
+                return run, None
         logger.info("no run of %s to continue; starting a new one", config.name)
     elif args.resume and not args.finetune:
-        path = Path(args.resume)
-        run, seed = open_run(save_dir, path)
-        if seed is None:
-            seed = config.seed
-            run = replace(run, seeds=(seed,))
-        return run, path, seed
-    return new_run(save_dir, config.name, seeds, args.group_id), None, None
+        run, seed = open_run(save_dir, Path(args.resume), config.seed)
+        if chosen and run.seeds != seeds:
+            raise UsageError(
+                f"{args.resume} belongs to a run of the seeds {_listed(run.seeds)}, not "
+                f"{_listed(seeds)}; leave the seeds out"
+            )
+        return run, seed
+    return new_run(save_dir, config.name, seeds, args.group_id), None
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
 
 
 def agree_on_run(
     args: argparse.Namespace, config: Config, processes: Processes, device: torch.device
-) -> tuple[Run, Path | None, int | None]:
+) -> tuple[Run, int | None]:
     """Let the writer choose or make the run, and tell the other processes."""
     told = ""
     if processes.is_writer:
-        run, path, seed = choose_run(args, config, choose_seeds(args, config))
-        told = json.dumps([str(run.models), str(run.log), run.seeds, path and str(path), seed])
-    models, log, seeds, checkpoint, seed = json.loads(processes.text_of_writer(told, device))
-    run = Run(Path(models), Path(log), tuple(seeds))
-    return run, checkpoint and Path(checkpoint), seed
+        run, seed = choose_run(args, config, choose_seeds(args, config))
+        told = json.dumps([str(run.models), str(run.log), run.seeds, seed])
+    models, log, seeds, seed = json.loads(processes.text_of_writer(told, device))
+    return Run(Path(models), Path(log), tuple(seeds)), seed
 
 
 def run_job(
     args: argparse.Namespace, config: Config, device: torch.device, processes: Processes
 ) -> None:
-    """Find or make the run, train it, and keep its log."""
+    """Find or make the run, train it, and keep its log.
+
+    What can go wrong before the training does so before the folders of a new run are made.
+    """
+    started = time.perf_counter()
     with StopSignals() as stop:
-        run, path, seed = agree_on_run(args, config, processes, device)
+        named = args.resume not in (None, "auto") and not args.finetune
+        checkpoint = load_named(Path(args.resume)) if named else None
+        start = args.resume if args.finetune else config.trainer.start_from
+        if args.resume is None or args.finetune:
+            for seed in choose_seeds(args, config):
+                starting_checkpoint(start, Path(config.trainer.save_dir), seed)
+        data = load_splits(config)
+        data.train.to(device)
+        run, seed_of_checkpoint = agree_on_run(args, config, processes, device)
+        job = Job(
+            config=config,
+            run=run,
+            data=data,
+            device=device,
+            processes=processes,
+            stop=stop,
+            start=start,
+            mini=args.mini_train,
+            started=started,
+        )
         with run.locked() if processes.is_writer else nullcontext():
             handler = add_log_file(run.log / "info.log") if processes.is_writer else None
             try:
-                checkpoint = load_named(path) if path else None
-                job = Job(
-                    config=config,
-                    run=run,
-                    data=load_splits(config),
-                    device=device,
-                    processes=processes,
-                    stop=stop,
-                    start=args.resume if args.finetune else config.trainer.start_from,
-                    mini=args.mini_train,
-                )
-                job.data.train.to(device)
-                train_run(job, checkpoint, seed)
-            except Exception as error:
-                logger.debug("the run failed", exc_info=error)
+                train_run(job, checkpoint, seed_of_checkpoint)
+            except BaseException as error:
+                if handler is not None:
+                    handler.note_failure(error)
                 raise
             finally:
                 if handler is not None:
@@ -384,8 +446,9 @@ def run(argv: Sequence[str] | None) -> int:
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
     with processes_of(device) as processes:
-        start_logging(quiet=args.quiet or not processes.is_writer, verbose=args.verbose)
-        if args.purge_exp_dir and args.resume is None and processes.is_writer:
+        quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
+        start_logging(quiet=quiet, verbose=args.verbose)
+        if args.purge_exp_dir and processes.is_writer:
             removed = purge_runs(config.trainer.save_dir, config.name)
             logger.info("removed %d earlier runs of %s", removed, config.name)
         run_job(args, config, device, processes)

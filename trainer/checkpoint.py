@@ -12,7 +12,7 @@ import torch
 
 from model.build import RetrievalModel
 from utils.errors import CheckpointError
-from utils.files import atomic_writer
+from utils.files import LEFTOVER_SUFFIX, atomic_writer
 from utils.unpickle import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
@@ -60,11 +60,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
     epoch = content.get("epoch", 0)
-    if not isinstance(epoch, int):
+    if not isinstance(epoch, int) or epoch < 0:
         raise CheckpointError(f"{path}: its epoch is {epoch!r}; expected a whole number")
     best = content.get("monitor_best")
     optimizer = content.get("optimizer")
     config = content.get("config")
+    progress = content.get("progress") if content.get("format") == FORMAT else None
     return Checkpoint(
         path=path,
         epoch=epoch,
@@ -72,7 +73,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         state_dict=dict(state),
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         monitor_best=float(best) if isinstance(best, int | float) else None,
-        progress=content.get("progress") if content.get("format") == FORMAT else None,
+        progress=progress if isinstance(progress, dict) else None,
     )
 
 
@@ -97,7 +98,12 @@ class Snapshot:
         With `keep_previous` the file that had this name stays as `<stem>.previous.pth`.
         """
         with atomic_writer(path) as file:
-            torch.save({"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}, file)
+            try:
+                torch.save({"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}, file)
+            except RuntimeError as error:  # what torch makes of a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             if keep_previous:
                 _keep_previous(path)
 
@@ -109,7 +115,7 @@ def share_file(source: Path, path: Path, *, keep_previous: bool = False) -> None
     """
     if keep_previous:
         _keep_previous(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.link")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-link{LEFTOVER_SUFFIX}")
     beside.unlink(missing_ok=True)
     try:
         os.link(source, beside)

@@ -14,11 +14,17 @@ from torch import nn
 from tqdm import tqdm
 
 from model.build import RetrievalModel
-from trainer.checkpoint import Checkpoint, Snapshot, restore_optimizer, share_file
+from trainer.checkpoint import (
+    Checkpoint,
+    Snapshot,
+    load_checkpoint,
+    restore_optimizer,
+    share_file,
+)
 from trainer.distributed import Processes
 from trainer.evaluator import EvaluationData, evaluate
 from utils.config import TrainerConfig
-from utils.errors import CheckpointError, ProjectError
+from utils.errors import CheckpointError, DataError, ProjectError
 from utils.seeds import random_state, restore_random_state
 from utils.stop import StoppedError, StopSignals
 
@@ -52,11 +58,13 @@ class Progress:
     """Where a training is, as plain types.
 
     `epoch` counts finished epochs, `losses` are those of the batches of the next epoch that are
-    done already; `history` holds one record per finished epoch.
+    done already, of `batches` in all; `stale` counts validations since the best one; `history`
+    holds one record per finished epoch.
     """
 
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
+    batches: int = 0
     best: float | None = None
     best_epoch: int = 0
     stale: int = 0
@@ -114,6 +122,23 @@ class Training:
                 "from its weights with --finetune"
             ) from error
 
+    def forget_lost_best(self, restored: Path, folder: Path) -> None:
+        """Let the next validated epoch be the best so far, if the file of the best one is lost.
+
+        That is: trained_model.pth is not there, damaged, or not of the epoch this state calls the
+        best. The last may be because the state is older than it: then it will come to be again.
+        """
+        best = folder / BEST
+        if restored == best or self.progress.best_epoch == 0:
+            return
+        try:
+            found = load_checkpoint(best).epoch
+        except (CheckpointError, DataError) as error:
+            logger.warning("%s", error)
+            found = None
+        if found != self.progress.best_epoch:
+            self.progress.best = None
+
 
 def fit(
     training: Training,
@@ -134,14 +159,19 @@ def fit(
     `on_epoch` receives the record of each finished epoch. With several processes only the writer
     saves, and all of them decide alike.
     Raises ProjectError naming the step when the loss is not finite, StoppedError after saving
-    when a signal came.
+    when a signal came, CheckpointError when the restored epoch is not one of this data.
     """
     progress = training.progress
+    _check_batches(progress, data.batches_per_epoch)
     keeper = _Keeper(training, folder, settings, config, writes=processes.is_writer)
     total = settings.epochs * data.batches_per_epoch
     done = progress.epoch * data.batches_per_epoch + len(progress.losses)
-    hidden = None if processes.is_writer else True  # None: shown on a terminal only
-    with tqdm(total=total, initial=done, desc=f"seed {seed}", unit="batch", disable=hidden) as bar:
+    shown = processes.is_writer and settings.verbosity >= 2
+    hidden = None if shown else True  # None: hidden where there is no terminal
+    with (
+        stop.noted(),
+        tqdm(total=total, initial=done, desc=f"seed {seed}", unit="batch", disable=hidden) as bar,
+    ):
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
             _train_one_epoch(training, data, seed, device, stop, keeper, bar, processes)
@@ -155,12 +185,23 @@ def fit(
             progress.history.append(record)
             keeper.end_of_epoch(improved=improved)
             on_epoch(record)
-            if processes.any(bool(stop.received), device) and progress.epoch < settings.epochs:
+            if processes.any(bool(stop.received), device):
                 keeper.save_now()
                 raise _stopped(folder, progress, stop)
-    if _stopped_early(progress, settings):
-        logger.info("stopped early: %d validations without improvement", progress.stale)
-    keeper.finish()
+        if _stopped_early(progress, settings):
+            logger.info("stopped early: %d validations without improvement", progress.stale)
+        keeper.finish()
+
+
+def _check_batches(progress: Progress, batches: int) -> None:
+    """Refuse to go on in the middle of an epoch that has another number of batches now."""
+    if progress.losses and progress.batches != batches:
+        raise CheckpointError(
+            f"the checkpoint stands after {len(progress.losses)} of {progress.batches} batches of "
+            f"epoch {progress.epoch + 1}, which has {batches} now; continue with the data set, the "
+            "batch size and the flags it was made with, or from another checkpoint"
+        )
+    progress.batches = batches
 
 
 def flatten(split: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -296,6 +337,7 @@ class _Keeper:
         self.config = config
         self.writes = writes
         self._waiting: Snapshot | None = None  # a best state not yet on disk
+        self._saved: tuple[int, int] | None = None  # epoch and batch of the last state on disk
         self._saved_at = time.monotonic()
 
     def is_due(self) -> bool:
@@ -317,24 +359,16 @@ class _Keeper:
             return
         if improved:
             self._waiting = self._best_snapshot()
-        self.save_now()
-        if periodic and self.writes:
-            self._keep_periodic()
+        self.save_now(periodic=periodic)
 
-    def save_now(self) -> None:
-        """Write the best state that is waiting, then the last one."""
+    def save_now(self, *, periodic: bool = False) -> None:
+        """Write the best state that is waiting, then the last one, if they are not on disk yet."""
+        progress = self.training.progress
+        here = (progress.epoch, len(progress.losses))
+        if self.writes and (self._waiting is not None or self._saved != here):
+            self._write(periodic=periodic)
+        self._saved = here
         self._saved_at = time.monotonic()
-        if not self.writes:
-            return
-        last, best = self.folder / LAST, self.folder / BEST
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.write(best)
-        now = self.training.snapshot(self.config)
-        if waiting is not None and waiting.epoch == now.epoch and waiting.optimizer is not None:
-            share_file(best, last, keep_previous=True)  # the same content
-        else:
-            now.write(last, keep_previous=True)
 
     def finish(self) -> None:
         """Make sure that the end of the training is on disk."""
@@ -343,18 +377,39 @@ class _Keeper:
         ):
             self.save_now()
 
+    def _write(self, *, periodic: bool) -> None:
+        """Write the best state, the periodic one and the last one, in this order.
+
+        States of the same moment share one file.
+        """
+        last, written = self.folder / LAST, None
+        now = self.training.snapshot(self.config)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.write(self.folder / BEST)
+            is_now = waiting.epoch == now.epoch and not self.training.progress.losses
+            if is_now and waiting.optimizer is not None:
+                written = self.folder / BEST
+        if periodic:
+            named = self.folder / f"checkpoint-epoch{now.epoch}.pth"
+            if written is None:
+                now.write(named)
+            else:
+                share_file(written, named)
+            written = named
+        if written is None:
+            now.write(last, keep_previous=True)
+        else:
+            share_file(written, last, keep_previous=True)
+        if periodic:
+            kept = sorted(self.folder.glob("checkpoint-epoch*.pth"), key=_epoch_in_name)
+            for path in kept[:-PERIODIC_KEPT]:
+                path.unlink()
+
     def _best_snapshot(self) -> Snapshot:
         return self.training.snapshot(
             self.config, with_optimizer=self.settings.include_optim_in_ckpts
         )
-
-    def _keep_periodic(self) -> None:
-        """Give the last state a name of its own; the newest few stay."""
-        epoch = self.training.progress.epoch
-        share_file(self.folder / LAST, self.folder / f"checkpoint-epoch{epoch}.pth")
-        kept = sorted(self.folder.glob("checkpoint-epoch*.pth"), key=_epoch_in_name)
-        for path in kept[:-PERIODIC_KEPT]:
-            path.unlink()
 
 
 def _epoch_in_name(path: Path) -> int:

@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl, results.json and TensorBoard for programs."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from utils.files import write_text
 
 PROJECT_VERSION = "0.1.0"
 
+logger = logging.getLogger(__name__)
+
 
 class MetricsFile:
     """metrics.jsonl: one line per finished epoch of every seed.
@@ -26,8 +29,11 @@ class MetricsFile:
         self.path = path
         self._lines: list[dict[str, Any]] = []
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            self._lines = [json.loads(line) for line in text.splitlines()]
+            try:
+                text = path.read_text(encoding="utf-8")
+                self._lines = [json.loads(line) for line in text.splitlines()]
+            except ValueError as error:
+                logger.warning("%s is damaged and written anew: %s", path, error)
 
     def replace(self, seed: int, history: Sequence[Record]) -> None:
         """Write the history of a seed, leaving those of other seeds."""

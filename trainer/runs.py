@@ -5,15 +5,16 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
 from trainer.loop import BEST, LAST
 from utils.errors import CheckpointError, DataError, UsageError
-from utils.files import read_json, write_json
+from utils.files import read_json, remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ TIME_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
 SEED_NAME = re.compile(r"seed-(\d+)")
 RUN = "run.json"
 RESULT = "result.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,30 @@ class Run:
         """Return where TensorBoard's files of a seed lie."""
         return self.log / f"seed-{seed}"
 
-    def result(self, seed: int) -> dict | None:
-        """Return what a finished seed reached, None for one that is not finished."""
-        path = self.folder(seed) / RESULT
-        return read_json(path) if path.is_file() else None
+    def result(self, seed: int, epochs: int | None = None) -> dict | None:
+        """Return what a finished seed reached, None for one that is not finished.
 
-    def save_result(self, seed: int, result: dict) -> None:
-        """Note that a seed is finished, and what it reached."""
-        write_json(self.folder(seed) / RESULT, result)
+        With `epochs` only when it was trained for that many, or stopped early on the way there.
+        """
+        path = self.folder(seed) / RESULT
+        if not path.is_file():
+            return None
+        try:
+            stored = read_json(path)
+            if epochs is None or stored["epochs"] == epochs:
+                return stored["reached"]
+        except (DataError, LookupError, TypeError) as error:
+            logger.warning("%s is damaged and left aside: %s", path, error)
+        return None
+
+    def save_result(self, seed: int, reached: dict, epochs: int) -> None:
+        """Note that a seed is finished after so many epochs, and what it reached."""
+        write_json(self.folder(seed) / RESULT, {"epochs": epochs, "reached": reached})
+
+    def prepare(self, seed: int) -> None:
+        """Clear away what does not hold any more when a seed is trained (on)."""
+        (self.folder(seed) / RESULT).unlink(missing_ok=True)
+        remove_leftovers(self.folder(seed))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -55,11 +73,9 @@ class Run:
 
         Raises UsageError when another one holds it.
         """
-        with (self.models / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"{self.models} is being trained by another process") from None
+        with (self.models / LOCK).open("a") as lock:
+            if not _takes(lock):
+                raise UsageError(f"{self.models} is being trained by another process")
             yield
 
 
@@ -90,35 +106,58 @@ def stamped_folder(parent: Path) -> Path:
     raise UsageError(f"{parent} has a thousand folders of this second already; wait a moment")
 
 
-def open_run(save_dir: str | Path, checkpoint: Path) -> tuple[Run, int | None]:
+def open_run(save_dir: str | Path, checkpoint: Path, default_seed: int) -> tuple[Run, int]:
     """Return the run that a checkpoint belongs to, and the checkpoint's seed.
 
-    The seed is None for a file in a folder that names none and holds no run.json.
+    A file in a folder that names no seed and holds no run.json is a run of `default_seed`.
     """
     folder = checkpoint.parent
-    named = SEED_NAME.fullmatch(folder.name)
-    if named and (folder.parent / RUN).is_file():
-        return _opened(save_dir, folder.parent), int(named.group(1))
+    if SEED_NAME.fullmatch(folder.name) and (folder.parent / RUN).is_file():
+        folder = folder.parent
+    seed = seed_of(checkpoint)
     if (folder / RUN).is_file():
         run = _opened(save_dir, folder)
-        return run, run.seeds[0]
-    named = SEED_NAME.fullmatch(folder.parent.name)  # <group>/seed-N/<time>, as released
-    seed = int(named.group(1)) if named else None
-    return Run(folder, _log_folder(save_dir, folder), (seed if named else 0,)), seed  # type: ignore[arg-type]
+        return run, run.seeds[0] if seed is None else seed
+    seed = default_seed if seed is None else seed
+    return Run(folder, _log_folder(save_dir, folder), (seed,)), seed
 
 
-def newest_runs(save_dir: str | Path, name: str, seeds: Sequence[int] | None = None) -> list[Run]:
-    """Return the runs of an experiment, the newest first; only those of `seeds` if given."""
+def seed_of(checkpoint: Path) -> int | None:
+    """Return the seed that a checkpoint's folder tells, None when it tells none.
+
+    <run>/seed-N/, <group>/seed-N/<time>/ as released, or a run of one seed.
+    """
+    folder = checkpoint.absolute().parent
+    for place in (folder.name, folder.parent.name):
+        named = SEED_NAME.fullmatch(place)
+        if named:
+            return int(named.group(1))
+    seeds = _seeds(folder) if (folder / RUN).is_file() else ()
+    return seeds[0] if len(seeds) == 1 else None
+
+
+def newest_runs(
+    save_dir: str | Path, name: str, seeds: Sequence[int] | None = None, group: str | None = None
+) -> list[Run]:
+    """Return the runs of an experiment, the newest first; only those of `seeds` and `group`."""
     parent = Path(save_dir) / "models" / name
+    patterns = (f"*/{RUN}", f"*/seed-*/*/{RUN}") if group is None else (f"{group}/seed-*/*/{RUN}",)
     folders = [
         path.parent
-        for pattern in (f"*/{RUN}", f"*/seed-*/*/{RUN}")
+        for pattern in patterns
         for path in parent.glob(pattern)
         if TIME_NAME.fullmatch(path.parent.name)
     ]
-    folders.sort(key=lambda folder: folder.name, reverse=True)
-    runs = [_opened(save_dir, folder) for folder in folders]
-    return [run for run in runs if seeds is None or run.seeds == tuple(seeds)]
+    runs = []
+    for folder in sorted(folders, key=_age, reverse=True):
+        try:
+            run = _opened(save_dir, folder)
+        except DataError as error:
+            logger.warning("%s; this run is left aside", error)
+            continue
+        if seeds is None or run.seeds == tuple(seeds):
+            runs.append(run)
+    return runs
 
 
 def finished_checkpoint(save_dir: str | Path, name: str, seed: int) -> Path | None:
@@ -129,47 +168,104 @@ def finished_checkpoint(save_dir: str | Path, name: str, seed: int) -> Path | No
     return None
 
 
-def last_usable(
-    run: Run, seed: int, check: Callable[[Path], Checkpoint] = load_checkpoint
-) -> Checkpoint | None:
-    """Return the newest readable state of a seed, None where nothing was saved yet.
+def last_usable(run: Run, seed: int) -> Checkpoint | None:
+    """Return the newest readable state of a seed, None where there is none.
 
-    A damaged file is reported and the one before is taken.
+    A damaged file is reported and the one before is taken, at last the best one.
     """
-    last = run.folder(seed) / LAST
-    for path in (last, previous_of(last)):
-        if path.is_file():
-            try:
-                return check(path)
-            except (CheckpointError, DataError) as error:
-                logger.warning("%s; trying the one before", error)
+    for path in _states(run.folder(seed)):
+        try:
+            checkpoint = load_checkpoint(path)
+        except (CheckpointError, DataError) as error:
+            logger.warning("%s; trying the state before", error)
+            continue
+        if checkpoint.optimizer is not None and checkpoint.progress is not None:
+            return checkpoint
     return None
 
 
 def damaged_hint(path: Path) -> str:
-    """Return how to go on when `path` cannot be read: the file before it, if there is one."""
-    previous = previous_of(path)
-    return f"\ncontinue from the state before: --resume {previous}" if previous.is_file() else ""
+    """Return how to go on when `path` cannot be read: another state of the run that can be."""
+    for other in _states(path.parent):
+        if other != path:
+            try:
+                load_checkpoint(other)
+            except (CheckpointError, DataError):
+                continue
+            return f"\ncontinue from the state before: --resume {other}"
+    return ""
+
+
+def _states(folder: Path) -> list[Path]:
+    """Return the states of a seed that are there, the newest first."""
+    last = folder / LAST
+    return [path for path in (last, previous_of(last), folder / BEST) if path.is_file()]
 
 
 def purge_runs(save_dir: str | Path, name: str) -> int:
-    """Remove the earlier run folders of an experiment, nothing else; return how many."""
+    """Remove the earlier run folders of an experiment, nothing else; return how many.
+
+    Checkpoints that were fetched and runs that another process is training stay.
+    """
+    models, log = (Path(save_dir) / kind / name for kind in ("models", "log"))
     count = 0
-    for kind in ("models", "log"):
-        parent = Path(save_dir) / kind / name
-        for folder in [*parent.glob("*"), *parent.glob("*/seed-*/*")]:
-            is_run = TIME_NAME.fullmatch(folder.name) and folder.is_dir()
-            if is_run and not folder.is_symlink():
-                shutil.rmtree(folder)
-                count += kind == "models"
+    for folder in [*models.glob("*"), *models.glob(f"*/seed-*/*/{RUN}")]:
+        run = folder.parent if folder.name == RUN else folder
+        if not _is_run_folder(run):
+            continue
+        if _is_held(run):
+            logger.warning("%s is being trained by another process and stays", run)
+            continue
+        shutil.rmtree(run)
+        count += 1
+    for folder in [*log.glob("*"), *log.glob("*/seed-*/*")]:
+        if _is_run_folder(folder) and not (models / folder.relative_to(log)).exists():
+            shutil.rmtree(folder)
     return count
 
 
+def _is_run_folder(folder: Path) -> bool:
+    named = TIME_NAME.fullmatch(folder.name)
+    return bool(named) and folder.is_dir() and not folder.is_symlink()
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / LOCK).open("r+") as lock:
+            return not _takes(lock)
+    except OSError:
+        return False
+
+
+def _takes(lock: TextIO) -> bool:
+    """Take the lock of a run; False when another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        logger.debug("%s: no locks here", lock.name)
+    return True
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """Return the time in a run folder's name and its number among those of this second."""
+    named = TIME_NAME.fullmatch(folder.name)
+    number = named.group(1) if named else None
+    stamp = folder.name.removesuffix(number or "")
+    return stamp, int((number or "0").removeprefix("-"))
+
+
 def _opened(save_dir: str | Path, folder: Path) -> Run:
-    seeds = read_json(folder / RUN).get("seeds")
-    if not seeds or not all(isinstance(seed, int) for seed in seeds):
+    return Run(folder, _log_folder(save_dir, folder), _seeds(folder))
+
+
+def _seeds(folder: Path) -> tuple[int, ...]:
+    content = read_json(folder / RUN)
+    seeds = content.get("seeds") if isinstance(content, dict) else None
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise DataError(f"{folder / RUN}: found seeds {seeds!r}; expected a list of whole numbers")
-    return Run(folder, _log_folder(save_dir, folder), tuple(seeds))
+    return tuple(seeds)
 
 
 def _log_folder(save_dir: str | Path, folder: Path) -> Path:

@@ -45,7 +45,18 @@ DISK_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",
     errno.EROFS: "the file system is read-only; choose another place",
+    errno.EFBIG: "the file would be larger than files may be here; raise the limit (ulimit -f)",
 }
+PLACE_PROBLEMS = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+}
+"""What is wrong with a named file or folder, not with the program."""
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -70,10 +81,14 @@ def run_main(main: Callable[[], int]) -> int:
         _silence_standard_output()
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno not in DISK_PROBLEMS:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {where}{DISK_PROBLEMS[error.errno]}")
+        if error.errno in DISK_PROBLEMS:
+            _say(f"error: {where}{DISK_PROBLEMS[error.errno]}")
+        elif error.errno in PLACE_PROBLEMS and where:
+            reason = os.strerror(error.errno).lower()
+            _say(f"error: {where}{reason}; choose another place or mend it")
+        else:
+            raise
         return ProjectError.exit_status
 
 

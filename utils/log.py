@@ -1,10 +1,13 @@
 """Lines for people: to the terminal, coloured only there, and to a file of the run."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
+
+from utils.errors import ProjectError
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
@@ -33,16 +36,46 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def add_log_file(path: Path) -> logging.Handler:
+class LogFile(logging.FileHandler):
+    """The log of a run; when it cannot be written any more, it says so once and stays away."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in logging
+        """Give the file up: a full disk is no reason to lose the work itself."""
+        logging.getLogger().removeHandler(self)
+        error = sys.exc_info()[1]
+        logging.getLogger(__name__).warning("%s is not written any more: %s", self.path, error)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.baseFilename)
+
+    def note_failure(self, error: BaseException) -> None:
+        """Write why the run failed, to this file alone; with its traceback when not ours."""
+        ours = isinstance(error, ProjectError)
+        record = logging.LogRecord(
+            "run",
+            logging.ERROR,
+            __file__,
+            0,
+            "%s: %s",
+            (type(error).__name__, error),
+            None if ours else (type(error), error, error.__traceback__),
+        )
+        self.handle(record)
+
+
+def add_log_file(path: Path) -> LogFile:
     """Append every message to a file as well, with its time; close it by `remove_log_file`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
 
 
-def remove_log_file(handler: logging.Handler) -> None:
+def remove_log_file(handler: LogFile) -> None:
     """Stop writing to the file of `add_log_file`."""
     logging.getLogger().removeHandler(handler)
-    handler.close()
+    with contextlib.suppress(OSError):  # a full disk, which it said already
+        handler.close()

@@ -1,6 +1,8 @@
-"""Stopping politely: a signal is noted, the work reaches a safe place, then the command ends."""
+"""Stopping politely: a signal is noted while work is in hand, then saved, then the command ends."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from utils.errors import ProjectError
@@ -15,13 +17,15 @@ class StoppedError(ProjectError):
 
 
 class StopSignals:
-    """Note SIGTERM and SIGINT while in use; a second one acts at once.
+    """Turn SIGTERM and SIGINT into StoppedError while in use.
 
-    `received` is the number of the signal, 0 while there was none.
+    A signal acts at once, except within `noted()`, where work is in hand: there `received` becomes
+    its number (0 before), and only a second one acts at once.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._noting = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -33,7 +37,19 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Only note signals within; one that nobody acted on there raises StoppedError after."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
         if self.received:
-            raise StoppedError("stopped at once, without saving", number)
+            raise StoppedError("stopped by a signal; continue with --resume auto", self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        at_once = self.received or not self._noting
         self.received = number
+        if at_once:
+            raise StoppedError("stopped at once by a signal; what was saved is intact", number)
