@@ -106,11 +106,11 @@ class BaseDataset:
             parts = tuple(store.features(file, expert.name) for file in files)
             experts.append(open_expert(self._list, expert, parts))
         refuse_missing(self._list, experts, training=self._training)
-        self.identity = self._identify(
-            [text, self._packed_captions, *([masks] if masks else [])]
-            + [part for expert in experts for part in expert.parts]
-        )
-        """sha256 of the split list, size and sha256 of every file of features: plain JSON types."""
+        self.opened: list[Packed] = [text, self._packed_captions, *([masks] if masks else [])]
+        """Every packed file that the split reads."""
+        self.opened += [part for expert in experts for part in expert.parts]
+        self.identity = self._identify()
+        """sha256 of the split list, size and sha256 of every source: plain JSON types."""
         self._host = ClipTensors(config.text, text, self._captions, experts)
         self._tensors = self._host
         self._device = HOST
@@ -382,9 +382,9 @@ class BaseDataset:
             verb = "is" if len(missing) == 1 else "are"
             raise DataError(f"{', '.join(missing)} {verb} missing; {self.fetch_hint()}")
 
-    def _identify(self, opened: list[Packed]) -> dict[str, Any]:
+    def _identify(self) -> dict[str, Any]:
         features = {}
-        for packed in opened:
+        for packed in self.opened:
             inside = packed.source.is_relative_to(self.root)
             name = packed.source.relative_to(self.root) if inside else packed.source
             features[str(name)] = {key: packed.identity[key] for key in ("size", "sha256")}

@@ -16,7 +16,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,6 +90,8 @@ class PackedFile:
     header: dict[str, Any]
     arrays: dict[str, np.ndarray]
     checksums: dict[str, int]
+    path: Path | None = None
+    """Where it lies; None: in memory."""
 
     def damaged_block(self) -> str | None:
         """Read everything and return the name of the first block that is not what was written."""
@@ -104,7 +106,8 @@ def map_packed(path: Path) -> PackedFile:
     """
     if path.stat().st_size < TAIL.size:
         raise DataError(f"{path}: is not a packed file (too short)")
-    return open_packed(np.memmap(path, dtype=np.uint8, mode="c").view(np.ndarray), str(path))
+    buffer = np.memmap(path, dtype=np.uint8, mode="c").view(np.ndarray)
+    return replace(open_packed(buffer, str(path)), path=path)
 
 
 def open_packed(buffer: np.ndarray, where: str) -> PackedFile:

@@ -64,7 +64,7 @@ class Packed:
         self.identity: dict[str, Any] = packed.header["source"]
         self.offsets = packed.arrays["offsets"]
         self._names = packed.arrays["names"]
-        self._file = packed
+        self.file = packed
         names = decode_names(self._names)
         if len(names) != len(self.offsets) - 1:
             raise DataError("a packed file's clips do not fit its arrays")
@@ -78,10 +78,6 @@ class Packed:
         """Return where the items of each row (n,) start and how many there are, both (n,)."""
         starts = self.offsets[rows]
         return starts, self.offsets[rows + 1] - starts
-
-    def damaged_block(self) -> str | None:
-        """Read everything once more and return the name of a damaged block, or None."""
-        return self._file.damaged_block()
 
 
 class PackedVectors(Packed):

@@ -74,7 +74,7 @@ def test_features_come_back(tmp_path, values, place, suffix):
     assert_holds(packed, values)
     assert packed.identity["size"] == before.st_size
     assert len(packed.identity["sha256"]) == 64
-    assert packed.damaged_block() is None
+    assert packed.file.damaged_block() is None
     assert packed_files(source.parent) == [source]
 
 
