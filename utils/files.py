@@ -179,16 +179,15 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def map_regular(path: str | Path) -> memoryview:
-    """Map a file for reading; raises what `open_regular` does, and DataError when it is empty.
+def map_file(file: BinaryIO) -> memoryview:
+    """Map an open file for reading; DataError when it is empty.
 
     The mapping lives as long as views of it do. Reading it after another program cut the file short
     ends the process: what is read must stay as it is meanwhile.
     """
-    with open_regular(path) as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise DataError(f"{path} is empty")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if not os.fstat(file.fileno()).st_size:
+        raise DataError("is empty")
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _file_of(handle: int, mode: str) -> IO[Any]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import pathlib
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
 
 from utils.errors import CheckpointError, DataError, UnsafeFileError
-from utils.files import map_regular, open_regular
+from utils.files import map_file, open_regular
 from utils.pickle_machine import Name, describe, run_pickle
 from utils.pickled_values import ValueBuilder
 
@@ -49,16 +50,17 @@ TENSORS: Final = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebui
 PARAMETERS: Final = frozenset(
     {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 )
-HARMFUL_MODULES: Final = frozenset(
-    "_pickle _posixsubprocess bdb cPickle cProfile cloudpickle code codeop commands ctypes dill "
-    "importlib marshal multiprocessing nt os pdb pickle pip platform posix profile pty pydoc runpy "
-    "shutil socket subprocess sys timeit webbrowser".split()  # noqa: SIM905
+# Nothing would run here either way; but a checkpoint that names these was made to do harm.
+HARMFUL: Final = re.compile(
+    r"(?:_pickle|_posixsubprocess|bdb|cPickle|cProfile|cloudpickle|code|codeop|"
+    r"commands|ctypes|dill|importlib|marshal|multiprocessing|nt|os|pdb|pickle|"
+    r"pip|platform|posix|profile|pty|pydoc|runpy|shutil|socket|subprocess|sys|"
+    r"timeit|webbrowser)\..*"
 )
 HARMLESS_BUILTINS: Final = frozenset(
     f"builtins.{cls.__name__}"
     for cls in (bool, complex, dict, float, int, object, range, slice, str, tuple)
 )
-"""Nothing would run here either way; but a checkpoint that names them was made to do harm."""
 
 
 @dataclass
@@ -79,8 +81,8 @@ def read_torch_checkpoint(path: str | Path) -> dict[Any, Any]:
     damaged, missing or no checkpoint.
     """
     try:
-        content = map_regular(path)
-        records = _read_records(path, content)
+        with open_regular(path) as file:
+            records = _read_records(file)
         value = run_pickle(records.pickle, _CheckpointBuilder(records))
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path}: refused: {error}") from None
@@ -119,15 +121,16 @@ class _Records:
         return view
 
 
-def _read_records(path: str | Path, content: memoryview) -> _Records:
+def _read_records(file: BinaryIO) -> _Records:
     """Find the members of the archive; refuses all that `torch.save` does not write."""
+    content = map_file(file)
     if bytes(content[:4]) != b"PK\x03\x04":
         raise DataError(
             "is no checkpoint in the zip format of PyTorch 1.6 and later; if it comes from an "
             "older one, load and save it anew there"
         )
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             infos, comment = archive.infolist(), archive.comment
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, ValueError) as error:
         raise DataError(f"is damaged or cut short ({error})") from None
@@ -203,7 +206,7 @@ class _CheckpointBuilder(ValueBuilder):
         try:
             return super().new_name(full)
         except UnsafeFileError:
-            if full.split(".")[0] in HARMFUL_MODULES or (
+            if HARMFUL.match(full) or (
                 full.startswith("builtins.") and full not in HARMLESS_BUILTINS
             ):
                 raise UnsafeFileError(
@@ -291,7 +294,8 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> to
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     if math.prod(sizes) > length or (0 not in sizes and last >= length):
         raise UnsafeFileError(
-            f"holds a tensor of sizes {sizes} and strides {strides} in a storage of {length} numbers"
+            f"holds a tensor of sizes {str(sizes)[:100]} and strides {str(strides)[:100]} in a "
+            f"storage of {length} numbers"
         )
     return torch.as_strided(storage.numbers, sizes, strides, start)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import DataError, UnsafeFileError
-from utils.files import atomic_writer, map_regular
+from utils.files import atomic_writer, map_file, open_regular
 from utils.pickle_machine import run_pickle
 from utils.pickled_values import ExpertStore, ValueBuilder
 from utils.torch_file import Opaque, read_torch_checkpoint
@@ -25,15 +26,20 @@ def load_plain(path: str | Path) -> object:
     than the memory can be read, but must not be cut short meanwhile. Strings of Python 2 come back
     as latin-1 text. Raises UnsafeFileError naming what is refused, DataError for damaged files.
     """
-    try:
-        return run_pickle(map_regular(path), ValueBuilder())
-    except UnsafeFileError as error:
-        raise UnsafeFileError(f"{path}: refused: {error}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    with open_regular(path) as file:
+        return _run(path, file)
 
 
 def dump_plain(value: object, path: str | Path) -> None:
     """Write plain values and numpy arrays as a pickle, atomically, in the published protocol."""
     with atomic_writer(path) as file:
         pickle.dump(value, file, protocol=4)
+
+
+def _run(path: str | Path, file: BinaryIO) -> object:
+    try:
+        return run_pickle(map_file(file), ValueBuilder())
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{path}: refused: {error}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
