@@ -98,7 +98,7 @@ def modulation_tokens(levels: Features) -> Features:
 
 @functools.cache
 def _rate_filters() -> Features:
-    """Return 16 triangles over modulation frequency, 0.5 to 50 Hz, evenly spaced in its logarithm."""
+    """Return 16 triangles over 0.5 to 50 Hz, evenly spaced in the logarithm: (97, 16)."""
     frequency = np.arange(WINDOW // 2 + 1) * 100 / WINDOW
     edges = np.geomspace(0.4, 50, RATES + 2)
     rising = (frequency[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])

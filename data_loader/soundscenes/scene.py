@@ -1,13 +1,16 @@
 """Scenes: which sources are heard, how, in which relation, and what that sounds like.
 
 A scene's *combination* (sources, their attributes, the relation) occurs once in the whole data
-set, so no combination of a test scene was ever heard in training.
+set, and two sources that are heard together in one split are never heard together in another: what
+is tested is sources known from training in company that is new.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 
 from data_loader.soundscenes.signals import (
     RATE,
@@ -24,8 +27,8 @@ from utils.errors import DataError
 
 RELATIONS = ("alone", "then", "while", "over")
 SHORTEST, LONGEST = 3.0, 10.0  # seconds
-_LEVELS = {"near": 0.16, None: 0.065, "far": 0.018}  # loudness of an event by its distance
-_FLOOR = 0.0004  # loudness of the hiss under every scene
+_LEVELS = {"near": 0.16, None: 0.055, "far": 0.016}  # loudness of an event by its distance
+_HISS = (0.0006, 0.006)  # loudness of the noise of a recording, from best to worst
 _PLAN, _SOUND = 1, 2  # what a random stream is for
 
 
@@ -72,54 +75,62 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
     Raises DataError when there are not that many different combinations to be found.
     """
     rng = np.random.default_rng([seed, _PLAN])
+    pairs = _share_pairs(rng, counts)
     seen: set[tuple[str, tuple[Event, ...]]] = set()
     scenes: list[Scene] = []
     for split, count in counts.items():
         for number in range(count):
-            name = f"{split}-{number:04d}"
-            scene = _unseen(rng, name, split, (seed, _SOUND, len(scenes)), seen)
+            for _ in range(1000):
+                relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+                events = _draw_events(rng, relation, pairs[split])
+                name = f"{split}-{number:04d}"
+                scene = Scene(name, split, relation, events, (seed, _SOUND, len(scenes)))
+                if scene.combination not in seen:
+                    break
+            else:
+                raise DataError(f"no unused combinations are left for {split}: ask for fewer clips")
             seen.add(scene.combination)
             scenes.append(scene)
     return scenes
 
 
-def _unseen(
-    rng: np.random.Generator,
-    name: str,
-    split: str,
-    seed: tuple[int, ...],
-    seen: set[tuple[str, tuple[Event, ...]]],
-) -> Scene:
-    for _ in range(1000):
-        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
-        scene = Scene(name, split, relation, _draw_events(rng, relation), seed)
-        if scene.combination not in seen:
-            return scene
-    raise DataError(
-        f"no unused combination of sources is left after {len(seen):,} scenes: ask for fewer"
-    )
+def _share_pairs(
+    rng: np.random.Generator, counts: dict[str, int]
+) -> dict[str, list[tuple[str, str]]]:
+    """Deal the pairs of sources out to the splits, in proportion to their numbers of clips."""
+    pairs = list(itertools.combinations(sorted(SOURCES), 2))
+    order = rng.permutation(len(pairs))
+    total, start, passed = sum(counts.values()), 0, 0
+    shares = {}
+    for split, count in counts.items():
+        passed += count
+        stop = round(len(pairs) * passed / max(total, 1))
+        shares[split] = [pairs[int(i)] for i in order[start:stop]]
+        start = stop
+    return shares
 
 
-def _draw_events(rng: np.random.Generator, relation: str) -> tuple[Event, ...]:
-    every = sorted(SOURCES)
+def _draw_events(
+    rng: np.random.Generator, relation: str, pairs: list[tuple[str, str]]
+) -> tuple[Event, ...]:
     if relation == "alone":
-        return (_draw_event(rng, _pick(rng, every), chance=0.6, most=2),)
-    lasting = [name for name in every if SOURCES[name].kind != "struck"]
-    if relation == "then":
-        first, second = (every[int(i)] for i in rng.permutation(len(every))[:2])
-    else:  # short sounds stand out best before lasting ones, so they take the front more often
-        second = _pick(rng, lasting)
-        brief = [name for name in every if SOURCES[name].kind == "struck"]
-        front = brief if rng.uniform() < 0.7 else lasting
-        first = _pick(rng, [name for name in front if name != second])
+        names = sorted(SOURCES)
+        return (_draw_event(rng, names[int(rng.integers(len(names)))], chance=0.6, most=2),)
+    one, other = pairs[int(rng.integers(len(pairs)))]
+    lasting = [name for name in (one, other) if SOURCES[name].kind != "struck"]
+    while relation != "then" and not lasting:  # one must last for the other to be heard with it
+        one, other = pairs[int(rng.integers(len(pairs)))]
+        lasting = [name for name in (one, other) if SOURCES[name].kind != "struck"]
+    either = [one, other] if relation == "then" else lasting
+    second = either[int(rng.integers(len(either)))]
+    first = one if second == other else other
+    front: tuple[str, ...] = ("near", "far")
+    back: tuple[str, ...] = ("near", "far")
     if relation == "over":  # the loud one in front is not far, the soft one behind not near
-        return (
-            _draw_event(rng, first, chance=0.5, most=1, distances=("near",)),
-            _draw_event(rng, second, chance=0.5, most=1, distances=("far",)),
-        )
+        front, back = ("near",), ("far",)
     return (
-        _draw_event(rng, first, chance=0.5, most=1),
-        _draw_event(rng, second, chance=0.5, most=1),
+        _draw_event(rng, first, chance=0.5, most=1, distances=front),
+        _draw_event(rng, second, chance=0.5, most=1, distances=back),
     )
 
 
@@ -152,7 +163,7 @@ def _draw_event(
 # ----------------------------------------------------------------------------------------- sound
 
 
-def render(scene: Scene) -> np.ndarray:
+def render(scene: Scene) -> NDArray[np.int16]:
     """Return the sound of a scene: (n,) int16 at RATE, 3 to 10 seconds."""
     rng = np.random.default_rng(scene.seed)
     if scene.relation == "alone":
@@ -171,10 +182,10 @@ def render(scene: Scene) -> np.ndarray:
     else:
         wave = _together(scene, rng)
     n = int(np.clip(wave.size, samples(SHORTEST), samples(LONGEST)))
-    out = np.zeros(n)
+    out: Wave = np.zeros(n)
     add_at(out, 0, wave)
     out *= plateau(n, 0.01, 0.05)
-    out += _FLOOR * noise(rng, n, 40, 7900, -1.5)
+    out = _record(out, rng)
     peak = float(np.abs(out).max())
     return np.round(out * (32_000 * min(1.0, 1 / peak))).astype(np.int16)
 
@@ -189,13 +200,24 @@ def _together(scene: Scene, rng: np.random.Generator) -> Wave:
         seconds = max(seconds, near.size / RATE + 0.4)
     wave = render_event(back, rng, min(seconds, LONGEST - 0.2))
     if scene.relation == "over":
-        wave *= 0.3
-        near *= 1.2
+        wave *= 0.35
     n = max(wave.size, near.size)
     both = np.zeros(n)
     add_at(both, 0, wave)
     add_at(both, 0, near)
     return both
+
+
+def _record(wave: Wave, rng: np.random.Generator) -> Wave:
+    """Record a sound with some microphone: its colour (up to 3 dB an octave) and its noise."""
+    tilt, knee = rng.uniform(-0.5, 0.5), rng.uniform(3500, 9000)
+    size = scipy.fft.next_fast_len(wave.size, real=True)
+    frequency = np.maximum(scipy.fft.rfftfreq(size, 1 / RATE), 50.0)
+    colour = (frequency / 1000) ** tilt / np.sqrt(1 + (frequency / knee) ** 4)
+    out = scipy.fft.irfft(scipy.fft.rfft(wave, size) * colour, size)[: wave.size]
+    best, worst = _HISS
+    hiss = best * (worst / best) ** rng.uniform()
+    return out + hiss * noise(rng, wave.size, 40, 7900, rng.uniform(-4, 0))
 
 
 def _pad(wave: Wave, seconds: float) -> Wave:
@@ -212,23 +234,23 @@ def render_event(
     """
     source = SOURCES[event.source]
     grain = float(rng.uniform())
-    pitch = _choose(event.pitch, source.high_low, ("high", "low")) * rng.uniform(0.95, 1.05)
+    pitch = _pitch(source, event) * rng.uniform(0.88, 1.14)
     if source.texture is not None:
-        pace = _pace(source, event) * rng.uniform(0.93, 1.07)
+        pace = _pace(source, event) * rng.uniform(0.85, 1.18)
         wave = source.texture(rng, samples(seconds), pitch, pace, grain)
         wave = wave * plateau(wave.size, 0.15, 0.25)
     else:
         wave = _repeat(source, event, rng, seconds, pitch, grain)
     if wave.size > samples(most):
         wave = wave[: samples(most)] * plateau(samples(most), 0.001, 0.3)
-    wave = wave * (_LEVELS[event.distance] * 10 ** rng.uniform(-0.1, 0.1) / loudness(wave))
+    wave = wave * (_LEVELS[event.distance] * 10 ** rng.uniform(-0.15, 0.15) / loudness(wave))
     return _far_away(wave, rng) if event.distance == "far" else wave
 
 
-def _choose(said: str | None, pair: tuple[float, float] | None, names: tuple[str, str]) -> float:
-    if said is None or pair is None:
+def _pitch(source: Source, event: Event) -> float:
+    if source.high_low is None or event.pitch is None:
         return 1.0
-    return pair[names.index(said)]
+    return source.high_low[("high", "low").index(event.pitch)]
 
 
 def _pace(source: Source, event: Event) -> float:
@@ -252,7 +274,7 @@ def _repeat(
         step = source.gap * rng.uniform(0.92, 1.15)
         strokes = {"once": 1, "twice": 2, "several": int(rng.integers(4, 6))}[event.count or "once"]
     else:
-        step = 1 / (_pace(source, event) * rng.uniform(0.93, 1.07))
+        step = 1 / (_pace(source, event) * rng.uniform(0.85, 1.18))
         strokes = max(2, int(seconds / step))
     stray = source.loose * step * rng.uniform(-0.5, 0.5, size=strokes)
     onsets = np.maximum(step * np.arange(strokes) + stray, 0.0)

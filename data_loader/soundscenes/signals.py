@@ -58,8 +58,9 @@ def harmonics(frequency: Wave, amplitudes: Sequence[float] | NDArray[np.float64]
     """
     angle, top = phase(frequency), float(frequency.max())
     twice_cosine = 2 * np.cos(angle)
-    below, here = np.zeros(angle.size), np.sin(angle)
-    wave = np.zeros(angle.size)
+    below: Wave = np.zeros(angle.size)
+    here: Wave = np.sin(angle)
+    wave: Wave = np.zeros(angle.size)
     for amplitude in list(amplitudes)[: max(1, int(7500 / top))]:
         wave += amplitude * here
         below, here = here, twice_cosine * here - below

@@ -127,7 +127,7 @@ def _frog(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _knock(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.2)
-    body = np.array([185, 330, 560, 940]) * pitch * (0.9 + 0.2 * grain)
+    body = np.array([230, 410, 690, 1150]) * pitch * (0.9 + 0.2 * grain)
     wave = modes(n, list(body), [0.05, 0.04, 0.025, 0.015], [1, 0.8, 0.6, 0.4])
     add_at(wave, 0, noise(rng, samples(0.012), 300, 2200) * decay(samples(0.012), 0.004))
     return wave * decay(n, 1.0, 0.001)
@@ -135,8 +135,8 @@ def _knock(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _slam(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.7)
-    wave = 1.2 * noise(rng, n, 50, 700 + 500 * grain, -4) * decay(n, 0.09)
-    wave += modes(n, [68 * pitch, 104 * pitch, 171 * pitch], [0.16, 0.12, 0.08], [1, 0.8, 0.5])
+    wave = 1.4 * noise(rng, n, 90, 900 + 500 * grain, -4) * decay(n, 0.09)
+    wave += modes(n, [92 * pitch, 143 * pitch, 236 * pitch], [0.16, 0.12, 0.08], [1, 0.8, 0.5])
     rattle = noise(rng, samples(0.08), 1200, 4000) * decay(samples(0.08), 0.02)
     add_at(wave, samples(0.07), 0.35 * rattle)
     return wave
@@ -161,7 +161,7 @@ def _whistle(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _thunder(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(2.6)
-    wave = noise(rng, n, 30, 130 * pitch, -2) * decay(n, 0.9 + 0.3 * grain, 0.05)
+    wave = noise(rng, n, 45, 220 * pitch, -2) * decay(n, 0.9 + 0.3 * grain, 0.05)
     wave *= 0.35 + drift(rng, n, 0.22)
     crack = noise(rng, samples(0.5), 120, 1800, -4) * decay(samples(0.5), 0.12, 0.01)
     add_at(wave, 0, 0.8 * crack)
@@ -180,7 +180,7 @@ def _drop(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _laser(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.32 + 0.1 * grain)
-    track = pitch * np.geomspace(2600, 260, n)
+    track: Wave = pitch * np.geomspace(2600, 260, n)
     wave = harmonics(np.minimum(track, 2400), [1, 0, 0.33]) + 0.4 * np.sin(phase(track))
     return (wave + 0.02 * noise(rng, n, 500, 5000)) * plateau(n, 0.005, 0.12)
 
@@ -197,10 +197,10 @@ def _guitar(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(1.3)
     period = round(16_000 / (185 * pitch))
     pluck = np.zeros(n)  # Karplus and Strong: a burst of noise runs round a delay that softens it
-    pluck[:period] = noise(rng, period, 50, 3500 + 2500 * grain)
+    pluck[:period] = noise(rng, period, 50, (8 + 12 * grain) * 185 * pitch)
     feedback = np.zeros(period + 2)
     feedback[0], feedback[period], feedback[period + 1] = 1.0, -0.497, -0.497
-    return lfilter([1.0], feedback, pluck) * plateau(n, 0.002, 0.2)
+    return np.asarray(lfilter([1.0], feedback, pluck)) * plateau(n, 0.002, 0.2)
 
 
 def _drum(rng: Rng, pitch: float, grain: float) -> Wave:
@@ -255,10 +255,10 @@ def _key(rng: Rng, pitch: float, grain: float) -> Wave:
 def _heartbeat(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.36)
     wave = np.zeros(n)
-    for start, height, gain in ((0.0, 58.0, 1.0), (0.17, 74.0, 0.7)):  # lub, dub
+    for start, height, gain in ((0.0, 72.0, 1.0), (0.17, 92.0, 0.7)):  # lub, dub
         size = samples(0.17)
         track = height * pitch * (0.9 + 0.2 * grain) * (1 + 0.4 * np.exp(-times(size) / 0.02))
-        thump = np.tanh(2.5 * np.sin(phase(track)) * decay(size, 0.045, 0.008))
+        thump = np.tanh(4 * np.sin(phase(track)) * decay(size, 0.045, 0.008))
         add_at(wave, samples(start), thump + 0.05 * noise(rng, size, 60, 200) * thump, gain)
     return wave
 

@@ -35,4 +35,4 @@ def _direction(gram: str) -> NDArray[np.float64]:
     """Draw 300 numbers, each -1 or 1, from the spelling: the same on every machine."""
     digest = hashlib.shake_128(gram.encode()).digest((WIDTH + 7) // 8)
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:WIDTH]
-    return bits * 2.0 - 1.0
+    return bits.astype(np.float64) * 2 - 1

@@ -126,8 +126,8 @@ def _write_sounds(folder: Path, scenes: list[Scene], workers: int, quiet: bool) 
     bar = tqdm(total=len(jobs), desc="scenes", unit="clip", disable=True if quiet else None)
     with bar:
         for scene, tokens in zip(scenes, _each(jobs, workers), strict=True):
-            for expert, values in tokens.items():
-                found[expert][scene.name] = values
+            for expert, array in tokens.items():
+                found[expert][scene.name] = array
             bar.update()
     for expert, values in found.items():
         _hickle(folder, expert).parent.mkdir(exist_ok=True)
