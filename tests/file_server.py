@@ -25,7 +25,10 @@ class Faults:
     statuses: list[int] = field(default_factory=list)  # answered instead of the file
     drop_after: list[int] = field(default_factory=list)  # bytes of body, then the line is cut
     ranges: bool = True  # False: Range is ignored
-    etag: bool | str = True  # True: from the content; "weak"; False: none
+    most_per_range: int | None = None  # a part is answered with no more bytes than that
+    shifted_range: int = 0  # a part is answered from that many bytes earlier, and says so
+    any_version: bool = False  # If-Range is ignored
+    etag: bool | str = True  # True: from the content; "weak"; False: none; or the text itself
     last_modified: bool = False
     length: int | None = None  # a Content-Length that is a lie
     no_length: bool = False  # body until the connection closes
@@ -34,7 +37,7 @@ class Faults:
     content_type: str = "application/octet-stream"
     content_encoding: str | None = None
     content_range: str | None = None  # a Content-Range that is a lie
-    stall: float = 0.0  # seconds of silence before the body
+    silent_after: list[int] = field(default_factory=list)  # bytes of body, then silence
     retry_after: str | None = None
     also_after: bytes = b""  # sent behind the body
 
@@ -124,12 +127,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def answer_file(self, content, faults):
-        etag = {"weak": 'W/"{}"', True: '"{}"', False: ""}[faults.etag]
+        etag = {"weak": 'W/"{}"', True: '"{}"', False: ""}.get(faults.etag, faults.etag)
         etag = etag.format(hashlib.md5(content).hexdigest())
         modified = "Mon, 01 Mar 2021 00:00:00 GMT" if faults.last_modified else ""
         wanted, body = self.headers.get("Range"), content
         condition = self.headers.get("If-Range")
-        is_part = bool(wanted) and faults.ranges and condition in (None, etag, modified)
+        # a weak ETag never matches If-Range (RFC 9110, 13.1.5)
+        matches = {None, modified} | ({etag} if etag.startswith('"') else set())
+        is_part = bool(wanted) and faults.ranges and (faults.any_version or condition in matches)
         if is_part:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
@@ -138,9 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            body = content[start:]
+            start = max(0, start - faults.shifted_range)
+            body = content[start:][: faults.most_per_range]
             self.send_response(206)
-            part = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            part = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
             self.send_header("Content-Range", faults.content_range or part)
         else:
             self.send_response(200)
@@ -161,12 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
             length = len(body) if faults.length is None or is_part else faults.length
             self.send_header("Content-Length", str(length))
         self.end_headers()
-        if faults.stall:
-            self.owner._stop.wait(faults.stall)
         self.send_body(body + faults.also_after, faults)
 
     def send_body(self, body, faults):
         cut = faults.drop_after.pop(0) if faults.drop_after else None
+        silent = faults.silent_after.pop(0) if faults.silent_after else None
+        cut = silent if silent is not None else cut
         for start in range(0, len(body[:cut]), 1 << 14):
             piece = body[:cut][start : start + (1 << 14)]
             if faults.chunked:
@@ -174,6 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.wfile.write(piece)
             self.owner.sent += len(piece)
+        if silent is not None:
+            self.wfile.flush()
+            self.owner._stop.wait(30)
         if cut is not None:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -152,6 +152,30 @@ def test_a_server_without_range_is_asked_from_the_start(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("etag", [True, False])
+def test_a_server_that_ignores_the_version_is_seen_through(server, tmp_path, etag):
+    server.faults["/a.bin"] = Faults(drop_after=[100_000], etag=etag, any_version=True)
+    other = random.Random(1).randbytes(len(CONTENT))
+
+    def change(_):
+        server.files["/a.bin"] = other
+
+    get(server, tmp_path, policy=Policy(sleep=change, first_delay=0))
+    assert (tmp_path / "a.bin").read_bytes() == other
+
+
+def test_parts_smaller_than_asked_for_are_put_together(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drop_after=[10], most_per_range=70_000)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_from_elsewhere_is_not_appended(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drop_after=[50_000], shifted_range=7)
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("lie", ["bytes 0-299999/300000", "bytes 100-1/*", "", "garbage"])
 def test_an_answer_for_another_range_is_not_appended(server, tmp_path, lie):
     server.faults["/a.bin"] = Faults(drop_after=[1000], content_range=lie or None)
@@ -244,10 +268,17 @@ def test_an_unreachable_server_says_what_was_tried(tmp_path):
 
 
 def test_silence_times_out_and_is_tried_again(server, tmp_path):
-    server.faults["/a.bin"] = Faults(stall=30)
+    server.faults["/a.bin"] = Faults(silent_after=[0, 0])
     policy = Policy(tries=2, first_delay=0, read_timeout=0.2)
     with pytest.raises(DownloadError, match=r"asked 2 times.*timed out"):
         get(server, tmp_path, policy=policy)
+
+
+def test_what_came_before_a_silence_is_kept(server, tmp_path):
+    server.faults["/a.bin"] = Faults(silent_after=[100, 30_000, 5000])
+    get(server, tmp_path, policy=Policy(tries=2, first_delay=0, read_timeout=0.2))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.sent == len(CONTENT)
 
 
 def test_redirects_are_followed_and_bounded(server, tmp_path):
@@ -333,6 +364,28 @@ def test_a_partial_file_of_unknown_origin_is_dropped(server, tmp_path, state):
     get(server, tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert names(tmp_path) == COMPLETE
+
+
+def test_a_partial_file_from_another_mirror_is_dropped(server, tmp_path):
+    server.files["/b/a.bin"] = random.Random(1).randbytes(len(CONTENT))
+    for path in ("/b/a.bin", "/a.bin"):
+        server.faults[path] = Faults(etag='"1"', drop_after=[100_000, 0, 0, 0, 0])
+    with pytest.raises(DownloadError):
+        fetch(server.url("/b/a.bin"), tmp_path / "a.bin", policy=PATIENT)
+    server.faults["/a.bin"].drop_after.clear()
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_partial_file_longer_than_announced_is_dropped(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drop_after=[100_000, 0, 0, 0, 0])
+    with pytest.raises(DownloadError):
+        get(server, tmp_path)
+    with (tmp_path / "a.bin.partial").open("ab") as partial:
+        partial.write(bytes(len(CONTENT)))
+    get(server, tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert "Range" not in server.requests[-1].headers
 
 
 def test_a_partial_file_that_is_a_link_is_not_followed(server, tmp_path):

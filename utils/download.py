@@ -461,8 +461,8 @@ def _chunks(response: requests.Response, size: int) -> Iterator[bytes]:
     """Yield the body as sent, in pieces that are handed on as they come.
 
     Content encodings stay: a server that declares a .tar.gz as gzip-encoded text would otherwise
-    have it unpacked on the way. `read` would gather `size` bytes and lose them all when the
-    connection breaks before.
+    have it unpacked on the way. `read1`: `read` would wait for `size` bytes, and lose what has come
+    when the line goes silent before.
     """
     if getattr(response.raw, "chunked", False):
         yield from response.raw.stream(size, decode_content=False)
