@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import random
+import re
 import resource
 import shutil
 import signal
@@ -469,6 +471,17 @@ def test_killed_in_the_middle_then_resumed(server, tmp_path):
     assert path.read_bytes() == big
     assert "Range" in server.requests[-1].headers
     assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_with_size_and_rate_on_terminals_alone(server, tmp_path, monkeypatch, is_terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    get(server, tmp_path)
+    shown = stream.getvalue()
+    assert bool(re.search(r"a\.bin: 100%.* 293k/293k .*B/s", shown)) == is_terminal
+    assert bool(shown) == is_terminal
 
 
 def test_an_environment_proxy_is_used(server, tmp_path, monkeypatch):
