@@ -1,0 +1,474 @@
+"""train.py by whole command lines, in this process, on small made-up data."""
+
+import json
+import statistics
+
+import pytest
+import torch
+
+import train
+from small_runs import CE, Finished, Place, assert_same_run, content_of, make_data, same
+from trainer.checkpoint import load_checkpoint
+
+METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
+GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def place(tmp_path, made):
+    return Place(tmp_path, made)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, made):
+    """A finished run of three epochs that tests may read, but not change."""
+    place = Place(tmp_path_factory.mktemp("trained"), made)
+    config = place.config({"trainer.tensorboard": True}, base=CE)
+    return place.train("--config", config)
+
+
+def fails(place, capsys, *flags, status, words):
+    """The command line ends with one message that holds these words."""
+    capsys.readouterr()
+    assert place.call(train.main, *flags) == status
+    message = capsys.readouterr().err
+    for word in words:
+        assert str(word) in message, message
+    assert "Traceback" not in message
+    return message
+
+
+# What a run leaves
+
+
+def test_files_of_a_run(trained):
+    assert trained.models.match("data/saved/models/clotho-tiny/????-??-??_??-??-??")
+    assert trained.log.match("data/saved/log/clotho-tiny/????-??-??_??-??-??")
+    kept = {path.name for path in trained.models.iterdir()}
+    assert {"config.json", "trained_model.pth", "last.pth"} <= kept
+    assert not [name for name in kept if name.endswith(".part")]
+    assert {"info.log", "metrics.jsonl", "results.json", "seed-0"} == {
+        path.name for path in trained.log.iterdir()
+    }
+    assert list((trained.log / "seed-0").glob("events.out.tfevents.*"))
+    assert "inherit_from" not in trained.config
+    assert trained.config["trainer"]["epochs"] == 3
+    log = (trained.log / "info.log").read_text()
+    assert [f"epoch {epoch}/3" in log for epoch in (1, 2, 3)] == [True] * 3
+
+
+def test_metrics_of_every_epoch(trained):
+    lines = trained.metrics
+    assert [(line["seed"], line["epoch"]) for line in lines] == [(0, 1), (0, 2), (0, 3)]
+    for epoch, line in enumerate(lines):
+        assert line["learning_rate"] == pytest.approx(0.01 * 0.95**epoch)  # as used
+        assert line["loss"] > 0
+        assert {f"val_{task}_metrics_{m}" for task in ("t2v", "v2t") for m in METRICS} <= set(line)
+
+
+def test_results_of_a_run(trained):
+    results = trained.results
+    assert set(results) == {
+        *("config", "config_file", "split", "protocol", "trainable_parameters", "data"),
+        *("versions", "device", "wall_seconds", "seeds", "summary"),
+    }
+    assert results["config"] == "clotho-tiny"
+    assert results["split"] == "test"
+    assert results["protocol"] == {
+        "captions_per_clip": 5,
+        "fused": False,
+        "test_caption_mode": "indep",
+    }
+    assert len(results["data"]["split_list"]["sha256"]) == 64
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["device"].startswith("cpu")
+    seed = results["seeds"]["0"]
+    assert set(seed) == {"t2v_metrics", "v2t_metrics", "best_epoch"}
+    assert set(seed["t2v_metrics"]) == set(seed["v2t_metrics"]) == METRICS
+    for task in ("t2v_metrics", "v2t_metrics"):
+        for metric, value in results["summary"][task].items():
+            assert value == {"mean": seed[task][metric], "std": None}
+    weights = load_checkpoint(trained.trained_model).state_dict
+    learnt = [v for k, v in weights.items() if "running_" not in k and "num_batches" not in k]
+    assert results["trainable_parameters"] == sum(value.numel() for value in learnt)
+
+
+def test_the_best_epoch_is_kept_with_its_own_optimiser(trained):
+    values = [line[GEOMETRIC] for line in trained.metrics]
+    best = max(range(3), key=lambda epoch: (values[epoch], epoch)) + 1  # ties: the later one
+    checkpoint = load_checkpoint(trained.trained_model)
+    assert checkpoint.epoch == best == trained.results["seeds"]["0"]["best_epoch"]
+    assert checkpoint.monitor_best == max(values)
+    assert {state["step"] for state in checkpoint.optimizer["state"].values()} == {4 * best}
+    last = load_checkpoint(trained.last)
+    assert (last.epoch, last.progress["epoch"]) == (3, 3)
+    assert checkpoint.config == trained.config
+
+
+def test_several_seeds_load_the_data_once(place, capsys, monkeypatch):
+    opened = []
+    load_splits = train.load_splits
+    monkeypatch.setattr(train, "load_splits", lambda c: opened.append(1) or load_splits(c))
+    run = place.train("--config", place.config(), "--seeds", "0,2")
+    assert opened == [1]
+    assert {path.name for path in run.models.glob("seed-*")} == {"seed-0", "seed-2"}
+    for seed in (0, 2):
+        folder = run.models / f"seed-{seed}"
+        assert {"trained_model.pth", "last.pth"} <= {path.name for path in folder.iterdir()}
+        assert json.loads((folder / "config.json").read_text())["seed"] == seed
+    assert not run.trained_model.exists()
+    values = [run.results["seeds"][seed]["t2v_metrics"]["MeanR"] for seed in ("0", "2")]
+    assert run.results["summary"]["t2v_metrics"]["MeanR"] == pytest.approx(
+        {"mean": statistics.mean(values), "std": statistics.stdev(values)}
+    )
+    table = capsys.readouterr().out
+    assert f"{statistics.mean(values):.1f} ({statistics.stdev(values):.1f})" in table
+    assert "clotho-tiny, 2 seeds" in table
+    first, second = (content_of(run.models / f"seed-{s}" / "last.pth") for s in (0, 2))
+    assert not same(first["state_dict"], second["state_dict"])
+
+    alone = place.train("--config", place.config(), "--seeds", "2")
+    assert same(content_of(alone.last)["state_dict"], second["state_dict"])
+
+
+def test_a_member_of_a_group(place):
+    config = place.config({"trainer.epochs": 1})
+    flags = ("--config", config, "--group_id", "abc-1", "--group_seed", 7)
+    group = place.train(*flags).models
+    runs = list(group.glob("seed-7/*"))
+    assert group.name == "abc-1"
+    assert [(path / "trained_model.pth").is_file() for path in runs] == [True]
+    assert set(Finished(runs[0]).results["seeds"]) == {"7"}
+    # another member neither shares its folder nor is continued in its place
+    assert place.call(train.main, *flags[:-1], 8, "--resume", "auto") == 0
+    assert [len(list(group.glob(f"seed-{seed}/*"))) for seed in (7, 8)] == [1, 1]
+    other = ("--config", config, "--group_id", "other", "--group_seed", 7, "--resume", "auto")
+    assert place.call(train.main, *other) == 0
+    assert len(list(group.parent.glob("other/seed-7/*"))) == 1
+
+
+def test_flags_that_change_the_training(place):
+    config = place.config({"data_loader.args.batch_size": 3, "trainer.tensorboard": True})
+    run = place.train("--config", config, "--mini_train")
+    assert {s["step"] for s in load_checkpoint(run.last).optimizer["state"].values()} == {15}
+    assert not list(run.log.glob("seed-*"))  # no TensorBoard
+
+    config = place.config({"trainer.save_period": 2})
+    run = place.train(
+        "--config", config, "--train_single_epoch", name="clotho-tiny-train-single-epoch"
+    )
+    assert load_checkpoint(run.last).epoch == 1
+    assert run.config["trainer"]["save_period"] == 1
+
+    custom = "trainer.epochs@2+optimizer.args.lr@0.02+experts.modalities@audio,"
+    tagged = "clotho-tiny-trainer-epochs-2-args-lr-0.02-experts-modalities-audio--"
+    run = place.train("--config", config, "--custom_args", custom, name=tagged)
+    assert [line["learning_rate"] for line in run.metrics] == [0.02, pytest.approx(0.019)]
+    assert run.results["config"] == tagged
+
+
+def test_workers_change_nothing_but_speed(place):
+    config = place.config({"data_loader.args.num_workers": 2})
+    first = place.train("--config", config)
+    second = place.train("--config", config, "--disable_workers")
+    assert same(content_of(first.last)["state_dict"], content_of(second.last)["state_dict"])
+    assert second.config["data_loader"]["args"]["num_workers"] == 0
+
+
+def test_purging_removes_the_runs_of_this_experiment_alone(place):
+    config = place.config({"trainer.epochs": 1})
+    earlier = place.train("--config", config)
+    other = place.train(
+        "--config", place.config({"trainer.epochs": 1}, name="other"), name="clotho-other"
+    )
+    note = earlier.models.parent / "notes.txt"
+    note.write_text("mine")
+    fetched = earlier.models.parent / "0a1b2c" / "seed-0" / "2020-01-01_00-00-00"
+    fetched.mkdir(parents=True)
+    (fetched / "trained_model.pth").write_text("fetched")
+    place.call(train.main, "--config", config, "--group_id", "g", "--group_seed", 1)
+    member = next(iter((earlier.models.parent / "g" / "seed-1").iterdir()))
+    assert place.call(train.main, "--config", config, "--purge_exp_dir") == 0
+    assert not earlier.models.exists()
+    assert not earlier.log.exists()
+    assert not member.exists()
+    assert note.exists()
+    assert (fetched / "trained_model.pth").exists()
+    assert other.trained_model.exists()
+    assert (other.log / "results.json").exists()
+    assert len(list(earlier.models.parent.glob("20??-*"))) == 1
+
+
+# Continuing
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, made):
+    """A run of four epochs with words left out at random, never stopped."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"), made)
+    return place.train("--config", place.config(LONG))
+
+
+LONG = {"trainer.epochs": 4, "data_loader.args.text_dropout": 0.4, "trainer.save_only_best": False}
+
+
+def test_continuing_from_every_state_ends_the_same(place, undisturbed):
+    config = place.config(LONG)
+    run = place.train("--config", config)
+    for file in ("checkpoint-epoch2.pth", "last.previous.pth", "trained_model.pth", "last.pth"):
+        assert place.call(train.main, "--resume", run.models / file) == 0  # with its own config
+        assert_same_run(run, undisturbed)
+    assert len(place.runs()) == 1
+
+
+def test_continuing_for_more_epochs(place, undisturbed):
+    short = place.train("--config", place.config(LONG | {"trainer.epochs": 2}))
+    kept = short.results
+    run = place.train("--config", place.config(LONG), "--resume", "auto")
+    assert run.models == short.models
+    assert_same_run(run, undisturbed)
+    assert kept != run.results
+
+
+def test_a_finished_run_continued_prints_its_results_again(place, capsys):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    first, table = run.results, capsys.readouterr().out
+    for resume in ("auto", run.last):
+        assert place.train("--config", config, "--resume", resume).models == run.models
+        assert capsys.readouterr().out.replace(f"{place.folder}/", "") == table
+        assert {**run.results, "wall_seconds": 0} == {**first, "wall_seconds": 0}
+    assert [line["epoch"] for line in run.metrics] == [1]
+
+
+def test_auto_without_a_run_starts_one(place):
+    assert place.train("--config", place.config(), "--resume", "auto").results
+
+
+def test_auto_takes_the_newest_run_of_the_seeds_asked_for(place):
+    config = place.config({"trainer.epochs": 1})
+    first = place.train("--config", config, "--seeds", "0,1")
+    second = place.train("--config", config, "--seeds", "0")
+    assert first.models != second.models  # also within one second
+    (first.log / "results.json").unlink()
+    place.train("--config", config, "--seeds", "0,1", "--resume", "auto")
+    assert (first.log / "results.json").exists()
+    (second.log / "results.json").unlink()
+    place.train("--config", config, "--resume", "auto")
+    assert (second.log / "results.json").exists()
+
+
+def test_finetuning_starts_a_new_run_from_the_weights(place):
+    config = place.config({"trainer.epochs": 2})
+    source = place.train("--config", config)
+    start = source.trained_model
+    # a rate so small that the weights stay
+    frozen = {"trainer.epochs": 1, "optimizer.args.lr": 1e-12}
+    tuned = place.train("--config", place.config(frozen), "--resume", start, "--finetune")
+    assert tuned.models != source.models
+    before, after = load_checkpoint(start), load_checkpoint(tuned.last)
+    for name, value in before.state_dict.items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.allclose(after.state_dict[name], value, atol=1e-6), name
+    assert {state["step"] for state in after.optimizer["state"].values()} == {4}
+    assert [line["epoch"] for line in tuned.metrics] == [1]
+
+
+@pytest.mark.parametrize("with_optimiser", [False, True])
+def test_starting_from_an_experiment_trained_here(place, with_optimiser):
+    source = place.train("--config", place.config({"trainer.epochs": 2}), "--seeds", "0,1")
+    steps = 4 * source.results["seeds"]["1"]["best_epoch"]
+    changes = {
+        "trainer.epochs": 1,
+        "trainer.start_from": "clotho-tiny",
+        "trainer.finetune_optimizer": with_optimiser,
+    }
+    config = place.config(changes, name="tuned")
+    tuned = place.train("--config", config, "--seeds", "1", name="clotho-tuned")
+    state = load_checkpoint(tuned.last).optimizer["state"]
+    assert {entry["step"] for entry in state.values()} == {4 + with_optimiser * steps}
+    rate = tuned.metrics[0]["learning_rate"]
+    stored = load_checkpoint(source.models / "seed-1" / "trained_model.pth")
+    expected = stored.optimizer["param_groups"][0]["lr"] if with_optimiser else 0.01
+    assert rate == expected
+
+    named = place.config(
+        changes | {"trainer.start_from": str(source.models / "seed-1" / "trained_model.pth")},
+        name="tuned",
+    )
+    again = place.train("--config", named, "--seeds", "1", name="clotho-tuned")
+    assert same(content_of(again.last)["state_dict"], content_of(tuned.last)["state_dict"])
+
+
+def test_a_damaged_newest_checkpoint(place, capsys, undisturbed, caplog):
+    config = place.config(LONG)
+    run = place.train("--config", config)
+    (run.models / "result.json").unlink()  # as if it was stopped before its end
+    content = run.last.read_bytes()
+    run.last.unlink()
+    run.last.write_bytes(content[: len(content) // 2])
+    message = fails(place, capsys, "--resume", run.last, status=1, words=[run.last])
+    assert f"--resume {run.models / 'last.previous.pth'}" in message
+    caplog.clear()
+    again = place.train("--config", config, "--resume", "auto")
+    assert again.models == run.models
+    assert str(run.last.relative_to(place.folder)) in caplog.text
+    assert_same_run(again, undisturbed)
+
+
+def test_a_run_without_a_usable_checkpoint_is_passed_over(place):
+    config = place.config({"trainer.epochs": 1})
+    first, second = place.train("--config", config), place.train("--config", config)
+    (first.log / "results.json").unlink()
+    for path in [*second.models.glob("*.pth"), second.models / "result.json"]:
+        path.unlink()
+    place.train("--config", config, "--resume", "auto")
+    assert (first.log / "results.json").exists()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], ["--config"]),
+        (["--config", "C", "--group_seed", "1"], ["--group_id"]),
+        (["--config", "C", "--group_id", "a"], ["--group_seed"]),
+        (["--config", "C", "--group_seed", "1", "--group_id", "../x"], ["letters"]),
+        (["--config", "C", "--group_seed", "-1", "--group_id", "x"], ["-1"]),
+        (["--config", "C", "--seeds", "0,x"], ["0,x", "whole numbers"]),
+        (["--config", "C", "--seeds", "0, 0"], ["different"]),
+        (["--config", "C", "--seeds", "4294967296"], ["4294967295"]),
+        (["--config", "C", "--finetune"], ["--resume"]),
+        (["--config", "C", "--purge_exp_dir", "--resume", "auto"], ["--purge_exp_dir"]),
+        (["--config", "C", "--device", "3"], ["--device 3", "GPU"]),
+        (["--config", "C", "--device", "gpu"], ["number of a GPU"]),
+        (["--config", "C", "--custom_args", "trainer.epoch@1"], ["did you mean"]),
+        (["--config", "C", "--custom_args", "trainer.epochs@0"], ["trainer.epochs"]),
+        (["--config", "nowhere.json"], ["nowhere.json"]),
+        (["--config", "C", "--sedes", "1"], ["--sedes"]),
+    ],
+)
+def test_wrong_usage(place, capsys, monkeypatch, flags, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = place.config()
+    flags = [config if flag == "C" else flag for flag in flags]
+    fails(place, capsys, *flags, status=2, words=words)
+    assert not (place.folder / "data" / "saved").exists()
+
+
+def test_fewer_epochs_than_the_save_period(place, capsys):
+    config = place.config({"trainer.epochs": 2, "trainer.save_period": 3})
+    fails(place, capsys, "--config", config, status=2, words=["trainer.save_period", "3", "2"])
+
+
+def test_missing_feature_file(place, capsys):
+    config = place.config({"data_loader.args.data_dir": "data/elsewhere/CLOTHO"})
+    words = ["vggish-raw.hickle", "missing", "python misc/sync_experts.py --dataset CLOTHO"]
+    fails(place, capsys, "--config", config, status=1, words=words)
+    assert not (place.folder / "data" / "saved").exists()
+
+
+def test_no_batch_of_two(place, capsys):
+    config = place.config({"data_loader.args.batch_size": 1})
+    fails(place, capsys, "--config", config, status=2, words=["data_loader.args.batch_size", "2"])
+
+
+def test_a_checkpoint_of_another_architecture(place, capsys):
+    run = place.train("--config", place.config({"trainer.epochs": 1}))
+    kept = {path.name: path.read_bytes() for path in run.models.iterdir()}
+    both = place.config(base=CE)
+    words = ["another architecture", "missing: pooling.vggsound.clusters", "config.json"]
+    fails(place, capsys, "--config", both, "--resume", run.last, status=1, words=words)
+    assert {path.name: path.read_bytes() for path in run.models.iterdir()} == kept
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_a_checkpoint_that_is_none(place, capsys, finetune):
+    config = place.config()
+    flags = ["--config", config, *(["--finetune"] if finetune else []), "--resume"]
+    missing = place.folder / "missing.pth"
+    fails(place, capsys, *flags, missing, status=2 if finetune else 1, words=[missing])
+    text = place.folder / "text.pth"
+    text.write_text("not a checkpoint")
+    fails(place, capsys, *flags, text, status=1, words=[text])
+    torch.save({"epoch": 1}, text)
+    fails(place, capsys, *flags, text, status=1, words=[text, "state_dict"])
+
+
+def test_an_unknown_start(place, capsys):
+    config = place.config({"trainer.start_from": "audiocaps-train-vggish-vggsoundd"})
+    fails(
+        place,
+        capsys,
+        *("--config", config),
+        status=2,
+        words=[
+            "audiocaps-train-vggish-vggsoundd",
+            "did you mean 'audiocaps-train-vggish-vggsound'",
+        ],
+    )
+
+
+def test_seeds_of_another_run(place, capsys):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    flags = ("--config", config, "--resume", run.last, "--seeds", "4")
+    fails(place, capsys, *flags, status=2, words=["seeds 0", "4"])
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    held = train.open_run("data/saved", run.last, 0)[0]
+    with held.locked():
+        flags = ("--config", config, "--resume", run.last)
+        fails(place, capsys, *flags, status=2, words=["another process"])
+        assert place.call(train.main, "--config", config, "--purge_exp_dir") == 0
+    assert run.last.exists()
+
+
+# Failing on the way
+
+
+def test_a_loss_that_is_no_number_stops_the_run(place, capsys):
+    config = place.config({"optimizer.args.lr": 1e30, "optimizer.type": "Adam"})
+    message = fails(place, capsys, "--config", config, status=1, words=["step", "epoch"])
+    assert "nan" in message
+    run = place.newest()
+    assert not (run.log / "results.json").exists()
+    assert not (run.models / "result.json").exists()
+    assert message.splitlines()[-1].removeprefix("error: ") in (run.log / "info.log").read_text()
+
+
+def test_a_failing_seed_is_named_and_the_others_are_trained(place, capsys, monkeypatch):
+    from utils.errors import ProjectError
+
+    evaluate = train.evaluate
+
+    def fail_once(model, data, **options):
+        if torch.initial_seed() == 1:
+            raise ProjectError("no luck")
+        return evaluate(model, data, **options)
+
+    monkeypatch.setattr(train, "evaluate", fail_once)
+    config = place.config({"trainer.epochs": 1})
+    words = ["1 of 3 seeds failed", "seed 1: no luck"]
+    fails(place, capsys, "--config", config, "--seeds", "0,1,2", status=1, words=words)
+    run = place.newest()
+    assert (run.models / "seed-2" / "result.json").exists()
+    assert not (run.log / "results.json").exists()
+    monkeypatch.undo()
+    place.train("--config", config, "--seeds", "0,1,2", "--resume", "auto")
+    assert set(run.results["seeds"]) == {"0", "1", "2"}
+
+
+def test_help_needs_nothing(capsys):
+    assert train.main(["--help"]) == 0
+    assert "--purge_exp_dir" in capsys.readouterr().out
