@@ -1,11 +1,11 @@
 """Collaborative Experts: every expert is gated by what all pairs with it say (Liu et al., 2019)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from model.batch_norm import BatchNorm
 from model.gating import ContextGate, ReduceDim
+from model.linear import Linear, linear
 
 TINY = 1e-11  # the published guard for a clip whose pairs are all unavailable
 
@@ -17,7 +17,7 @@ def residual_layers(count: int, width: int, *, batch_norm: bool, mish: bool) -> 
         if batch_norm:
             layers.append(BatchNorm(width))
         layers.append(nn.Mish() if mish else nn.ReLU())
-        layers.append(nn.Linear(width, width))
+        layers.append(Linear(width, width))
     return nn.Sequential(*layers)
 
 
@@ -47,7 +47,7 @@ class CollaborativeExperts(nn.Module):
         self.include_self = include_self
         style = {"batch_norm": use_bn_reason, "mish": use_mish}
         self.reduce = nn.ModuleList(ReduceDim(in_dim, shared_dim) for in_dim in in_dims)
-        self.pair_input = nn.Linear(2 * shared_dim, shared_dim)
+        self.pair_input = Linear(2 * shared_dim, shared_dim)
         self.pair_network = residual_layers(num_g_layers - 1, shared_dim, **style)
         self.self_network = residual_layers(num_h_layers, shared_dim, **style)
         self.gates = nn.ModuleList(ContextGate(shared_dim, with_message=True) for _ in in_dims)
@@ -57,18 +57,18 @@ class CollaborativeExperts(nn.Module):
         experts = [reduce(vector) for reduce, vector in zip(self.reduce, vectors, strict=True)]
         # g's first layer on cat(r_i, r_j) is a sum of two halves, so each expert passes each half
         # once, and the second half once more when it has been gated: 3M-1 products, not 2M^2.
-        left, right = self.pair_input.weight.chunk(2, dim=1)
-        seconds = [F.linear(expert, right, self.pair_input.bias) for expert in experts]
+        left, right = (h.contiguous() for h in self.pair_input.weight.chunk(2, dim=1))
+        seconds = [linear(expert, right, self.pair_input.bias) for expert in experts]
         embedded: list[torch.Tensor] = []
         for i, expert in enumerate(experts):
             partners = [j for j in range(len(experts)) if self.include_self or j != i]
-            first = F.linear(expert, left)  # (B, S)
+            first = linear(expert, left)  # (B, S)
             pairs = first[:, None] + torch.stack([seconds[j] for j in partners], dim=1)
             message = self._mean(self.pair_network(pairs), available, i, partners)
             gated = self.gates[i](expert, self.self_network(message))
             embedded.append(gated)
             if i + 1 < len(experts):  # later experts see this one gated
-                seconds[i] = F.linear(gated, right, self.pair_input.bias)
+                seconds[i] = linear(gated, right, self.pair_input.bias)
         return embedded
 
     @staticmethod

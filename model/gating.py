@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.batch_norm import BatchNorm
+from model.linear import Linear, linear
 
 
 class ContextGate(nn.Module):
@@ -17,13 +18,13 @@ class ContextGate(nn.Module):
 
     def __init__(self, width: int, *, with_message: bool = False) -> None:
         super().__init__()
-        self.fc = nn.Linear(width, width)
+        self.fc = Linear(width, width)
         self.batch_norm = BatchNorm(width)
         self.batch_norm2 = BatchNorm(width) if with_message else None
 
     def forward(self, x: torch.Tensor, message: torch.Tensor | None = None) -> torch.Tensor:
         """Return the gated vectors; `message` is expected exactly when made `with_message`."""
-        own = F.linear(x, self.fc.weight, self._bias())
+        own = linear(x, self.fc.weight, self._bias())
         if self.batch_norm2 is None:
             gate = self.batch_norm(own)
         else:
@@ -45,7 +46,7 @@ class GatedEmbeddingUnit(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(in_dim, out_dim)
+        self.fc = Linear(in_dim, out_dim)
         self.gate = ContextGate(out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ class ReduceDim(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(in_dim, out_dim)
+        self.fc = Linear(in_dim, out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the projected vectors."""

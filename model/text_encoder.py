@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.gating import GatedEmbeddingUnit
+from model.linear import Linear
 from model.net_vlad import NetVLAD
 
 
@@ -19,7 +20,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.pooling = pooling
         pooled = width if pooling is None else pooling.out_dim
-        self.mixture = nn.Linear(pooled, len(out_dims))
+        self.mixture = Linear(pooled, len(out_dims))
         self.gates = nn.ModuleList(GatedEmbeddingUnit(pooled, out_dim) for out_dim in out_dims)
 
     def forward(self, words: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
