@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # optimisers import it at their first step: children need not
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import eval as evaluation
 import train
@@ -169,7 +171,7 @@ def _train(argv, *, at=None, count=0, number=signal.SIGKILL, tell=None):
         names = {"os.rename", "os.link", "os.remove"}
         sys.addaudithook(lambda name, _: event() if name in names else None)
     if at == "step":
-        torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: event())
+        register_optimizer_step_post_hook(lambda *_: event())
     if at == "half":
         save = torch.save
 
@@ -189,9 +191,9 @@ def _train(argv, *, at=None, count=0, number=signal.SIGKILL, tell=None):
 
 
 def content_of(path):
-    """Return all that a checkpoint holds, but for clocks and places."""
+    """Return all that a checkpoint holds, but for clocks, places and the configuration."""
     loaded = load_checkpoint(path)
-    return without_clocks({**vars(loaded), "path": None})
+    return without_clocks({**vars(loaded), "path": None, "config": None})
 
 
 def without_clocks(value):
