@@ -299,7 +299,7 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
     job.processes.wait()
     best = load_checkpoint(run.folder(seed) / BEST)
     training.model.load_published(best.state_dict)
-    tested = evaluate(training.model, job.data.test, device=job.device)
+    tested = evaluate(training.model, job.data.test, device=job.device, processes=job.processes)
     return {**tested.metrics, "best_epoch": best.epoch}
 
 

@@ -64,10 +64,18 @@ class Processes:
         dist.broadcast(told, 0)
         return dict(zip(values, told.tolist(), strict=True))
 
+    def share(self, count: int) -> slice:
+        """Return the part of `count` things that is this process's: contiguous, nearly equal."""
+        start = self.rank * count // self.world_size
+        return slice(start, (self.rank + 1) * count // self.world_size)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if not self.is_alone:
             dist.barrier()
+
+
+ALONE = Processes()
 
 
 @contextmanager

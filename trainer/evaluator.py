@@ -8,6 +8,7 @@ import torch
 
 from model.build import RetrievalModel
 from model.metric import summarise, t2v_ranks, v2t_ranks
+from trainer.distributed import ALONE, Processes, gather_rows
 from utils.errors import DataError
 
 CLIPS_AT_ONCE = 1024
@@ -49,15 +50,18 @@ def evaluate(
     *,
     device: torch.device,
     only: Sequence[str] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Score a split; `only` names the clips that count as queries, all stay candidates.
 
+    Several processes embed a share of the clips each and then all score the whole split.
+
     Raises DataError naming a caption and a clip whose similarity is not a number.
     """
-    sims = similarities(model, data, device=device).numpy()
+    sims = similarities(model, data, device=device, processes=processes).numpy()
     masks = data.query_masks.cpu().numpy()
     if len(sims) == len(data.clips):  # captions were averaged into one query a clip
-        masks = masks.any(axis=1, keepdims=True)
+        masks = masks.max(axis=1, keepdims=True)
     if not np.isfinite(sims).all():
         query, clip = np.argwhere(~np.isfinite(sims))[0]
         owner = data.clips[query // (len(sims) // len(data.clips))]
@@ -79,7 +83,11 @@ def evaluate(
 
 @torch.inference_mode()
 def similarities(
-    model: RetrievalModel, data: EvaluationData, *, device: torch.device
+    model: RetrievalModel,
+    data: EvaluationData,
+    *,
+    device: torch.device,
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """Return the similarities (V*K, V), (V, V) in mode "avg", on the host.
 
@@ -89,7 +97,9 @@ def similarities(
     model.eval()
     try:
         available = model.availability(data.available).to(device)
-        clips = _embed_clips(model, data, available, device)
+        share = processes.share(len(available))
+        own = _embed_clips(model, data, available, device, share)
+        clips = [gather_rows(one) for one in own]
         rows = []
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)
@@ -104,12 +114,16 @@ def similarities(
 
 
 def _embed_clips(
-    model: RetrievalModel, data: EvaluationData, available: torch.Tensor, device: torch.device
+    model: RetrievalModel,
+    data: EvaluationData,
+    available: torch.Tensor,
+    device: torch.device,
+    share: slice,
 ) -> list[torch.Tensor]:
-    """Embed every clip once, in chunks -> M tensors (V, d_i)."""
+    """Embed every clip of a share once, in chunks -> M tensors (share, d_i)."""
     chunks = []
-    for start in range(0, len(available), CLIPS_AT_ONCE):
-        rows = slice(start, start + CLIPS_AT_ONCE)
+    for start in range(share.start, max(share.stop, share.start + 1), CLIPS_AT_ONCE):
+        rows = slice(start, min(start + CLIPS_AT_ONCE, share.stop))
         experts = {name: data.experts[name][rows].to(device) for name in model.names}
         chunks.append(list(model.embed_clips(experts, available[rows]).values()))
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]

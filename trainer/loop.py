@@ -21,7 +21,7 @@ from trainer.checkpoint import (
     restore_optimizer,
     share_file,
 )
-from trainer.distributed import Processes
+from trainer.distributed import ALONE, Processes
 from trainer.evaluator import EvaluationData, evaluate
 from utils.config import TrainerConfig
 from utils.errors import CheckpointError, DataError, ProjectError
@@ -34,7 +34,6 @@ LAST = "last.pth"
 BEST = "trained_model.pth"
 READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
 PERIODIC_KEPT = 3
-ALONE = Processes()
 
 Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
 Record = dict[str, Any]
@@ -178,7 +177,9 @@ def fit(
             record = _finish_epoch(training, time.perf_counter() - started)
             validated = _is_validated(progress.epoch, settings)
             if validated:
-                metrics = evaluate(training.model, validation, device=device).metrics
+                metrics = evaluate(
+                    training.model, validation, device=device, processes=processes
+                ).metrics
                 measured = flatten("val", metrics)
                 record.update(processes.numbers_of_writer(measured, device))
             improved = validated and _note_best(progress, record, settings)

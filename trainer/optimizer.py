@@ -87,7 +87,7 @@ class RAdam(torch.optim.Optimizer):
         """Move `values`, the float32 form of the parameters `owners`, by their step `age`."""
         beta1, beta2 = group["betas"]
         lr, decay = group["lr"], group["weight_decay"]
-        grads = [owner.grad.float() for owner in owners]
+        grads = [owner.grad.float() for owner in owners if owner.grad is not None]
         means = [self.state[owner]["exp_avg"] for owner in owners]
         squares = [self.state[owner]["exp_avg_sq"] for owner in owners]
         rho_inf = 2 / (1 - beta2) - 1

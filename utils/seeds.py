@@ -17,9 +17,10 @@ def seed_everything(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """Return the state of every generator as tensors and plain types."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    words = np.asarray(keys).astype(np.int64)
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (name, torch.from_numpy(words), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
