@@ -1,0 +1,210 @@
+"""eval.py by whole command lines: our checkpoints, a released one, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval as evaluation
+from model.metric import t2v_metrics, v2t_metrics
+from small_runs import CE, Place, make_data
+
+PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
+MINIDATA = Path(__file__).parent / "data" / "minidata" / "AudioCaps"
+SCORES = ("split", "protocol", "trainable_parameters", "data", "seeds", "summary", "config")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    made = make_data(tmp_path_factory.mktemp("made"))
+    return Place(tmp_path_factory.mktemp("place"), made)
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    """A run of two seeds that learnt a little."""
+    config = place.config({"trainer.epochs": 2}, base=CE)
+    return place.train("--config", config, "--seeds", "0,3")
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A checkpoint that the published code wrote, and the data it was tested on."""
+    root = tmp_path / "data" / "AudioCaps"
+    shutil.copytree(MINIDATA, root)
+    folder = root / "structured-symlinks" / "aggregated_vggsound"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(PUBLISHED / "vggsound-raw.hickle", folder)
+    return tmp_path
+
+
+def call(folder, monkeypatch, *flags):
+    monkeypatch.chdir(folder)
+    return evaluation.main([str(flag) for flag in flags])
+
+
+# Our own checkpoints
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_metrics_of_the_training_are_repeated_to_the_last_digit(place, run, seed, named):
+    folder = run.models / f"seed-{seed}"
+    config = ("--config", folder / "config.json") if named else ()
+    results = place.evaluate(*config, "--resume", folder / "trained_model.pth")
+    assert results["seeds"] == {str(seed): run.results["seeds"][str(seed)]}
+    for key in ("config", "split", "protocol", "trainable_parameters", "data"):
+        assert results[key] == run.results[key], key
+
+
+def test_the_config_of_the_run_serves_for_each_seed(place, run):
+    checkpoint = run.models / "seed-3" / "trained_model.pth"
+    results = place.evaluate("--config", run.models / "config.json", "--resume", checkpoint)
+    assert results["seeds"] == {"3": run.results["seeds"]["3"]}
+
+
+def test_similarities_are_those_of_the_captions_that_exist(place, run, tmp_path):
+    file = tmp_path / "sims.npy"
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    results = place.evaluate("--resume", checkpoint, "--save_similarities", file)
+    sims = np.load(file)
+    assert (sims.shape, sims.dtype) == ((7 * 5, 7), np.float32)
+    for task, metrics in (("t2v_metrics", t2v_metrics(sims)), ("v2t_metrics", v2t_metrics(sims))):
+        for name, value in results["seeds"]["0"][task].items():
+            assert metrics[name] == pytest.approx(value, abs=1e-9)
+
+
+def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    file = tmp_path / "sims.npy"
+    place.evaluate("--resume", checkpoint, "--save_similarities", file)
+    sims = np.load(file)
+    clips = place.data.clips["test"]
+    asked = [5, 1, 2]
+    listed = tmp_path / "class.txt"
+    listed.write_text("\n".join(clips[clip] for clip in asked))
+    results = place.evaluate("--resume", checkpoint, "--per_class", listed)
+    reached = results["seeds"]["0"]
+    captions = [5 * clip + i for clip in asked for i in range(5)]
+    ranks = [int((sims[q] > sims[q, q // 5]).sum()) for q in captions]
+    assert reached["t2v_metrics"]["R1"] == pytest.approx(100 * np.mean([r == 0 for r in ranks]))
+    assert reached["t2v_metrics"]["MeanR"] == pytest.approx(np.mean(ranks) + 1)
+    best = [min(int((sims[:, c] > sims[5 * c + i, c]).sum()) for i in range(5)) for c in asked]
+    assert reached["v2t_metrics"]["MeanR"] == pytest.approx(np.mean(best) + 1)
+
+
+def test_where_results_go(place, run, capsys):
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    assert place.call(evaluation.main, "--resume", checkpoint, "--format", "json") == 0
+    table = json.loads(capsys.readouterr().out)
+    (folder,) = (place.folder / "data" / "saved" / "eval" / "clotho-tiny").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert table[0]["tasks"]["t2v"]["R1"]["mean"] == results["summary"]["t2v_metrics"]["R1"]["mean"]
+    assert "clotho-tiny" in (folder / "summary.md").read_text()
+
+
+def test_data_dir_takes_the_place_of_data(place, run, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "CLOTHO").symlink_to(place.data.data_dir)
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    flags = ("--resume", checkpoint, "--data_dir", moved)
+    assert place.call(evaluation.main, *flags) == 0
+    assert list((moved / "saved" / "eval" / "clotho-tiny").glob("*/results.json"))
+
+
+def test_averaged_captions(place, run, tmp_path):
+    changes = {"trainer.epochs": 2, "arch.args.test_caption_mode": "avg"}
+    config = place.config(changes, name="averaged", base=CE)
+    file = tmp_path / "sims.npy"
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    place.evaluate("--config", config, "--resume", checkpoint, "--save_similarities", file)
+    assert np.load(file).shape == (7, 7)
+
+
+# Released checkpoints
+
+
+def test_a_released_checkpoint_scores_what_was_recorded(released, monkeypatch):
+    flags = ("--resume", PUBLISHED / "trained_model.pth", "--save_similarities", "sims.npy")
+    assert call(released, monkeypatch, *flags, "--out", "scored") == 0
+    results = json.loads((released / "scored" / "results.json").read_text())
+    recorded = json.loads((PUBLISHED / "result.json").read_text())["test_metrics"]
+    (reached,) = results["seeds"].values()
+    measured = {
+        f"test_{task}_{name}": value
+        for task in ("t2v_metrics", "v2t_metrics")
+        for name, value in reached[task].items()
+    }
+    assert measured == recorded
+    stored = np.load(PUBLISHED / "test_sims.npz")
+    exists = stored["query_masks"].reshape(-1).astype(bool)
+    assert np.abs(np.load(released / "sims.npy") - stored["sims"][exists]).max() < 1e-5
+
+
+def test_the_config_inside_a_checkpoint_serves_where_there_is_no_file(place, run, tmp_path):
+    alone = shutil.copy(run.models / "seed-3" / "trained_model.pth", tmp_path)
+    results = place.evaluate("--resume", alone)
+    assert results["seeds"] == {"3": run.results["seeds"]["3"]}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--config", "x.json"], 2, ["--resume"]),
+        (["--save_similarities", "x.npy"], 2, ["--resume"]),
+        (["--experiment", "clotho-train-vggish-vgsound"], 2, ["did you mean"]),
+        (["--resume", "CKPT", "--experiment", "x"], 2, ["--experiment"]),
+        (["--resume", "CKPT", "--device", "3"], 2, ["--device 3", "GPU"]),
+        (["--resume", "CKPT", "--save_similarities", "no/where/x.npy"], 2, ["no/where/x.npy"]),
+        (["--resume", "CKPT", "--per_class", "no-list.txt"], 1, ["no-list.txt", "missing"]),
+        (["--resume", "CKPT", "--per_class", "EMPTY"], 1, ["no names"]),
+        (["--resume", "CKPT", "--per_class", "OTHER"], 1, ["'other clip'", "test split"]),
+        (["--resume", "no.pth"], 1, ["no.pth", "missing"]),
+        (["--resume", "TEXT"], 1, ["text.pth"]),
+        (["--resume", "BARE"], 2, ["config.json"]),
+        (["--resume", "CKPT", "--config", "SINGLE"], 1, ["another architecture", "unknown"]),
+        (["--resume", "NAN"], 1, ["nan.pth", "NaN"]),
+        (["--resume", "CKPT", "--out", "EMPTY"], 1, ["empty"]),
+        (["--resume", "CKPT", "--data_dir", "nowhere"], 1, ["nowhere/CLOTHO", "missing"]),
+    ],
+)
+def test_bad_input(place, run, tmp_path, capsys, monkeypatch, flags, status, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    content = torch.load(checkpoint, weights_only=True)
+    weights = {key: value.clone() for key, value in content["state_dict"].items()}
+    weights["ce.moe_fc.bias"][0] = float("nan")
+    torch.save({"epoch": 1, "state_dict": content["state_dict"]}, tmp_path / "bare.pth")
+    torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "nan.pth")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "other").write_text("other clip\n")
+    names = {
+        "CKPT": checkpoint,
+        "BARE": tmp_path / "bare.pth",
+        "NAN": tmp_path / "nan.pth",
+        "TEXT": tmp_path / "text.pth",
+        "EMPTY": tmp_path / "empty",
+        "OTHER": tmp_path / "other",
+        "SINGLE": place.config(name="single"),
+    }
+    capsys.readouterr()
+    assert place.call(evaluation.main, *[names.get(flag, flag) for flag in flags]) == status
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message, message
+    assert "Traceback" not in message
+
+
+def test_list_and_help(place, capsys):
+    assert place.call(evaluation.main, "--list") == 0
+    assert "clotho-train-vggish-vggsound" in capsys.readouterr().out
+    assert place.call(evaluation.main, "--help") == 0
+    assert "--per_class" in capsys.readouterr().out
