@@ -81,8 +81,7 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
     for split, count in counts.items():
         for number in range(count):
             for _ in range(1000):
-                relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
-                events = _draw_events(rng, relation, pairs[split])
+                relation, events = _draw(rng, pairs[split])
                 name = f"{split}-{number:04d}"
                 scene = Scene(name, split, relation, events, (seed, _SOUND, len(scenes)))
                 if scene.combination not in seen:
@@ -97,38 +96,34 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
 def _share_pairs(
     rng: np.random.Generator, counts: dict[str, int]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Deal the pairs of sources out to the splits, in proportion to their numbers of clips."""
+    """Deal the pairs of sources out to the splits, about in proportion to their clips."""
     pairs = list(itertools.combinations(sorted(SOURCES), 2))
     order = rng.permutation(len(pairs))
-    total, start, passed = sum(counts.values()), 0, 0
-    shares = {}
-    for split, count in counts.items():
-        passed += count
-        stop = round(len(pairs) * passed / max(total, 1))
-        shares[split] = [pairs[int(i)] for i in order[start:stop]]
-        start = stop
-    return shares
+    least = sum(counts.values()) / 20  # a few clips need some choice of pairs as well
+    stops = np.cumsum([max(count, least) for count in counts.values()])
+    parts = np.split(order, np.round(len(pairs) * stops / stops[-1]).astype(int)[:-1])
+    return {split: [pairs[int(i)] for i in part] for split, part in zip(counts, parts, strict=True)}
 
 
-def _draw_events(
-    rng: np.random.Generator, relation: str, pairs: list[tuple[str, str]]
-) -> tuple[Event, ...]:
+def _draw(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[str, tuple[Event, ...]]:
+    """Draw a relation and its events."""
+    relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
     if relation == "alone":
         names = sorted(SOURCES)
-        return (_draw_event(rng, names[int(rng.integers(len(names)))], chance=0.6, most=2),)
-    one, other = pairs[int(rng.integers(len(pairs)))]
-    lasting = [name for name in (one, other) if SOURCES[name].kind != "struck"]
-    while relation != "then" and not lasting:  # one must last for the other to be heard with it
-        one, other = pairs[int(rng.integers(len(pairs)))]
-        lasting = [name for name in (one, other) if SOURCES[name].kind != "struck"]
-    either = [one, other] if relation == "then" else lasting
-    second = either[int(rng.integers(len(either)))]
-    first = one if second == other else other
+        name = names[int(rng.integers(len(names)))]
+        return relation, (_draw_event(rng, name, chance=0.6, most=2),)
+    first, second = pairs[int(rng.integers(len(pairs)))]
+    last = [SOURCES[name].kind != "struck" for name in (first, second)]
+    if relation != "then" and not any(last):  # one must last for the other to be heard with it
+        relation = "then"
+    swap = rng.uniform() < 0.5 if relation == "then" or all(last) else last[0]
+    if swap:
+        first, second = second, first
     front: tuple[str, ...] = ("near", "far")
     back: tuple[str, ...] = ("near", "far")
     if relation == "over":  # the loud one in front is not far, the soft one behind not near
         front, back = ("near",), ("far",)
-    return (
+    return relation, (
         _draw_event(rng, first, chance=0.5, most=1, distances=front),
         _draw_event(rng, second, chance=0.5, most=1, distances=back),
     )

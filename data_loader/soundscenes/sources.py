@@ -180,7 +180,7 @@ def _drop(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _laser(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.32 + 0.1 * grain)
-    track: Wave = pitch * np.geomspace(2600, 260, n)
+    track = np.asarray(pitch * np.geomspace(2600, 260, n), np.float64)
     wave = harmonics(np.minimum(track, 2400), [1, 0, 0.33]) + 0.4 * np.sin(phase(track))
     return (wave + 0.02 * noise(rng, n, 500, 5000)) * plateau(n, 0.005, 0.12)
 

@@ -1,0 +1,78 @@
+"""The built-in experts measure what they say: colour and loudness, and how these move."""
+
+import numpy as np
+import pytest
+
+from data_loader.soundscenes.features import BANDS, RATES, WIDTHS, extract, log_mel
+from data_loader.soundscenes.scene import plan, render
+
+RATE = 16_000
+
+
+def tone(frequency, seconds=4.0, beat=0.0, level=8000):
+    time = np.arange(round(seconds * RATE)) / RATE
+    swell = 1 + 0.9 * np.sin(2 * np.pi * beat * time) if beat else 1.0
+    hiss = np.random.default_rng(0).standard_normal(time.size)
+    return (level / 2 * swell * np.sin(2 * np.pi * frequency * time) + 3 * hiss).astype(np.int16)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 1.0, 3.0, 9.97])
+def test_tokens_per_second_and_widths(seconds):
+    found = extract(tone(440, seconds))
+    assert {name: tokens.shape[1] for name, tokens in found.items()} == WIDTHS
+    assert found["logmel"].shape[0] == pytest.approx(max(1, seconds / 0.96), abs=0.55)
+    assert found["modulation"].shape[0] == pytest.approx(max(1, seconds / 0.24), abs=0.65)
+    assert all(tokens.dtype == np.float32 for tokens in found.values())
+
+
+@pytest.mark.parametrize("sound", [np.zeros(5), np.zeros(48_000), np.full(48_000, 32_767)])
+def test_silence_and_clipping_are_finite(sound):
+    for tokens in extract(sound.astype(np.int16)).values():
+        assert np.isfinite(tokens).all()
+
+
+def test_a_higher_tone_is_in_a_higher_band():
+    peaks = [log_mel(tone(f)).mean(axis=0).argmax() for f in (100, 300, 1000, 3000, 7000)]
+    assert peaks == sorted(set(peaks))
+    mel = 2595 * np.log10(1 + np.array([60, 1000, 7800]) / 700)  # triangle k peaks at step k + 1
+    assert peaks[2] == pytest.approx((mel[1] - mel[0]) / (mel[2] - mel[0]) * 65 - 1, abs=1)
+
+
+def test_a_full_scale_tone_has_the_level_it_should():
+    # a sine of amplitude A under a Hann window of 400: power at its bin (A * 400/2 / 2) ** 2
+    expected = 10 * np.log10((0.25 * 100) ** 2 / 512)
+    assert log_mel(tone(1000, level=16_384)).max() == pytest.approx(expected, abs=3)
+
+
+def test_louder_moves_logmel_and_leaves_modulation():
+    soft, loud = extract(tone(1000, beat=4, level=2000)), extract(tone(1000, beat=4, level=20_000))
+    band = log_mel(tone(1000)).mean(axis=0).argmax()
+    assert np.all(loud["logmel"][:, band] - soft["logmel"][:, band] > 0.9)
+    change = (loud["modulation"] - soft["modulation"]).reshape(-1, BANDS // 2, RATES)
+    assert np.abs(change[:, band // 2, 4:12]).mean() < 0.3
+
+
+def test_a_faster_beat_is_at_a_higher_rate():
+    band = log_mel(tone(1000)).mean(axis=0).argmax() // 2
+    peaks = []
+    for beat in (1, 2, 4, 8, 16, 30):
+        tokens = extract(tone(1000, beat=beat))["modulation"]
+        raw = tokens * np.tile(np.linspace(1.3, 0.4, RATES), BANDS // 2)
+        peaks.append(raw.mean(axis=0).reshape(-1, RATES)[band].argmax())
+    assert peaks == sorted(set(peaks))
+
+
+def test_tokens_follow_time():
+    sound = np.concatenate([tone(300, 2.88), tone(4000, 2.88)])
+    means = extract(sound)["logmel"][:, :BANDS]
+    low, high = (log_mel(tone(f)).mean(axis=0).argmax() for f in (300, 4000))
+    assert np.all(means[:3, low] > means[:3, high])
+    assert np.all(means[3:, high] > means[3:, low])
+
+
+def test_scenes_are_about_standardised():
+    found = [extract(render(scene)) for scene in plan(1, {"train": 80})]
+    for name in WIDTHS:
+        tokens = np.concatenate([one[name] for one in found])
+        assert np.abs(tokens.mean(axis=0)).mean() < 0.6
+        assert 0.5 < np.median(tokens.std(axis=0)) < 1.5
