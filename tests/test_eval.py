@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
 
 import eval as evaluation
+from file_server import FileServer
 from model.metric import t2v_metrics, v2t_metrics
 from small_runs import CE, Place, make_data
+from utils.experiments import load_experiments
 
 PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
 MINIDATA = Path(__file__).parent / "data" / "minidata" / "AudioCaps"
@@ -143,6 +146,50 @@ def test_a_released_checkpoint_scores_what_was_recorded(released, monkeypatch):
     stored = np.load(PUBLISHED / "test_sims.npz")
     exists = stored["query_masks"].reshape(-1).astype(bool)
     assert np.abs(np.load(released / "sims.npy") - stored["sims"][exists]).max() < 1e-5
+
+
+NAME = "audiocaps-train-vggish-vggsound"
+
+
+@pytest.fixture
+def mirror():
+    """A server of the released files: every seed of one experiment is the same small file."""
+    with FileServer() as server:
+        experiment = load_experiments()[NAME]
+        for seed in experiment.runs:
+            for file in ("trained_model.pth", "config.json"):
+                path = urlsplit(f"{experiment.url(seed, server.url(''))}/{file}").path
+                server.files[path] = (PUBLISHED / file).read_bytes()
+        yield server
+
+
+def test_an_experiment_is_fetched_once_and_scored(released, mirror, monkeypatch, capsys):
+    flags = ("--experiment", NAME, "--root_url", mirror.url(""), "--out", "scored")
+    assert call(released, monkeypatch, *flags) == 0
+    results = json.loads((released / "scored" / "results.json").read_text())
+    recorded = json.loads((PUBLISHED / "result.json").read_text())["test_metrics"]
+    assert set(results["seeds"]) == {"0", "1", "2"}  # the folders' seeds, not config.json's
+    expected = {"mean": recorded["test_t2v_metrics_R5"], "std": 0.0}
+    assert results["summary"]["t2v_metrics"]["R5"] == expected
+    table = capsys.readouterr().out
+    assert "published: CE - VGGish + VGGSound" in table
+    assert "OTHER SIZE" in table  # the small file is not the published model
+    asked = len(mirror.requests)
+    assert call(released, monkeypatch, *flags) == 0
+    assert len(mirror.requests) == asked
+
+
+def test_a_seed_that_cannot_be_scored_is_named(released, mirror, monkeypatch, capsys):
+    broken = next(path for path in mirror.files if "seed-1" in path and path.endswith(".pth"))
+    mirror.files[broken] = mirror.files[broken][:5000]
+    flags = ("--experiment", NAME, "--root_url", mirror.url(""), "--out", "scored")
+    assert call(released, monkeypatch, *flags) == 1
+    message = capsys.readouterr().err
+    assert f"{NAME} seed 1: " in message
+    assert "Traceback" not in message
+    results = json.loads((released / "scored" / "results.json").read_text())
+    assert set(results["seeds"]) == {"0", "2"}
+    assert f"{NAME} seed 1: " in results["failed"][0]
 
 
 def test_the_config_inside_a_checkpoint_serves_where_there_is_no_file(place, run, tmp_path):
