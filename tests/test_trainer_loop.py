@@ -1,0 +1,345 @@
+"""Training loop: what is kept and when it ends, with validations that say what the test wants."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import trainer.loop
+from model import build_model
+from model.loss import MaxMarginRankingLoss
+from small_runs import SINGLE, content_of, same
+from trainer.checkpoint import load_checkpoint
+from trainer.evaluator import Evaluation
+from trainer.loop import Training, fit
+from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.ranking_step import RankingStep
+from utils.config import load_config
+from utils.errors import CheckpointError, ProjectError
+from utils.stop import StopSignals
+
+SMALL = {
+    "experts.ce_shared_dim": 4,
+    "arch.args.vlad_clusters.text": 1,
+    "arch.args.vlad_clusters.audio": 1,
+    "optimizer.args.lr": 0.05,
+    "data_loader.args.max_tokens.text": 3,
+    "data_loader.args.max_tokens.audio": 2,
+}
+METRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
+CPU = torch.device("cpu")
+
+
+class Batches:
+    """Three batches an epoch, different in each."""
+
+    def __init__(self, count=3):
+        self.batches_per_epoch = count
+        self.spoil = None
+
+    def epoch(self, epoch, seed, *, first_batch, device):
+        for number in range(first_batch, self.batches_per_epoch):
+            draw = torch.Generator().manual_seed(1000 * epoch + 10 * number + seed)
+            text = torch.randn(4, 1, 3, 300, generator=draw)
+            audio = torch.randn(4, 2, 128, generator=draw)
+            if (epoch, number) == self.spoil:
+                audio[0, 0, 0] = torch.nan
+            yield text, {"audio": audio}, {"audio": torch.ones(4)}
+
+
+class Runner:
+    """Trains in a folder; validation reaches the given values, one after another."""
+
+    def __init__(self, folder, monkeypatch):
+        self.config = load_config(SINGLE, SMALL)
+        self.folder = folder
+        self.data = Batches()
+        self.values = [1.0] * 50
+        self.records = []
+        self.stop = StopSignals()
+        monkeypatch.setattr(trainer.loop, "evaluate", self.evaluate)
+
+    def evaluate(self, model, validation, **_):
+        score = {"geometric_mean_R1-R5-R10": self.values.pop(0), "R1": 1.0}
+        return Evaluation(None, None, {"t2v_metrics": score, "v2t_metrics": {"MedR": 2.0}})
+
+    def new(self):
+        torch.manual_seed(0)
+        model = build_model(self.config)
+        optimizer = build_optimizer(self.config.optimizer, model.parameters())
+        step = RankingStep(model, MaxMarginRankingLoss(0.2, True))
+        scheduler = build_scheduler(self.config.lr_scheduler, optimizer)
+        return Training(model, step, optimizer, scheduler)
+
+    def fit(self, training=None, **settings):
+        training = training or self.new()
+        settings = {"epochs": 4, "save_every_minutes": 0.0, **settings}
+        fit(
+            training,
+            self.data,
+            None,
+            settings=replace(self.config.trainer, **settings),
+            seed=0,
+            device=CPU,
+            folder=self.folder,
+            config={"seed": 0},
+            stop=self.stop,
+            on_epoch=self.on_epoch,
+        )
+        return training
+
+    def on_epoch(self, record):
+        self.records.append(dict(record))
+
+    def epochs_kept(self):
+        return {path.name: load_checkpoint(path).epoch for path in self.folder.glob("*.pth")}
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    return Runner(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([1, 3, 2, 2], 2), ([1, 3, 3, 2], 3), ([1, 1, 1, 1], 4), ([4, 3, 2, 1], 1)],
+)
+def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(runner, values, best):
+    runner.values = [float(value) for value in values]
+    training = runner.fit()
+    assert runner.epochs_kept() == {
+        "trained_model.pth": best,
+        "last.pth": 4,
+        "last.previous.pth": 3,
+    }
+    assert (training.progress.best_epoch, training.progress.best) == (best, max(values))
+
+
+def test_a_metric_that_should_be_small(runner):
+    runner.values = [3.0, 1.0, 2.0, 1.5]
+    runner.fit(monitor_mode="min")
+    assert runner.epochs_kept()["trained_model.pth"] == 2
+
+
+def test_without_a_monitor_the_last_epoch_is_the_best(runner):
+    runner.values = [3.0, 1.0, 2.0, 1.5]
+    runner.fit(monitor_mode="off", monitor_metric="", early_stop=0)
+    assert runner.epochs_kept()["trained_model.pth"] == 4
+
+
+def test_a_metric_that_is_not_measured(runner):
+    with pytest.raises(ProjectError, match=r"val_x.*not measured.*val_t2v_metrics_R1"):
+        runner.fit(monitor_metric="val_x")
+
+
+@pytest.mark.parametrize(("patience", "end"), [(0, 3), (1, 4), (2, 5), (None, 8)])
+def test_early_stop_after_more_than_n_validations_without_improvement(runner, patience, end):
+    runner.values = [1.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]
+    training = runner.fit(epochs=8, early_stop=patience)
+    assert training.progress.epoch == end
+    assert runner.epochs_kept()["last.pth"] == end
+    # a stopped training, restored, knows that it has ended
+    again = runner.new()
+    again.restore(load_checkpoint(runner.folder / "last.pth"))
+    runner.values = []
+    runner.fit(again, epochs=8, early_stop=patience)
+    assert again.progress.epoch == end
+
+
+def test_early_stop_counts_validations_not_epochs(runner):
+    runner.values = [2.0, 1.0, 1.0, 1.0]
+    training = runner.fit(epochs=8, early_stop=1, val_freq=2)
+    assert training.progress.epoch == 6
+
+
+def test_validation_every_n_epochs_and_after_the_last(runner):
+    runner.values = [1.0, 2.0, 3.0]
+    runner.fit(epochs=5, val_freq=2)
+    assert [METRIC in record for record in runner.records] == [False, True, False, True, True]
+    assert runner.epochs_kept()["trained_model.pth"] == 5
+
+
+def test_periodic_checkpoints_of_which_the_newest_three_stay(runner):
+    runner.fit(epochs=12, save_only_best=False, save_period=2, skip_first_n_saves=3)
+    kept = {name: epoch for name, epoch in runner.epochs_kept().items() if "epoch" in name}
+    assert kept == {f"checkpoint-epoch{epoch}.pth": epoch for epoch in (8, 10, 12)}
+
+
+def test_periodic_checkpoints_begin_where_they_should(runner):
+    runner.fit(epochs=4, save_only_best=False, save_period=2, skip_first_n_saves=3)
+    assert [name for name in runner.epochs_kept() if "epoch" in name] == ["checkpoint-epoch4.pth"]
+
+
+def test_other_files_are_left_alone(runner):
+    for epoch in (1, 2, 3, 4, 5):
+        (runner.folder / f"checkpoint-epoch{epoch}.pth").write_text("mine")
+    runner.fit(epochs=1)
+    assert len(list(runner.folder.glob("checkpoint-epoch*.pth"))) == 5
+
+
+def test_the_best_weights_without_their_optimiser(runner):
+    runner.fit(epochs=2, include_optim_in_ckpts=False)
+    assert load_checkpoint(runner.folder / "trained_model.pth").optimizer is None
+    assert load_checkpoint(runner.folder / "last.pth").optimizer is not None
+    with pytest.raises(CheckpointError, match=r"no optimiser state.*--finetune"):
+        runner.new().restore(load_checkpoint(runner.folder / "trained_model.pth"))
+
+
+def test_the_learning_rate_is_logged_as_used(runner):
+    runner.fit(epochs=3)
+    rates = [record["learning_rate"] for record in runner.records]
+    assert rates == [pytest.approx(0.05 * 0.95**epoch) for epoch in range(3)]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(runner):
+    training = runner.new()
+    losses = []
+    step = training.step
+    training.step = lambda *batch: losses.append(step(*batch)) or losses[-1]
+    runner.fit(training, epochs=1)
+    assert runner.records[0]["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 3)
+
+
+def test_rarer_saves(runner):
+    """Saved after 3 and 6 and at the end; the best of the epochs between is not forgotten."""
+    runner.values = [1.0, 5.0, 2.0, 3.0, 6.0]
+    seen = []
+
+    def look(record):
+        kept = runner.epochs_kept()
+        seen.append((kept.get("trained_model.pth"), kept.get("last.pth")))
+
+    runner.on_epoch = look
+    runner.fit(epochs=5, save_every_epochs=3)
+    assert seen == [(None, None), (None, None), (2, 3), (2, 3), (2, 3)]
+    assert runner.epochs_kept()["trained_model.pth"] == 5
+    assert runner.epochs_kept()["last.pth"] == 5
+
+
+def test_the_best_between_rare_saves_is_that_epochs_own(runner, tmp_path):
+    runner.values = [1.0, 5.0, 2.0]
+    runner.fit(epochs=3, save_every_epochs=3)
+    rare = content_of(runner.folder / "trained_model.pth")
+    runner.folder = tmp_path / "often"
+    runner.folder.mkdir()
+    runner.values = [1.0, 5.0, 2.0]
+    runner.fit(epochs=3)
+    assert same(rare, content_of(runner.folder / "trained_model.pth"))
+
+
+def test_saving_within_an_epoch_and_going_on_from_there(runner):
+    finished = content_of_training(runner.fit(epochs=2, save_every_minutes=1e-9))
+    restored = []
+
+    class Died(Exception):
+        pass
+
+    def die(training, steps):
+        left = [steps]
+        step = training.step
+
+        def count(*batch):
+            if not left[0]:
+                raise Died
+            left[0] -= 1
+            return step(*batch)
+
+        training.step = count
+
+    for steps in range(1, 6):
+        for path in runner.folder.glob("*.pth"):
+            path.unlink()
+        training = runner.new()
+        die(training, steps)
+        with pytest.raises(Died):
+            runner.fit(training, epochs=2, save_every_minutes=1e-9)
+        again = runner.new()
+        again.restore(load_checkpoint(runner.folder / "last.pth"))
+        restored.append((again.progress.epoch, len(again.progress.losses)))
+        runner.fit(again, epochs=2, save_every_minutes=1e-9)
+        assert same(content_of_training(again), finished)
+    assert restored == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+
+
+def content_of_training(training):
+    state = training.snapshot({})
+    progress = {key: value for key, value in state.progress.items() if key != "history"}
+    return [state.state_dict, state.optimizer["state"], progress, state.monitor_best]
+
+
+def test_other_batches_than_those_of_the_checkpoint(runner):
+    training = runner.new()
+    training.progress.losses = [0.1]
+    training.progress.batches = 5
+    with pytest.raises(CheckpointError, match="after 1 of 5 batches of epoch 1, which has 3 now"):
+        runner.fit(training)
+
+
+def test_a_loss_that_is_no_number_names_its_step(runner):
+    runner.data.spoil = (3, 1)
+    with pytest.raises(ProjectError, match=r"nan at step 2 of epoch 3.*No result"):
+        runner.fit(save_every_minutes=1e-9)
+    last = load_checkpoint(runner.folder / "last.pth")
+    assert (last.epoch, len(last.progress["losses"])) == (2, 1)
+
+
+def test_a_state_that_is_incomplete(runner):
+    runner.fit(epochs=1)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    del checkpoint.progress["random"]
+    with pytest.raises(CheckpointError, match=r"incomplete.*--finetune"):
+        runner.new().restore(checkpoint)
+
+
+def test_a_released_checkpoint_is_continued_with_what_it_has(runner):
+    runner.fit(epochs=2)
+    checkpoint = replace(load_checkpoint(runner.folder / "last.pth"), progress=None)
+    training = runner.new()
+    training.restore(checkpoint)
+    runner.fit(training, epochs=3)
+    assert training.progress.epoch == 3
+    assert [record["epoch"] for record in training.progress.history] == [3]
+    assert training.scheduler.last_epoch == 3
+
+
+def test_a_best_file_that_is_lost_is_not_waited_for(runner):
+    runner.values = [9.0, 1.0]
+    runner.fit(epochs=2)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    for content in (None, b"damaged"):
+        training = runner.new()
+        training.restore(checkpoint)
+        best = runner.folder / "trained_model.pth"
+        best.unlink()
+        if content:
+            best.write_bytes(content)
+        training.forget_lost_best(runner.folder / "last.pth", runner.folder)
+        runner.values = [2.0]
+        runner.fit(training, epochs=3)
+        assert load_checkpoint(best).epoch == 3
+
+
+def test_a_best_file_that_is_there_keeps_its_rank(runner):
+    runner.values = [9.0, 1.0, 2.0]
+    runner.fit(epochs=2)
+    training = runner.new()
+    training.restore(load_checkpoint(runner.folder / "last.pth"))
+    training.forget_lost_best(runner.folder / "last.pth", runner.folder)
+    runner.fit(training, epochs=3)
+    assert runner.epochs_kept()["trained_model.pth"] == 1
+
+
+def test_the_model_trains_in_training_mode_after_a_validation(runner):
+    modes = []
+    training = runner.new()
+
+    class Step(nn.Module):
+        def forward(self, *batch):
+            modes.append(training.model.training)
+            return RankingStep(training.model, MaxMarginRankingLoss(0.2, True))(*batch)
+
+    training.step = Step()
+    training.model.eval()
+    runner.fit(training, epochs=2)
+    assert modes == [True] * 6
