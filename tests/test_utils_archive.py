@@ -502,6 +502,7 @@ def test_killed_in_the_middle_then_resumed(tmp_path, root):
         time.sleep(0.001)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
+    (root / ".050.1-abc.part").write_bytes(b"half of a file")
     for leftover in root.glob(".*.part"):
         os.utime(leftover, (0, 0))  # young ones may belong to a writer at work
     # whatever bears a final name is whole
