@@ -7,22 +7,23 @@ run = place.train("--config", config)   # `train.main` with the folder as workin
 
 import contextlib
 import json
-import math
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import torch
 import torch._dynamo  # optimisers import it at their first step: children need not
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from tqdm import tqdm
 
 import eval as evaluation
 import train
+from misc.soak import content_of, differences
 from synthetic import write_dataset
-from trainer.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CE = "configs/clotho/train-vggish-vggsound.json"
@@ -34,7 +35,6 @@ SMALL = {
     "trainer.epochs": 3,
     "trainer.tensorboard": False,
 }
-CLOCKS = {"seconds", "wall_seconds", "config_file"}
 
 
 def make_data(folder):
@@ -159,6 +159,7 @@ def _train(argv, *, at=None, count=0, number=signal.SIGKILL, tell=None):
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own one outlives a kill, with a warning
     seen = 0
 
     def event():
@@ -190,36 +191,16 @@ def _train(argv, *, at=None, count=0, number=signal.SIGKILL, tell=None):
     sys.exit(status)
 
 
-def content_of(path):
-    """Return all that a checkpoint holds, but for clocks, places and the configuration."""
-    loaded = load_checkpoint(path)
-    return without_clocks({**vars(loaded), "path": None, "config": None})
-
-
-def without_clocks(value):
-    if isinstance(value, dict):
-        return {k: without_clocks(v) for k, v in value.items() if k not in CLOCKS}
-    if isinstance(value, list | tuple):
-        return [without_clocks(item) for item in value]
-    return value
-
-
 def same(first, second):
-    """Say whether two values are equal to the last bit, tensors and all."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return list(first) == list(second) and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    if isinstance(first, float) and math.isnan(first):
-        return math.isnan(second)
-    return first == second
+    """Say whether two values are equal to the last bit, tensors and all; clocks aside."""
+    return not differences(first, second, "")
 
 
 def assert_same_run(first, second):
     """Compare two finished runs: weights, optimiser, generators, metrics and results."""
     for file in ("last.pth", "trained_model.pth"):
-        assert same(content_of(first.models / file), content_of(second.models / file)), file
-    assert without_clocks(first.metrics) == without_clocks(second.metrics)
-    assert without_clocks(first.results) == without_clocks(second.results)
+        found = differences(content_of(first.models / file), content_of(second.models / file), file)
+        assert not found
+    assert not differences(first.metrics, second.metrics, "metrics.jsonl")
+    one, other = ({**run.results, "config_file": ""} for run in (first, second))
+    assert not differences(one, other, "results.json")
