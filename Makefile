@@ -20,8 +20,31 @@ $(STAMP): requirements/base.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@echo "installing PyTorch and the rest into $(VENV) (on Linux this may fetch gigabytes of GPU"
+	@echo "libraries; README.md says how to choose the CPU build)"
+	@test -t 1 || quiet=--quiet; \
+	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
+	  -r requirements/dev.txt
 	@touch $@
+
+DEMO := data/demo
+demo:
+	@begun=$$(date +%s); \
+	$(MAKE) --no-print-directory setup && ready=$$(date +%s) && mkdir -p $(DEMO) && \
+	printf '\n1/4  make the data set: sounds, captions, features\n' && \
+	$(BIN)/python misc/make_soundscenes.py && \
+	printf '\n2/4  train CE on both experts, test its best epoch\n' && \
+	$(BIN)/python train.py --config configs/soundscenes/train-logmel-modulation.json && \
+	printf '\n3/4  score the checkpoint again from its file, and keep the similarities\n' && \
+	run=$$(ls -d data/saved/models/soundscenes-train-logmel-modulation/*/ | tail -1) && \
+	$(BIN)/python eval.py --resume $${run}trained_model.pth \
+	  --save_similarities $(DEMO)/similarities.npy --quiet && \
+	printf '\n4/4  write the page\n' && \
+	$(BIN)/python misc/demo_page.py --similarities $(DEMO)/similarities.npy \
+	  --out $(DEMO)/index.html && \
+	echo "set-up: $$((ready - begun)) s; data, training, evaluation and page:" \
+	  "$$(($$(date +%s) - ready)) s" && \
+	echo "look at and listen to: $(CURDIR)/$(DEMO)/index.html"
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
