@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_loader.split import SplitCaptions, SplitExpert
-from data_loader.store import PackedText
+from data_loader.store import PackedText, PackedVectors
 from utils.config import TextConfig
 
 Batch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -101,6 +101,15 @@ class Sequences:
     rows: Tensor
     starts: Tensor
     lengths: Tensor
+    file: PackedVectors | None = None
+    """Where the rows are mapped from, when they are."""
+
+    def announce(self, items: Tensor, width: int) -> None:
+        """Say that the first `width` places of items (B,) are taken next."""
+        if self.file is not None:
+            starts = self.starts[items]
+            ends = starts + self.lengths[items].clamp(max=width)
+            self.file.will_need(starts.numpy(), ends.numpy())
 
     @property
     def padding(self) -> int:
@@ -123,7 +132,13 @@ class Sequences:
     def take(self, index: Tensor, *, pin: bool) -> Tensor:
         """Return the rows at `index` (...,): (..., D), in pinned memory when `pin`."""
         taken = self.rows.new_empty((index.numel(), self.rows.shape[1]), pin_memory=pin)
-        torch.index_select(self.rows, 0, index.reshape(-1), out=taken)
+        flat = index.reshape(-1)
+        if self.rows.device.type == "cpu":
+            # A copy for each row. torch would wake all its threads for half a millisecond of work,
+            # and wait for the slowest of them.
+            np.take(self.rows.numpy(), flat.numpy(), axis=0, out=taken.numpy(), mode="clip")
+        else:
+            torch.index_select(self.rows, 0, flat, out=taken)
         return taken.view(*index.shape, -1)
 
 
@@ -143,11 +158,11 @@ class ClipTensors:
         self.device = device
         self._max_tokens = config.max_tokens
         self._averaged = config.aggregate == "avg"
-        self._captions = self._sequences(text.tensor(device), captions.starts, captions.lengths)
+        self._captions = self._sequences(text, captions.starts, captions.lengths)
         self._longest = int(captions.lengths.max())
         self._experts = {
             expert.config.name: [
-                self._sequences(part.tensor(device), starts, lengths)
+                self._sequences(part, starts, lengths)
                 for part, starts, lengths in zip(
                     expert.parts, expert.starts, expert.lengths, strict=True
                 )
@@ -175,10 +190,12 @@ class ClipTensors:
 
     def words(self, captions: Tensor) -> Tensor:
         """Return the rows of the words of captions (B,): (B, W), cut and padded."""
+        self._captions.announce(captions, self._word_places)
         return self._captions.index(captions, self._word_places)
 
     def kept_words(self, captions: Tensor, keep: Tensor) -> Tensor:
         """Return the rows of those words of captions (B,) that stay: keep (B, any)."""
+        self._captions.announce(captions, keep.shape[1])
         return self._captions.index_of_kept(captions, keep, self._word_places)
 
     def no_words(self, count: int) -> Tensor:
@@ -200,6 +217,9 @@ class ClipTensors:
         self, clips: Tensor, *, pin: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the experts and availabilities of clips (B,)."""
+        for name, parts in self._experts.items():
+            for part in parts:
+                part.announce(clips, self._tokens[name] or 1)
         taken = {}
         for name, parts in self._experts.items():
             places = self._tokens[name]
@@ -213,9 +233,10 @@ class ClipTensors:
         """W: an average is over all words of a caption, a sequence is cut to N."""
         return self._longest if self._averaged else self._max_tokens
 
-    def _sequences(self, rows: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
+    def _sequences(self, file: PackedVectors, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
         return Sequences(
-            rows,
-            torch.from_numpy(np.asarray(starts)).to(self.device),
-            torch.from_numpy(np.asarray(lengths)).to(self.device),
+            file.tensor(self.device),
+            torch.from_numpy(np.require(starts, requirements="W")).to(self.device),
+            torch.from_numpy(np.require(lengths, requirements="W")).to(self.device),
+            file if self.device.type == "cpu" else None,
         )

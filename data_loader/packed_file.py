@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
+import os
 import struct
 import zlib
 from collections.abc import Iterable
@@ -23,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from utils.errors import DataError
+from utils.files import open_regular
 
 MAGIC = b"\x89PACKED1"
 ALIGNMENT = 64
@@ -92,6 +95,24 @@ class PackedFile:
     checksums: dict[str, int]
     path: Path | None = None
     """Where it lies; None: in memory."""
+    map: mmap.mmap | None = None
+
+    def will_need(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Let the system read bytes begins[i] : ends[i] (n,) of the first block, all at once.
+
+        Otherwise it would read them when they are used, one page after another.
+        """
+        if self.map is None:
+            return
+        firsts = begins // mmap.PAGESIZE * mmap.PAGESIZE
+        advise = self.map.madvise
+        for first, length in zip(firsts.tolist(), (ends - firsts).tolist(), strict=True):
+            advise(mmap.MADV_WILLNEED, first, length)
+
+    def will_need_all(self) -> None:
+        """Let the system read the whole file ahead from now on, in its order."""
+        if self.map is not None:
+            self.map.madvise(mmap.MADV_SEQUENTIAL)
 
     def damaged_block(self) -> str | None:
         """Read everything and return the name of the first block that is not what was written."""
@@ -99,15 +120,19 @@ class PackedFile:
 
 
 def map_packed(path: Path) -> PackedFile:
-    """Open a packed file without reading its features.
+    """Open a packed file without reading its features; its arrays are read-only.
 
-    The map is private and writable because torch warns about arrays that are not; nobody writes.
     Raises DataError when the file is not whole.
     """
-    if path.stat().st_size < TAIL.size:
-        raise DataError(f"{path}: is not a packed file (too short)")
-    buffer = np.memmap(path, dtype=np.uint8, mode="c").view(np.ndarray)
-    return replace(open_packed(buffer, str(path)), path=path)
+    with open_regular(path) as file:
+        if file.seek(0, os.SEEK_END) < TAIL.size:
+            raise DataError(f"{path}: is not a packed file (too short)")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    packed = open_packed(np.frombuffer(mapped, np.uint8), str(path))
+    # Clips come in random order. By default the system reads megabytes around each of them, most
+    # of which are not wanted before they are dropped again when a file is larger than memory.
+    mapped.madvise(mmap.MADV_RANDOM)
+    return replace(packed, path=path, map=mapped)
 
 
 def open_packed(buffer: np.ndarray, where: str) -> PackedFile:

@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import re
+import warnings
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +51,13 @@ CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 T = TypeVar("T", bound="Packed")
 
 
+class _ClipRows:
+    """The row of each clip of a packed file; files that hold the same clips share one."""
+
+    def __init__(self, names: np.ndarray) -> None:
+        self.row_of = {name: row for row, name in enumerate(decode_names(names))}
+
+
 class Packed:
     """What every packed source has: clip ids, offsets and the identity of the file it came from.
 
@@ -63,16 +71,15 @@ class Packed:
         self.source = source
         self.identity: dict[str, Any] = packed.header["source"]
         self.offsets = packed.arrays["offsets"]
-        self._names = packed.arrays["names"]
         self.file = packed
-        names = decode_names(self._names)
-        if len(names) != len(self.offsets) - 1:
+        self._clips = _clip_rows(packed.arrays["names"])
+        if len(self._clips.row_of) != len(self.offsets) - 1:
             raise DataError("a packed file's clips do not fit its arrays")
 
     def find(self, clips: list[str]) -> np.ndarray:
         """Return the row of each clip (n,) int64, -1 for one that is not here."""
-        row_of = {name: row for row, name in enumerate(decode_names(self._names))}
-        return np.fromiter((row_of.get(clip, -1) for clip in clips), np.int64, len(clips))
+        rows = map(self._clips.row_of.get, clips, itertools.repeat(-1))
+        return np.fromiter(rows, np.int64, len(clips))
 
     def run(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the items of each row (n,) start and how many there are, both (n,)."""
@@ -97,10 +104,24 @@ class PackedVectors(Packed):
         return self.rows.shape[1]
 
     def tensor(self, device: torch.device) -> torch.Tensor:
-        """Return `rows` on a device, copied there once for all data sets that share this file."""
+        """Return `rows` on a device, copied there once for all data sets that share this file.
+
+        On the host it is a view of the mapped file, never to be written to.
+        """
         if device not in self._on_device:
-            self._on_device[device] = torch.from_numpy(self.rows).to(device)
+            if device.type != "cpu":
+                self.file.will_need_all()
+            with warnings.catch_warnings():
+                # torch has no read-only tensors. A map that could be written to, privately, would
+                # need as much memory set aside as the file is large.
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                self._on_device[device] = torch.from_numpy(self.rows).to(device)
         return self._on_device[device]
+
+    def will_need(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Say that rows begins[i] : ends[i] (n,) are used next."""
+        row_size = self.rows.strides[0]
+        self.file.will_need(begins * row_size, ends * row_size)
 
     def is_on(self, device: torch.device) -> bool:
         """Say whether `tensor` would copy nothing."""
@@ -253,11 +274,20 @@ class FeatureStore:
 
 
 _OPENED: weakref.WeakValueDictionary[tuple[Any, ...], Packed] = weakref.WeakValueDictionary()
+_CLIP_ROWS: weakref.WeakValueDictionary[bytes, _ClipRows] = weakref.WeakValueDictionary()
 _WARNED: set[str] = set()
 
 
 class _TooNarrowError(Exception):
     """Wider features came after float16 ones: the file has to be packed as float32."""
+
+
+def _clip_rows(names: np.ndarray) -> _ClipRows:
+    digest = hashlib.sha256(names.data).digest()
+    clip_rows = _CLIP_ROWS.get(digest)
+    if clip_rows is None:
+        clip_rows = _CLIP_ROWS[digest] = _ClipRows(names)
+    return clip_rows
 
 
 def _warn_once(message: str) -> None:
