@@ -1,6 +1,7 @@
 """utils/download.py against a real server: the right file, or a clear error and no file."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -21,8 +22,9 @@ import pytest
 from file_server import Faults, FileServer, make_archive
 from utils import download
 from utils.archive import check_archive
-from utils.download import Policy, fetch, manifest_path, repair_url
+from utils.download import Policy, fetch, repair_url
 from utils.errors import DataError, DownloadError, UsageError
+from utils.manifest import manifest_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENT = Policy(tries=4, first_delay=0.0, longest_delay=0.0, connect_timeout=2, read_timeout=2)
@@ -447,6 +449,15 @@ def test_two_processes_do_not_write_the_same_file(server, tmp_path):
         pytest.raises(DownloadError, match="being fetched by another process"),
     ):
         get(server, tmp_path)
+
+
+def test_a_file_system_without_locks_is_said_and_used(server, tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(download.fcntl, "flock", no_locks)
+    get(server, tmp_path)
+    assert "cannot be locked" in caplog.text
 
 
 FETCH_SLOWLY = """

@@ -1,15 +1,13 @@
 """The one door to the network: a file arrives whole and verified, or not at all.
 
 While it arrives it is called `<name>.partial`, with what is needed to go on later in
-`<name>.partial.json`. What arrived is written down in `<name>.manifest.json` (size, sha256, date,
-address) and every later call verifies the file against it.
+`<name>.partial.json`; what arrived is written down in its manifest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import http.client
 import logging
 import os
@@ -19,18 +17,28 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from tqdm import tqdm
 
-from utils.errors import DataError, DownloadError, ProjectError, UsageError
-from utils.files import read_json, sha256_of, write_json
+from utils.errors import DataError, DownloadError, UsageError
+from utils.files import read_json, write_json
+from utils.manifest import (
+    SNIFFED,
+    Fetched,
+    Wanted,
+    accept,
+    check_first_bytes,
+    manifest_path,
+    shown,
+    verify,
+    write_manifest,
+)
 from utils.progress import byte_bar
 
 logger = logging.getLogger(__name__)
@@ -39,17 +47,6 @@ PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 
 # A server that names no version of its file (ETag, Last-Modified) is asked again for the last bytes
 # we have: when they differ, the file has changed and the parts do not belong together.
 OVERLAP = 4096
-SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
-HTML = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
-)
-FIRST_BYTES = {
-    ".gz": ("a gzip archive", (b"\x1f\x8b",)),
-    ".tgz": ("a gzip archive", (b"\x1f\x8b",)),
-    # torch has written zip files since 1.6, a pickled number (protocol 2) before
-    ".pth": ("a checkpoint", (b"PK\x03\x04", b"\x80\x02")),
-    ".json": ("JSON", (b"{", b"[", b" ", b"\n", b"\r", b"\t", b"\xef\xbb\xbf")),
-}
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,6 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A verified file; `downloaded` is False when it was here already."""
-
-    path: Path
-    size: int
-    sha256: str
-    downloaded: bool
-
-
 def repair_url(url: str) -> str:
     """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host").
 
@@ -96,11 +83,6 @@ def repair_url(url: str) -> str:
     if not usable:
         raise UsageError(f"{url!r} is not an address; expected http://host/... or https://host/...")
     return mended
-
-
-def manifest_path(path: Path) -> Path:
-    """Return where the manifest of `path` lies."""
-    return path.with_name(path.name + ".manifest.json")
 
 
 def fetch(
@@ -121,27 +103,22 @@ def fetch(
     an error whose way out is `refresh` (a command).
     Raises DownloadError: the message holds the address, what was tried and what to do by hand.
     """
-    url = repair_url(url)
-    policy = policy or DEFAULT_POLICY
-    refresh = refresh or (
-        f"rm {shlex.quote(str(path))} {shlex.quote(str(manifest_path(path)))}, then start again"
-    )
-    if path.exists():
-        here = _verify(url, path, sha1, check, replace_changed=replace_changed, refresh=refresh)
-        if here is not None:
-            return here
-    expected = None if replace_changed else _recorded(path).get("sha256")
+    url, policy = repair_url(url), policy or DEFAULT_POLICY
+    by_hand = f"rm {shlex.quote(str(path))} {shlex.quote(str(manifest_path(path)))}"
+    wanted = Wanted(url, path, sha1, check, refresh or f"{by_hand}, then start again")
+    here = verify(wanted, may_differ=replace_changed) if path.exists() else None
+    if here is not None:
+        return here
     with _partial_file(path) as partial:
-        if path.exists() and not replace_changed:  # another process was faster
-            here = _verify(url, path, sha1, check, replace_changed=False, refresh=refresh)
-            if here is not None:
-                return here
+        here = verify(wanted) if path.exists() and not replace_changed else None
+        if here is not None:  # another process was faster
+            return here
         transfer = _Transfer(url, path, partial, policy)
         for is_last_time in (False, True):
             transfer.run()
             os.fsync(partial.fileno())
             try:
-                sha256 = _accept(transfer.partial, url, sha1, expected, check, refresh)
+                sha256 = accept(wanted, transfer.partial, as_recorded=not replace_changed)
                 break
             except DownloadError:
                 in_parts = transfer.in_parts
@@ -153,81 +130,9 @@ def fetch(
         size = transfer.have
         transfer.partial.replace(path)
         transfer.forget()
-        _write_manifest(path, url, size, sha256)
+        write_manifest(wanted, size, sha256)
     logger.info("fetched %s (%s)", path, _megabytes(size))
     return Fetched(path, size, sha256, downloaded=True)
-
-
-def _verify(
-    url: str,
-    path: Path,
-    sha1: str | None,
-    check: Callable[[Path], object] | None,
-    *,
-    replace_changed: bool,
-    refresh: str,
-) -> Fetched | None:
-    """Compare `path` with its manifest; None when it is to be fetched again.
-
-    A file without a manifest was put there by hand (or the last run ended a moment too early): it
-    has to pass every check of a fetched one, and gets its manifest.
-    """
-    if not path.is_file():
-        raise DownloadError(f"{path} is in the way: expected a file there; move it and start again")
-    size, sha256 = path.stat().st_size, sha256_of(path)
-    recorded = _recorded(path)
-    if not recorded:
-        try:
-            _accept(path, "the file found there", sha1, None, check, refresh)
-        except DownloadError as error:
-            if replace_changed:
-                return None
-            raise DownloadError(f"{path} has no manifest and cannot be used: {error}") from error
-        _write_manifest(path, url, size, sha256, note="found here, not fetched")
-    elif (size, sha256) != (recorded.get("size"), recorded.get("sha256")):
-        if replace_changed:
-            return None
-        raise DownloadError(
-            f"{path} is not the file that was fetched on {recorded.get('date')}: "
-            f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
-            f"{recorded.get('sha256')} ({recorded.get('size')} bytes)\n"
-            f"  to fetch it again: {refresh}"
-        )
-    return Fetched(path, size, sha256, downloaded=False)
-
-
-def _accept(
-    path: Path,
-    source: str,
-    sha1: str | None,
-    expected_sha256: object,
-    check: Callable[[Path], object] | None,
-    refresh: str,
-) -> str:
-    """Return the sha256 of a file that may be used; DownloadError otherwise."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        _check_first_bytes(file.read(SNIFFED), path.name.removesuffix(".partial"), source)
-    if sha1 is not None and (found := _sha1_of(path)) != sha1:
-        raise DownloadError(
-            f"{_shown(source)}: checksum mismatch: expected the published sha1 {sha1}, "
-            f"found {found} ({size} bytes); nothing of it is kept"
-        )
-    sha256 = sha256_of(path)
-    if expected_sha256 is not None and sha256 != expected_sha256:
-        raise DownloadError(
-            f"{_shown(source)}: checksum mismatch: the manifest of the file fetched earlier says "
-            f"sha256 {expected_sha256}, found {sha256} ({size} bytes)\n"
-            f"  to take the new file: {refresh}"
-        )
-    if check is not None:
-        try:
-            check(path)
-        except ProjectError as error:
-            raise DownloadError(
-                f"{_shown(source)} holds {size} bytes that cannot be used: {error}"
-            ) from error
-    return sha256
 
 
 class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybody sees)
@@ -257,7 +162,7 @@ class _Transfer:
         state = _read_leniently(_state_path(self.partial))
         total, validator = state.get("total"), state.get("validator")
         if (
-            state.get("url") == _shown(self.url)
+            state.get("url") == shown(self.url)
             and isinstance(total, int)
             and isinstance(validator, str | None)
             and self.have <= total
@@ -352,7 +257,7 @@ class _Transfer:
         self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")
         if self.total is not None:
             self._require_space(self.total)
-            state = {"url": _shown(self.url), "total": self.total, "validator": self.validator}
+            state = {"url": shown(self.url), "total": self.total, "validator": self.validator}
             write_json(_state_path(self.partial), state)
         return b""
 
@@ -396,7 +301,7 @@ class _Transfer:
                 overlap, chunk = overlap[known:], chunk[known:]
             if self.have == 0 and len(chunk) >= SNIFFED:
                 try:
-                    _check_first_bytes(chunk, self.path.name, self.url)
+                    check_first_bytes(chunk, self.path.name, shown(self.url))
                 except DownloadError as error:
                     raise DownloadError(self._explain(str(error))) from error
             self._write(chunk)
@@ -433,9 +338,9 @@ class _Transfer:
 
     def _explain(self, tried: str) -> str:
         return (
-            f"could not fetch {_shown(self.url)}\n"
+            f"could not fetch {shown(self.url)}\n"
             f"  tried: {tried}\n"
-            f"  by hand: curl -L -o {shlex.quote(str(self.path))} {shlex.quote(_shown(self.url))}\n"
+            f"  by hand: curl -L -o {shlex.quote(str(self.path))} {shlex.quote(shown(self.url))}\n"
             "  then start again; or name a mirror with --root_url"
         )
 
@@ -471,20 +376,6 @@ def _chunks(response: requests.Response, size: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _check_first_bytes(start: bytes, name: str, source: str) -> None:
-    what, magics = FIRST_BYTES.get(Path(name).suffix.lower(), ("data", ()))
-    if HTML.match(start):
-        raise DownloadError(
-            f"{_shown(source)} is an HTML page, expected {what}: an error page, a login page or a "
-            "file that has moved; open the address in a browser to see"
-        )
-    if magics and not start.startswith(magics):
-        raise DownloadError(
-            f"{_shown(source)} is not {what}: it begins with {start[:16]!r}; "
-            "is it the right address, and does the server send the file as it is?"
-        )
-
-
 @contextlib.contextmanager
 def _partial_file(path: Path) -> Iterator[FileIO]:
     """Open the partial file of `path` for this process alone."""
@@ -504,6 +395,8 @@ def _partial_file(path: Path) -> Iterator[FileIO]:
             raise DownloadError(
                 f"{path} is being fetched by another process; start again when that has ended"
             ) from error
+        except OSError:  # some network file systems have no locks
+            logger.warning("%s cannot be locked; do not fetch it twice at once", partial)
         try:
             yield file
         finally:
@@ -521,45 +414,12 @@ def _state_path(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _recorded(path: Path) -> dict[str, Any]:
-    """Return the manifest of `path`, {} without one; raises DataError for an unreadable one."""
-    manifest = manifest_path(path)
-    if not manifest.exists():
-        return {}
-    recorded = read_json(manifest)
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
-        raise DataError(f"{manifest} is not a manifest: no sha256 in it; remove it and start again")
-    return recorded
-
-
-def _write_manifest(path: Path, url: str, size: int, sha256: str, **more: str) -> None:
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    entry = {"file": path.name, "size": size, "sha256": sha256, "date": date, "url": _shown(url)}
-    write_json(manifest_path(path), entry | more)
-
-
 def _read_leniently(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (DataError, OSError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _sha1_of(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _shown(url: str) -> str:
-    """Return `url` without name and password, for messages and manifests."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _reason(error: BaseException) -> str:

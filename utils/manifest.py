@@ -1,0 +1,169 @@
+"""What was fetched: the manifest of a file, and whether the file is still that one.
+
+`<name>.manifest.json` holds size, sha256, date and address of the file beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from utils.errors import DataError, DownloadError, ProjectError
+from utils.files import read_json, sha256_of, write_json
+
+SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
+HTML = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
+FIRST_BYTES = {
+    ".gz": ("a gzip archive", (b"\x1f\x8b",)),
+    ".tgz": ("a gzip archive", (b"\x1f\x8b",)),
+    # torch has written zip files since 1.6, a pickled number (protocol 2) before
+    ".pth": ("a checkpoint", (b"PK\x03\x04", b"\x80\x02")),
+    ".json": ("JSON", (b"{", b"[", b" ", b"\n", b"\r", b"\t", b"\xef\xbb\xbf")),
+}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified file; `downloaded` is False when it was here already."""
+
+    path: Path
+    size: int
+    sha256: str
+    downloaded: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to be had: where from, where to, and what it has to be."""
+
+    url: str
+    path: Path
+    sha1: str | None  # published checksum
+    check: Callable[[Path], object] | None  # raises one of our errors for unusable content
+    refresh: str  # what a user does to have it fetched again
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of `path` lies."""
+    return path.with_name(path.name + ".manifest.json")
+
+
+def verify(wanted: Wanted, *, may_differ: bool = False) -> Fetched | None:
+    """Compare the file with its manifest; raises DownloadError when it is not the one fetched.
+
+    A file without a manifest was put there by hand (or the last run ended a moment too early): it
+    has to pass every check of a fetched one, and gets its manifest. `may_differ`: return None
+    instead of the error.
+    """
+    path = wanted.path
+    if not path.is_file():
+        raise DownloadError(f"{path} is in the way: expected a file there; move it and start again")
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    recorded = _read_manifest(path)
+    if not recorded:
+        try:
+            accept(wanted, path, as_recorded=False)
+        except DownloadError as error:
+            if may_differ:
+                return None
+            raise DownloadError(f"{path} has no manifest and cannot be used: {error}") from error
+        write_manifest(wanted, size, sha256, note="found here, not fetched")
+    elif (size, sha256) != (recorded.get("size"), recorded.get("sha256")):
+        if may_differ:
+            return None
+        raise DownloadError(
+            f"{path} is not the file that was fetched on {recorded.get('date')}: "
+            f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
+            f"{recorded.get('sha256')} ({recorded.get('size')} bytes)\n"
+            f"  to fetch it again: {wanted.refresh}"
+        )
+    return Fetched(path, size, sha256, downloaded=False)
+
+
+def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
+    """Return the sha256 of the file `content` when it is what is wanted; DownloadError otherwise.
+
+    `as_recorded`: it also has to be what the manifest says of a file fetched earlier.
+    """
+    source = str(content) if content == wanted.path else shown(wanted.url)
+    size = content.stat().st_size
+    with content.open("rb") as file:
+        check_first_bytes(file.read(SNIFFED), wanted.path.name, source)
+    if wanted.sha1 is not None and (found := _sha1_of(content)) != wanted.sha1:
+        raise DownloadError(
+            f"{source}: checksum mismatch: expected the published sha1 {wanted.sha1}, "
+            f"found {found} ({size} bytes)"
+        )
+    sha256 = sha256_of(content)
+    expected = _read_manifest(wanted.path).get("sha256") if as_recorded else None
+    if expected not in (None, sha256):
+        raise DownloadError(
+            f"{source}: checksum mismatch: the manifest of the file fetched earlier says "
+            f"sha256 {expected}, found {sha256} ({size} bytes)\n"
+            f"  to take the new file: {wanted.refresh}"
+        )
+    if wanted.check is not None:
+        try:
+            wanted.check(content)
+        except ProjectError as error:
+            raise DownloadError(
+                f"{source} holds {size} bytes that cannot be used: {error}"
+            ) from error
+    return sha256
+
+
+def check_first_bytes(start: bytes, name: str, source: str) -> None:
+    """Raise DownloadError for content that cannot be what the file name promises."""
+    what, magics = FIRST_BYTES.get(Path(name).suffix.lower(), ("data", ()))
+    if HTML.match(start):
+        raise DownloadError(
+            f"{source} is an HTML page, expected {what}: an error page, a login page or a "
+            "file that has moved; open the address in a browser to see"
+        )
+    if magics and not start.startswith(magics):
+        raise DownloadError(
+            f"{source} is not {what}: it begins with {start[:16]!r}; "
+            "is it the right address, and does the server send the file as it is?"
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of `path`, {} without one; raises DataError for an unreadable one."""
+    manifest = manifest_path(path)
+    if not manifest.exists():
+        return {}
+    recorded = read_json(manifest)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
+        raise DataError(f"{manifest} is not a manifest: no sha256 in it; remove it and start again")
+    return recorded
+
+
+def write_manifest(wanted: Wanted, size: int, sha256: str, **more: str) -> None:
+    """Write down what has been fetched; `more`: further entries."""
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = {"file": wanted.path.name, "size": size, "sha256": sha256, "date": date}
+    write_json(manifest_path(wanted.path), entry | {"url": shown(wanted.url)} | more)
+
+
+def _sha1_of(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def shown(url: str) -> str:
+    """Return `url` without name and password, for messages and manifests."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
