@@ -19,7 +19,7 @@ import torch
 from data_loader import build_dataset
 from model import RetrievalModel, build_model, count_parameters
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.compare import FORMS, Comparison, compare, render, verdict
+from trainer.compare import FORMS, Comparison, compare, render
 from trainer.device import choose_device, describe
 from trainer.evaluator import Evaluation, EvaluationData, evaluate
 from trainer.report import results
@@ -122,7 +122,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
     folder = result_folder(args, config.name)
     write_results(folder, config, data, seeds, comparison, device, started)
-    show([comparison], args.format)
+    print(render([comparison], args.format), end="")
     logger.info("results: %s", folder / "results.json")
     return 0
 
@@ -141,7 +141,7 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
             failures.append(f"{experiment.name}: {error}")
             logger.error("%s: %s", experiment.name, error)
     if comparisons:
-        show(comparisons, args.format)
+        print(render(comparisons, args.format), end="")
         if len(chosen) > 1:
             folder = result_folder(args, "all")
             write_summary(folder, comparisons)
@@ -227,21 +227,14 @@ def write_results(
 
 def write_summary(folder: Path, comparisons: Sequence[Comparison]) -> None:
     """Write the table for people and for programs."""
-    write_text(folder / "summary.md", render(comparisons, "markdown") + "\n")
-    write_text(folder / "summary.json", render(comparisons, "json") + "\n")
+    write_text(folder / "summary.md", render(comparisons, "markdown"))
+    write_text(folder / "summary.json", render(comparisons, "json"))
 
 
 def save_similarities(scored: Evaluation, path: Path) -> None:
     """Write the similarities of the captions that exist: float32 (n_captions, n_clips)."""
     with atomic_writer(path) as file:
         np.save(file, scored.existing)
-
-
-def show(comparisons: Sequence[Comparison], form: str) -> None:
-    """Print the table and, for people, what it says of the published values."""
-    print(render(comparisons, form))
-    if form == "text":
-        print("\n".join(verdict(comparisons)))
 
 
 def show_list(data_dir: Path) -> int:

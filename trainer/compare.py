@@ -166,7 +166,7 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
         lines.append(f"All {compared} published values are matched within two deviations.")
     if compared:
         lines.append(RULE)
-    unpublished = [c.name for c in comparisons if not c.is_published]
+    unpublished = [c.name for c in comparisons if c.label is not None and not c.is_published]
     if unpublished:
         lines.append(f"Without a published row: {', '.join(unpublished)}")
     return lines
