@@ -1,0 +1,57 @@
+"""What a machine can do at best: the matrix products of a step and one pass of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
+
+
+class _Products(TorchDispatchMode):
+    """Note every matrix product: the operation and copies of what it multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], Any]] = []
+        self.flops = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        result = function(*args, **(kwargs or {}))
+        if function.name().split(".")[0] in PRODUCTS:
+            copies = [_like(value) for value in args]
+            self.calls.append(lambda: function(*copies, **(kwargs or {})))
+            left = args[1 if "add" in function.name() else 0]  # after what is added to
+            self.flops += 2 * result.numel() * left.shape[-1]
+        return result
+
+
+def _like(value: Any) -> Any:  # noqa: ANN401  an argument of any operation
+    """Return a copy of a tensor with the same strides; overlapping ones become dense."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().clone(memory_format=torch.preserve_format)
+
+
+class Limit:
+    """Run the matrix products of a step, then one fused optimiser pass over its parameters."""
+
+    def __init__(self, step: Callable[[], torch.Tensor], parameters: int) -> None:
+        """Note the products of `step`, which returns a loss, and of its gradients."""
+        with _Products() as noted:
+            step().backward()
+        self.flops = noted.flops
+        self._calls = noted.calls
+        device = step().device
+        flat = torch.nn.Parameter(torch.zeros(parameters, device=device))
+        flat.grad = torch.randn_like(flat)
+        self._optimizer = torch.optim.AdamW([flat], lr=1e-3, fused=True)
+
+    def run(self) -> None:
+        """Do it once."""
+        for call in self._calls:
+            call()
+        self._optimizer.step()

@@ -1,0 +1,409 @@
+"""What is measured: each stage runs in a fresh process and returns its figures in seconds or bytes.
+
+A figure is a list of measurements; summaries are made of them later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import itertools
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import train
+from data_loader import BaseDataset, build_dataset
+from misc.benchmarking import reference
+from misc.benchmarking.limit import Limit
+from misc.benchmarking.made_up_data import write_data_set, write_sparse_data_set
+from model import build_model, count_parameters
+from model.build import RetrievalModel
+from model.loss import build_loss
+from model.metric import t2v_ranks, v2t_ranks
+from trainer.device import choose_device, describe
+from trainer.evaluator import EvaluationData, evaluate
+from trainer.optimizer import build_optimizer
+from trainer.ranking_step import RankingStep
+from utils.config import Config, load_config
+from utils.errors import ProjectError
+
+Figures = dict[str, Any]
+LOOK_AT_MEMORY_EVERY = 0.01  # seconds
+ROUNDS_UNCOUNTED = 2
+RANKED_CAPTIONS = 5
+
+
+class Memory:
+    """Watch this process: the most it had in memory, and the most that was its own.
+
+    Private memory is anonymous memory; mapped features, which any process may share and the
+    system may take back at any time, are not in it.
+    """
+
+    def __enter__(self) -> Memory:
+        gc.collect()
+        self._begin = self._now()
+        self._peak = self._begin
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def figures(self) -> Figures:
+        """Return the peaks in bytes."""
+        return {"peak resident": [self._peak[0]], "peak private": [self._peak[1]]}
+
+    @property
+    def added(self) -> int:
+        """Private bytes beyond those at the beginning."""
+        return self._peak[1] - self._begin[1]
+
+    def _watch(self) -> None:
+        while not self._done.wait(LOOK_AT_MEMORY_EVERY):
+            self._peak = tuple(map(max, self._peak, self._now()))  # type: ignore[assignment]
+
+    @staticmethod
+    def _now() -> tuple[int, int]:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        sizes = [int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon")]
+        return sizes[0], sizes[1]
+
+
+def write_data(settings: Mapping[str, Any]) -> Figures:
+    """Write the sources; nothing about it is reported."""
+    write = write_sparse_data_set if settings["sparse"] else write_data_set
+    write(_config(settings), settings["sizes"])
+    return {}
+
+
+def pack(settings: Mapping[str, Any]) -> Figures:
+    """Open the data set for the first time."""
+    config = _config(settings)
+    started = time.perf_counter()
+    with Memory() as memory:
+        train.load_splits(config)
+    return {"packing": [time.perf_counter() - started], **_prefixed("packing", memory)}
+
+
+def first_step(settings: Mapping[str, Any]) -> Figures:
+    """Start the training command on packed data and note when its first step is done."""
+    return {"start-up": _run_training(settings, "--mini_train")["start-up"]}
+
+
+def epoch(settings: Mapping[str, Any]) -> Figures:
+    """Train one epoch by the training command, with validation, test and saving."""
+    with Memory() as memory:
+        figures = _run_training(settings)
+    return {**figures, **_prefixed("training", memory)}
+
+
+def growth(settings: Mapping[str, Any]) -> Figures:
+    """Start the training command, then take steps beyond its first ones."""
+    with Memory() as memory:
+        figures = {"start-up": _run_training(settings, "--mini_train")["start-up"]}
+    config, device = _config(settings), choose_device(settings["device"])
+    data = build_dataset(config, "train").to(device)
+    ours = _Steps(config, _seeded_model(config, device), data, device)
+    ours.take()
+    figures["step"] = [_timed(ours.take, device) for _ in range(settings["grown_steps"])]
+    return {**figures, **_prefixed("training", memory)}
+
+
+def _run_training(settings: Mapping[str, Any], *flags: str) -> Figures:
+    """Run `train.py` for an epoch in this process, which began at settings["began"]."""
+    steps: list[float] = []
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(time.time()))
+    device = ["--device", settings["device"]] if settings["device"] else []
+    started = time.time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        arguments = ["--config", settings["config"], "--train_single_epoch", "--quiet"]
+        status = train.main([*arguments, *device, *flags])
+    hook.remove()
+    if status:
+        raise ProjectError(f"the training command failed with status {status}")
+    written = Path(settings["folder"]).rglob("metrics.jsonl")
+    newest = max(written, key=lambda path: path.stat().st_mtime)
+    record = json.loads(newest.read_text(encoding="utf-8").splitlines()[-1])
+    return {
+        "start-up": [steps[0] - settings["began"] - settings["importing_torch"]],
+        "step in the loop": np.diff(steps).tolist(),
+        "epoch": [record["seconds"]],
+        "whole run": [time.time() - started],
+    }
+
+
+def steps(settings: Mapping[str, Any]) -> Figures:
+    """Take training steps, the limit's products and the opponent's steps in turn."""
+    config, device = _config(settings), choose_device(settings["device"])
+    data = build_dataset(config, "train").to(device)
+    model = _seeded_model(config, device)
+    ours = _Steps(config, model, data, device)
+    parameters = count_parameters(model)
+    limit = Limit(ours.forward, parameters)
+    opponent = _ReferenceSteps(config, data, device) if settings["reference"] else None
+    figures: dict[str, list[float]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        figures.setdefault(name, []).append(seconds)
+
+    for round_ in range(-ROUNDS_UNCOUNTED, settings["rounds"]):
+        keep = note if round_ >= 0 else lambda *_: None
+        keep("step", _timed(ours.take, device, times=settings["steps"]))
+        for name, seconds in ours.take_apart():
+            keep(f"step: {name}", seconds)
+        keep("limit", _timed(limit.run, device, times=settings["steps"]))
+        if opponent is not None:
+            parts = list(opponent.take_apart())
+            keep("reference step", sum(seconds for _, seconds in parts))
+            for name, seconds in parts:
+                keep(f"reference step: {name}", seconds)
+    machine = {
+        "processor": _processor(),
+        "device": describe(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return {**figures, "machine": machine, "parameters": parameters, "flops": limit.flops}
+
+
+def evaluation(settings: Mapping[str, Any]) -> Figures:
+    """Validate (one caption a clip) and test (five); the opponent embeds clips for every chunk."""
+    config, device = _config(settings), choose_device(settings["device"])
+    model = _seeded_model(config, device)
+    plain = reference.with_plain_layers(model).eval()
+    figures: Figures = {}
+    for name, of in (("validation", config), ("test", config.for_evaluation())):
+        split = of.data.split_name
+        data = EvaluationData(*build_dataset(of, split).to(device).evaluation())
+
+        def ours(data: EvaluationData = data) -> None:
+            evaluate(model, data, device=device)
+
+        def theirs(data: EvaluationData = data) -> None:
+            sims = reference.evaluate_in_chunks(plain, data.text, data.experts, data.available)
+            reference.t2v_ranks_by_sorting(sims)
+            reference.v2t_ranks_by_sorting(sims)
+
+        figures |= _in_turn(name, ours, theirs, settings, device)
+    return figures
+
+
+def ranks(settings: Mapping[str, Any]) -> Figures:
+    """Rank a matrix of made-up similarities, both ways."""
+    clips = settings["ranked_clips"]
+    draw = np.random.default_rng(0)
+    sims = draw.standard_normal((clips * RANKED_CAPTIONS, clips), dtype=np.float32)
+    figures: Figures = {}
+    for name, ours, theirs in (
+        ("ranks t2v", t2v_ranks, reference.t2v_ranks_by_sorting),
+        ("ranks v2t", v2t_ranks, reference.v2t_ranks_by_sorting),
+    ):
+        with Memory() as memory:
+            found = ours(sims)
+        figures[f"{name}: private beyond the matrix"] = [memory.added]
+        if settings["reference"] and not np.allclose(found, theirs(sims)):
+            raise ProjectError(f"{name} differ from those by sorting")
+        cpu = torch.device("cpu")
+        figures |= _in_turn(name, lambda: ours(sims), lambda: theirs(sims), settings, cpu)  # noqa: B023
+    return figures
+
+
+STAGES: dict[str, Callable[[Mapping[str, Any]], Figures]] = {
+    "data": write_data,
+    "packing": pack,
+    "start-up": first_step,
+    "epoch": epoch,
+    "steps": steps,
+    "evaluation": evaluation,
+    "ranks": ranks,
+    "growth": growth,
+}
+
+
+class _Steps:
+    """Training steps on the data set's own batches."""
+
+    def __init__(
+        self, config: Config, model: RetrievalModel, data: BaseDataset, device: torch.device
+    ) -> None:
+        self._device = device
+        self._step = RankingStep(model, build_loss(config.loss), precision=config.trainer.precision)
+        if config.trainer.compile:
+            self._step.compile()
+        self._optimizer = build_optimizer(config.optimizer, model.parameters())
+        self._batches = _endless(data, device)
+        self._batch = next(self._batches)
+        model.train()
+
+    def forward(self) -> torch.Tensor:
+        """Return the loss of the present batch."""
+        loss: torch.Tensor = self._step(*self._batch)
+        return loss
+
+    def take(self) -> None:
+        """Take a whole step."""
+        self._batch = next(self._batches)
+        self._optimizer.zero_grad(set_to_none=True)
+        self.forward().backward()
+        self._optimizer.step()
+
+    def take_apart(self) -> Iterator[tuple[str, float]]:
+        """Take a step and yield its parts with their seconds."""
+        watch = _Watch(self._device)
+        self._batch = next(self._batches)
+        yield "batch", watch.lap()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self.forward()
+        yield "forward", watch.lap()
+        loss.backward()
+        yield "backward", watch.lap()
+        self._optimizer.step()
+        yield "optimiser", watch.lap()
+
+
+class _ReferenceSteps:
+    """The opponent's training steps, on clips that it holds in memory one by one."""
+
+    HELD = 512
+
+    def __init__(self, config: Config, data: BaseDataset, device: torch.device) -> None:
+        self._device = device
+        self._margin = config.loss.margin
+        self._model = reference.with_plain_layers(_seeded_model(config, device).train())
+        args = config.optimizer.args
+        self._optimizer = reference.Ranger(
+            self._model.parameters(), args["lr"], args["weight_decay"]
+        )
+        held = min(self.HELD, len(data))
+        text, experts, _ = data.batch(range(held), [0] * held)
+        self._clips: list[reference.Clip] = [
+            (
+                [_without_padding(text[i, 0])],
+                {n: _without_padding(f[i]) for n, f in experts.items()},
+            )
+            for i in range(held)
+        ]
+        self._places = {expert.name: expert.max_tokens for expert in config.experts}
+        self._words = config.text.max_tokens
+        self._size = min(config.data.batch_size, held)
+        self._draw = np.random.default_rng(0)
+
+    def take_apart(self) -> Iterator[tuple[str, float]]:
+        """Take a step and yield its parts with their seconds."""
+        watch = _Watch(self._device)
+        chosen = self._draw.choice(len(self._clips), self._size, replace=False)
+        text, experts, available = reference.collate(
+            [self._clips[i] for i in chosen], self._places, self._words, [0] * self._size
+        )
+        text = text.to(self._device)
+        experts = {name: value.to(self._device) for name, value in experts.items()}
+        available = {name: value.to(self._device) for name, value in available.items()}
+        yield "batch", watch.lap()
+        self._optimizer.zero_grad()
+        sims = reference.similarities(self._model, text, experts, available)
+        loss = reference.ranking_loss(sims, self._margin)
+        yield "forward", watch.lap()
+        loss.backward()
+        yield "backward", watch.lap()
+        self._optimizer.step()
+        yield "optimiser", watch.lap()
+
+
+class _Watch:
+    """A stopwatch that waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = self._now()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        last, self._last = self._last, self._now()
+        return self._last - last
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _timed(work: Callable[[], Any], device: torch.device, *, times: int = 1) -> float:
+    """Return the seconds that doing the work takes, of `times` in a row without a pause."""
+    watch = _Watch(device)
+    for _ in range(times):
+        work()
+    return watch.lap() / times
+
+
+def _in_turn(
+    name: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    settings: Mapping[str, Any],
+    device: torch.device,
+) -> Figures:
+    """Time both in turn, the first time uncounted."""
+    contestants = {name: ours}
+    if settings["reference"]:
+        contestants[f"reference {name}"] = theirs
+    figures: Figures = {key: [] for key in contestants}
+    for round_ in range(-1, settings["repeats"]):
+        for key, work in contestants.items():
+            seconds = _timed(work, device)
+            if round_ >= 0:
+                figures[key].append(seconds)
+    return figures
+
+
+def _config(settings: Mapping[str, Any]) -> Config:
+    return load_config(settings["config"])
+
+
+def _seeded_model(config: Config, device: torch.device) -> RetrievalModel:
+    torch.manual_seed(0)
+    return build_model(config).to(device)
+
+
+def _endless(data: BaseDataset, device: torch.device) -> Iterator[Any]:
+    """Yield full batches, epoch after epoch."""
+    full = len(data) // data.settings.batch_size
+    for number in itertools.count(1):
+        yield from itertools.islice(data.epoch(number, 0, device=device), full)
+
+
+def _without_padding(rows: torch.Tensor) -> np.ndarray:
+    values = rows.cpu().numpy()
+    return values[values.any(axis=1)] if values.ndim == 2 else values
+
+
+def _prefixed(what: str, memory: Memory) -> Figures:
+    return {f"{what}: {name}": sizes for name, sizes in memory.figures().items()}
+
+
+def _processor() -> str:
+    """Return the processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def run(name: str, settings: Mapping[str, Any]) -> Figures:
+    """Run a stage by its name."""
+    return STAGES[name](settings)
