@@ -186,6 +186,8 @@ def test_purging_removes_the_runs_of_this_experiment_alone(place):
     other = place.train(
         "--config", place.config({"trainer.epochs": 1}, name="other"), name="clotho-other"
     )
+    for folder in (earlier.models, earlier.log):  # a new run of the same second has their names
+        (folder / "earlier").touch()
     note = earlier.models.parent / "notes.txt"
     note.write_text("mine")
     fetched = earlier.models.parent / "0a1b2c" / "seed-0" / "2020-01-01_00-00-00"
@@ -194,8 +196,8 @@ def test_purging_removes_the_runs_of_this_experiment_alone(place):
     place.call(train.main, "--config", config, "--group_id", "g", "--group_seed", 1)
     member = next(iter((earlier.models.parent / "g" / "seed-1").iterdir()))
     assert place.call(train.main, "--config", config, "--purge_exp_dir") == 0
-    assert not earlier.models.exists()
-    assert not earlier.log.exists()
+    assert not (earlier.models / "earlier").exists()
+    assert not (earlier.log / "earlier").exists()
     assert not member.exists()
     assert note.exists()
     assert (fetched / "trained_model.pth").exists()

@@ -1,0 +1,231 @@
+"""Checkpoints: written whole, read as they were, restored by names, or refused."""
+
+import errno
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from misc.soak import differences
+from model import build_model
+from small_runs import CE, SINGLE
+from trainer.checkpoint import (
+    Snapshot,
+    load_checkpoint,
+    previous_of,
+    restore_optimizer,
+    share_file,
+)
+from trainer.optimizer import build_optimizer
+from utils.config import load_config
+from utils.errors import CheckpointError
+
+SMALL = {
+    "experts.ce_shared_dim": 4,
+    "arch.args.vlad_clusters": {"text": 1, "audio": 1, "vggsound": 1},
+}
+
+
+def build(base=SINGLE, *, steps=0, optimizer="Ranger"):
+    """A small model, and its optimiser after some steps."""
+    torch.manual_seed(0)
+    config = load_config(base, SMALL | {"optimizer.type": optimizer})
+    model = build_model(config)
+    optimiser = build_optimizer(config.optimizer, model.parameters())
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimiser.step()
+    return model, optimiser
+
+
+def snapshot(model, optimiser, **changes):
+    values = {
+        "epoch": 3,
+        "config": {"seed": 1},
+        "state_dict": model.published_state_dict(),
+        "optimizer": optimiser.state_dict(),
+        "monitor_best": 12.5,
+        "progress": {"epoch": 3, "losses": [0.25]},
+    }
+    return Snapshot(**{**values, **changes})
+
+
+def test_what_is_written_is_read(tmp_path):
+    model, optimiser = build(steps=2)
+    written = snapshot(model, optimiser)
+    written.write(tmp_path / "last.pth")
+    read = load_checkpoint(tmp_path / "last.pth")
+    for name in ("epoch", "config", "state_dict", "optimizer", "monitor_best", "progress"):
+        assert not differences(getattr(read, name), getattr(written, name), name)
+
+
+def test_checkpoints_hold_tensors_and_plain_types(tmp_path):
+    snapshot(*build(steps=1)).write(tmp_path / "last.pth")
+    content = torch.load(tmp_path / "last.pth", weights_only=True)
+    assert content["arch"] == "CENet"
+
+
+def test_a_copied_snapshot_does_not_change_with_the_model(tmp_path):
+    model, optimiser = build()
+    copied = snapshot(model, optimiser).copied()
+    name, value = next(iter(model.published_state_dict().items()))
+    before = value.clone()
+    with torch.no_grad():
+        value.add_(1)
+    assert torch.equal(copied.state_dict[name], before)
+
+
+def test_the_file_before_is_kept(tmp_path):
+    model, optimiser = build()
+    last = tmp_path / "last.pth"
+    for epoch in (1, 2, 3):
+        snapshot(model, optimiser, epoch=epoch).write(last, keep_previous=True)
+    assert load_checkpoint(last).epoch == 3
+    assert load_checkpoint(previous_of(last)).epoch == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pth", "last.previous.pth"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_names_for_one_state(tmp_path, monkeypatch, links):
+    if not links:
+
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    source, last = tmp_path / "trained_model.pth", tmp_path / "last.pth"
+    snapshot(*build(), epoch=1).write(last)
+    snapshot(*build(), epoch=2).write(source)
+    share_file(source, last, keep_previous=True)
+    assert [load_checkpoint(p).epoch for p in (last, previous_of(last), source)] == [2, 1, 2]
+    assert (last.stat().st_ino == source.stat().st_ino) == links
+    snapshot(*build(), epoch=3).write(last)  # replaces one name, does not change the other
+    assert load_checkpoint(source).epoch == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    snapshot(*build()).write(path)
+    before = path.read_bytes()
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, 5000
+
+        def write(self, data):
+            self.left -= len(memoryview(data).cast("B"))
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def flush(self):
+            self.file.flush()
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Full(file)))
+    with pytest.raises(OSError, match="No space left") as raised:  # not torch's RuntimeError
+        snapshot(*build(), epoch=9).write(path, keep_previous=True)
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pth"]
+
+
+# What is no checkpoint of ours
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"epoch": 1}, "no state_dict"),
+        ({"state_dict": {}}, "no state_dict"),
+        ({"state_dict": {"a": 1}}, "'a' of its state_dict is no named tensor"),
+        ({"state_dict": {1: torch.ones(1)}}, "1 of its state_dict"),
+        ({"state_dict": {"a": torch.tensor([torch.inf])}}, "'a' hold NaN or infinite"),
+        ({"state_dict": {"a": torch.ones(1)}, "epoch": "x"}, "epoch is 'x'"),
+        ({"state_dict": {"a": torch.ones(1)}, "epoch": -1}, "epoch is -1"),
+    ],
+)
+def test_no_checkpoint(tmp_path, content, words):
+    path = tmp_path / "x.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=words) as raised:
+        load_checkpoint(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r"x\.pth is missing"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_damage_is_noticed(tmp_path):
+    path = tmp_path / "x.pth"
+    model, optimiser = build(steps=1)
+    snapshot(model, optimiser).write(path)
+    content = path.read_bytes()
+    weights = next(model.parameters()).detach().numpy().tobytes()
+    for damaged in (
+        content.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]),  # one bit
+        *(content[: len(content) * part // 10] for part in range(10)),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load_checkpoint(path)
+
+
+def test_progress_is_taken_from_our_own_files_alone(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "progress": {"epoch": 1}}, path)
+    assert load_checkpoint(path).progress is None
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize("kind", ["Ranger", "RAdam", "Adam", "AdamW"])
+def test_an_optimiser_is_restored(tmp_path, kind):
+    model, optimiser = build(CE, steps=3, optimizer=kind)
+    optimiser.param_groups[0]["lr"] = 0.003
+    snapshot(model, optimiser).write(tmp_path / "x.pth")
+    other, fresh = build(CE, optimizer=kind)
+    restore_optimizer(fresh, other, load_checkpoint(tmp_path / "x.pth"))
+    assert not differences(fresh.state_dict(), optimiser.state_dict(), "optimizer")
+
+
+def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names(tmp_path):
+    """Released files list experts in another order: index i is the i-th name of that file."""
+    model, optimiser = build(CE, steps=2)
+    state = model.published_state_dict()
+    learnt = [model.published_name(name) for name, _ in model.named_parameters()]
+    names = [*reversed(learnt), *(name for name in state if name not in learnt)]
+    stored = optimiser.state_dict()
+    moments = {i: stored["state"][len(learnt) - 1 - i] for i in range(len(learnt))}
+    turned = {"state": moments, "param_groups": stored["param_groups"]}
+    shuffled = {name: state[name] for name in names}
+    snapshot(model, optimiser, state_dict=shuffled, optimizer=turned).write(tmp_path / "x.pth")
+    other, fresh = build(CE)
+    restore_optimizer(fresh, other, load_checkpoint(tmp_path / "x.pth"))
+    for i, moment in stored["state"].items():
+        assert not differences(fresh.state_dict()["state"][i], moment, str(i))
+
+
+def test_an_optimiser_that_does_not_fit(tmp_path):
+    model, optimiser = build(steps=1)
+    snapshot(model, optimiser).write(tmp_path / "x.pth")
+    good = load_checkpoint(tmp_path / "x.pth")
+    first = {**good.optimizer["state"][0], "exp_avg": torch.zeros(2, 2)}
+    bad = [
+        ({"state": {**good.optimizer["state"], 0: first}}, r"exp_avg of .* is \(2, 2\), expected"),
+        ({"param_groups": []}, "does not fit"),
+        ({"param_groups": [{"params": [0, 999]}]}, "does not fit"),
+        ({"state": 3}, "does not fit"),
+    ]
+    for change, words in bad:
+        checkpoint = replace(good, optimizer={**good.optimizer, **change})
+        with pytest.raises(CheckpointError, match=words):
+            restore_optimizer(build()[1], model, checkpoint)
+    with pytest.raises(CheckpointError, match="no optimiser state"):
+        restore_optimizer(optimiser, model, replace(good, optimizer=None))

@@ -1,0 +1,63 @@
+"""Devices: the one that was asked for, or an error; never another."""
+
+import pytest
+import torch
+
+from trainer.device import choose_device, describe, set_precision
+from utils.errors import UsageError
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize("name", [None, "cpu"])
+def test_the_cpu_unless_a_gpu_is_asked_for(gpus, name):
+    gpus(4)
+    assert choose_device(name) == torch.device("cpu")
+
+
+def test_the_gpu_of_that_number(gpus):
+    gpus(2)
+    assert choose_device("1") == choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("0", 0, "--device 0: found no usable GPU"),
+        ("3", 2, r"--device 3: found 2 usable \(0 to 1\)"),
+        ("-1", 2, "--device -1: expected the number"),
+        ("", 2, "expected the number"),
+        ("gpu", 2, "--device gpu: expected the number"),
+    ],
+)
+def test_no_such_gpu(gpus, name, count, words):
+    gpus(count)
+    with pytest.raises(UsageError, match=words):
+        choose_device(name)
+
+
+def test_precision_of_products():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        set_precision("tf32")
+        assert torch.get_float32_matmul_precision() == "high"
+        for name in ("fp32", "bf16"):
+            set_precision(name)
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_devices_in_words(monkeypatch):
+    assert describe(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Large GPU")
+    assert describe(torch.device("cuda", 1)) == "cuda:1 Large GPU"

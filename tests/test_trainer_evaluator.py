@@ -1,0 +1,148 @@
+"""The evaluator: against the model called as a whole, and the metrics called by themselves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import trainer.evaluator
+from model import build_model
+from model.metric import t2v_metrics, v2t_metrics
+from small_runs import CE
+from trainer.evaluator import EvaluationData, evaluate
+from utils.config import load_config
+from utils.errors import DataError
+
+SMALL = {
+    "experts.ce_shared_dim": 6,
+    "arch.args.vlad_clusters": {"text": 2, "audio": 2, "vggsound": 1},
+    "data_loader.args.max_tokens": {"text": 4, "audio": 3, "vggsound": 2},
+}
+CPU = torch.device("cpu")
+CLIPS, CAPTIONS = 9, 3
+
+
+@pytest.fixture
+def model():
+    return small_model()
+
+
+def small_model(**changes):
+    torch.manual_seed(1)
+    return build_model(load_config(CE, SMALL | changes))
+
+
+@pytest.fixture
+def data():
+    draw = torch.Generator().manual_seed(2)
+    masks = torch.ones(CLIPS, CAPTIONS)
+    masks[2, 1:] = masks[5, 2] = 0
+    available = {"audio": torch.ones(CLIPS), "vggsound": torch.ones(CLIPS)}
+    available["vggsound"][[1, 4]] = 0
+    return EvaluationData(
+        text=torch.randn(CLIPS, CAPTIONS, 4, 300, generator=draw),
+        experts={
+            "audio": torch.randn(CLIPS, 3, 128, generator=draw),
+            "vggsound": torch.randn(CLIPS, 2, 512, generator=draw),
+        },
+        available=available,
+        query_masks=masks,
+        clips=[f"clip {number}" for number in range(CLIPS)],
+    )
+
+
+def test_similarities_are_the_models_own(model, data):
+    with torch.no_grad():
+        expected = model.eval()(data.text, data.experts, data.available).numpy()
+    scored = evaluate(model, data, device=CPU)
+    assert scored.similarities.shape == (CLIPS * CAPTIONS, CLIPS)
+    np.testing.assert_allclose(scored.similarities, expected, atol=1e-6)
+
+
+def test_metrics_are_those_of_the_similarities(model, data):
+    scored = evaluate(model, data, device=CPU)
+    masks = data.query_masks.numpy()
+    assert scored.metrics["t2v_metrics"] == t2v_metrics(scored.similarities, masks)
+    assert scored.metrics["v2t_metrics"] == v2t_metrics(scored.similarities, masks)
+
+
+def test_existing_captions_alone_are_given_away(model, data):
+    scored = evaluate(model, data, device=CPU)
+    exists = data.query_masks.numpy().reshape(-1).astype(bool)
+    assert scored.existing.dtype == np.float32
+    assert np.array_equal(scored.existing, scored.similarities[exists])
+    assert len(scored.existing) == CLIPS * CAPTIONS - 3
+
+
+def test_chunks_change_nothing(model, data, monkeypatch):
+    whole = evaluate(model, data, device=CPU)
+    monkeypatch.setattr(trainer.evaluator, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(trainer.evaluator, "TEXTS_AT_ONCE", 4)
+    parts = evaluate(model, data, device=CPU)
+    np.testing.assert_allclose(parts.similarities, whole.similarities, atol=1e-6)
+
+
+def test_averaged_captions(data):
+    scored = evaluate(small_model(**{"arch.args.test_caption_mode": "avg"}), data, device=CPU)
+    one_by_one = evaluate(small_model(), data, device=CPU).similarities
+    expected = one_by_one.reshape(CLIPS, CAPTIONS, CLIPS).mean(axis=1)
+    np.testing.assert_allclose(scored.similarities, expected, atol=1e-6)
+    assert scored.metrics["t2v_metrics"] == t2v_metrics(scored.similarities)
+    assert scored.existing.shape == (CLIPS, CLIPS)
+
+
+def test_some_clips_ask_and_all_are_candidates(model, data):
+    asked = [7, 2]
+    scored = evaluate(model, data, device=CPU, only=[data.clips[clip] for clip in asked])
+    sims, masks = scored.similarities, data.query_masks.numpy()
+    ranks = []
+    for clip in asked:
+        for caption in np.flatnonzero(masks[clip]):
+            row = sims[clip * CAPTIONS + caption]
+            ranks.append(int((row > row[clip]).sum()) + 1)
+    assert len(ranks) == 4
+    assert scored.metrics["t2v_metrics"]["MeanR"] == pytest.approx(np.mean(ranks))
+    every = np.flatnonzero(masks.reshape(-1))
+    own = [sims[[q for q in every if q // CAPTIONS == clip], clip].max() for clip in asked]
+    back = [
+        int((sims[every, clip] > best).sum()) + 1 for clip, best in zip(asked, own, strict=True)
+    ]
+    assert scored.metrics["v2t_metrics"]["MeanR"] == pytest.approx(np.mean(back))
+
+
+def test_all_clips_asking_is_the_same_as_no_choice(model, data):
+    chosen = evaluate(model, data, device=CPU, only=data.clips)
+    assert chosen.metrics == evaluate(model, data, device=CPU).metrics
+
+
+def test_clips_that_are_not_in_the_split(model, data):
+    with pytest.raises(DataError, match=r"2 of the 3 listed clips are not.*'other'"):
+        evaluate(model, data, device=CPU, only=["clip 1", "other", "word"])
+
+
+def test_a_similarity_that_is_no_number_names_both_clips(model, data):
+    experts = {**data.experts, "audio": data.experts["audio"].clone()}
+    experts["audio"][3, 0, 0] = torch.inf
+    with pytest.raises(DataError, match="caption of clip 'clip 0' and clip 'clip 3' is nan"):
+        evaluate(model, replace(data, experts=experts), device=CPU)
+    text = data.text.clone()
+    text[6, 1, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="caption of clip 'clip 6'"):
+        evaluate(model, replace(data, text=text), device=CPU)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(model, data, training):
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, data, device=CPU)
+    assert model.training == training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_mode_returns_also_after_a_failure(model, data):
+    model.train()
+    with pytest.raises(KeyError):
+        evaluate(model, replace(data, experts={}), device=CPU)
+    assert model.training

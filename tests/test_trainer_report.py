@@ -1,0 +1,94 @@
+"""What a run leaves to read: metrics.jsonl, results.json, TensorBoard, a line an epoch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from small_runs import CE
+from trainer.report import PROJECT_VERSION, Board, MetricsFile, describe_epoch, results
+from utils.config import load_config
+
+
+def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.replace(0, [{"epoch": 1, "loss": 0.5}])
+    file.replace(1, [{"epoch": 1, "loss": 0.25}])
+    again = MetricsFile(tmp_path / "metrics.jsonl")
+    again.replace(1, [{"epoch": 1, "loss": 0.125}, {"epoch": 2, "loss": 0.0625}])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"seed": 0, "epoch": 1, "loss": 0.5},
+        {"seed": 1, "epoch": 1, "loss": 0.125},
+        {"seed": 1, "epoch": 2, "loss": 0.0625},
+    ]
+
+
+def test_damaged_metrics_are_written_anew(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"seed": 0, "epo')
+    MetricsFile(path).replace(0, [{"epoch": 1}])
+    assert path.read_text() == '{"seed": 0, "epoch": 1}\n'
+    assert "damaged" in caplog.text
+
+
+def test_an_epoch_in_a_line():
+    record = {"epoch": 3, "loss": 0.12345, "learning_rate": 0.0095, "seconds": 1.25}
+    assert describe_epoch(record, seed=2, epochs=20, is_best=False) == (
+        "seed 2 epoch 3/20 | loss 0.1235 | lr 0.0095 | 1.2s"
+    )
+    for task in ("t2v", "v2t"):
+        record |= {f"val_{task}_metrics_{name}": 5.0 for name in ("R1", "R5", "R10", "MedR")}
+    line = describe_epoch(record, seed=2, epochs=20, is_best=True)
+    assert "t2a R@1/5/10 5.0 5.0 5.0 MdR 5.0 | a2t" in line
+    assert line.endswith(" *")
+
+
+def test_results():
+    config = load_config(CE).for_evaluation()
+    reached = {
+        seed: {"t2v_metrics": {"R1": r1}, "v2t_metrics": {"R1": 1.0}, "best_epoch": 7}
+        for seed, r1 in (("0", 13.0), ("1", 14.0), ("2", 15.0))
+    }
+    identity = {"split_list": {"file": "test_list.txt", "sha256": "ab"}, "features": {}}
+    content = results(
+        config=config,
+        seeds=reached,
+        split="test",
+        identity=identity,
+        parameters=42,
+        device="cpu",
+        seconds=1.23456,
+    )
+    assert content["config"] == "clotho-train-vggish-vggsound"
+    assert content["protocol"]["captions_per_clip"] == 5
+    assert content["data"] == identity
+    assert content["seeds"] == reached
+    assert content["summary"]["t2v_metrics"] == {"R1": {"mean": 14.0, "std": 1.0}}
+    assert content["summary"]["v2t_metrics"] == {"R1": {"mean": 1.0, "std": 0.0}}
+    assert (content["trainable_parameters"], content["wall_seconds"]) == (42, 1.235)
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_the_version_is_the_projects():
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    assert f'\nversion = "{PROJECT_VERSION}"\n' in project.read_text()
+
+
+def test_curves(tmp_path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Board(tmp_path, 1) as board:
+        board.add({"epoch": 1, "loss": 0.5})
+        board.add({"epoch": 2, "loss": 0.25})
+    with Board(tmp_path, 2) as board:  # continued: what came after is drawn anew
+        board.add({"epoch": 2, "loss": 0.125})
+    events = reading.EventAccumulator(str(tmp_path))
+    events.Reload()
+    drawn = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert drawn == [(1, 0.5), (2, 0.125)]
+
+
+def test_no_curves(tmp_path):
+    with Board(None, 1) as board:
+        board.add({"epoch": 1, "loss": 0.5})
+    assert not list(tmp_path.iterdir())

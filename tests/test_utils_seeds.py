@@ -1,0 +1,55 @@
+"""Chance: the same seed draws the same, and a stored state goes on where it was."""
+
+import random
+
+import numpy as np
+import torch
+
+from utils.seeds import random_state, restore_random_state, seed_everything
+
+
+def draw():
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        float(np.random.rand()),
+        float(np.random.randn()),  # the second of a pair waits in the generator
+        torch.rand(3).tolist(),
+    ]
+
+
+def test_a_seed_decides_everything():
+    seed_everything(5)
+    first = draw()
+    seed_everything(5)
+    assert draw() == first
+    seed_everything(6)
+    assert draw() != first
+
+
+def test_a_state_goes_on_where_it_was(tmp_path):
+    seed_everything(5)
+    draw()
+    torch.save(random_state(), tmp_path / "state")
+    following = [draw() for _ in range(3)]
+    seed_everything(9)
+    restore_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert [draw() for _ in range(3)] == following
+
+
+def test_a_state_is_not_changed_by_drawing():
+    seed_everything(5)
+    state = random_state()
+    following = draw()
+    restore_random_state(state)
+    assert draw() == following
+
+
+def test_states_of_gpus_that_are_not_here(monkeypatch):
+    set_states = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.ones(2)] * 3)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: set_states.append(device))
+    restore_random_state(random_state())
+    assert set_states == [0]
