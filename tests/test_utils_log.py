@@ -4,23 +4,26 @@ import errno
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
 from utils.errors import DataError
-from utils.log import add_log_file, remove_log_file, start_logging
+from utils.log import OURS, add_log_file, remove_log_file, start_logging
 
-logger = logging.getLogger("some.part")
+logger = logging.getLogger("trainer.part")
 
 
 @pytest.fixture(autouse=True)
 def handlers():
     """Leave the loggers as they were."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    loggers = [logging.getLogger(name) for name in (None, *OURS)]
+    levels = [one.level for one in loggers]
+    before = list(loggers[0].handlers)
     yield
-    root.handlers[:] = before
-    root.setLevel(level)
+    loggers[0].handlers[:] = before
+    for one, level in zip(loggers, levels, strict=True):
+        one.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,24 @@ def test_lines_on_standard_error(capsys, options, shown):
     captured = capsys.readouterr()
     assert captured.err == shown
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", ["h5py._conv", "matplotlib", "urllib3.connectionpool"])
+def test_other_libraries_only_warn(capsys, tmp_path, name):
+    start_logging(verbose=True)
+    handler = add_log_file(tmp_path / "info.log")
+    logging.getLogger(name).debug("debug")
+    logging.getLogger(name).info("info")
+    logging.getLogger(name).warning("warning")
+    remove_log_file(handler)
+    assert capsys.readouterr().err == "warning\n"
+    assert len((tmp_path / "info.log").read_text().splitlines()) == 1
+
+
+def test_every_part_of_the_project_is_heard():
+    root = Path(__file__).resolve().parent.parent
+    rooms = {path.parent.name for path in root.glob("*/*.py")} - {"tests"}
+    assert rooms | {"train", "eval"} <= set(OURS)
 
 
 def test_colours_on_a_terminal_only(monkeypatch):
@@ -65,7 +86,7 @@ def test_a_file_of_the_run(tmp_path):
     logger.info("continued")
     remove_log_file(handler)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert [line.split("some.part: ")[1] for line in lines] == ["größe", "continued"]
+    assert [line.split("trainer.part: ")[1] for line in lines] == ["größe", "continued"]
     assert " INFO " in lines[0]
 
 

@@ -11,6 +11,8 @@ from utils.errors import ProjectError
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
+OURS = ("train", "eval", "misc", "data_loader", "model", "trainer", "utils")
+"""The names our loggers begin with; of other libraries only warnings are for people."""
 
 
 class _AboveBars(logging.Handler):
@@ -24,7 +26,10 @@ class _AboveBars(logging.Handler):
 
 
 def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Send messages to standard error: warnings only when quiet, debugging too when verbose."""
+    """Send messages to standard error: warnings only when quiet, debugging too when verbose.
+
+    Less than warnings comes from this project alone: h5py explains every conversion it tries.
+    """
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, _AboveBars):
@@ -33,7 +38,9 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.setLevel(logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 class LogFile(logging.FileHandler):
