@@ -29,8 +29,8 @@ ALWAYS_ALLOWED = 64 << 20
 
 ARRAYS: Final = frozenset({b"ndarray", b"list", b"tuple", b"np_scalar", b"float", b"np_dtype"})
 KEY = re.compile(
-    r"""'(?:[^'\\\n\r]|\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))*'|"""
-    r'''"(?:[^"\\\n\r]|\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))*"'''
+    r"""'(?:[^'\\\x00-\x1f]|\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))*'|"""
+    r'''"(?:[^"\\\x00-\x1f]|\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))*"'''
 )
 """What Python's repr makes of a text."""
 
@@ -66,18 +66,26 @@ def hickle_keys(path: str | Path) -> list[str]:
         return [key for key, _ in _items(file, folder)]
 
 
-def write_hickle(path: str | Path, values: Mapping[str, np.ndarray | None]) -> None:
+def write_hickle(
+    path: str | Path,
+    values: Mapping[str, np.ndarray | None],
+    *,
+    gzip: bool = False,
+    form: str = "earliest",
+) -> None:
     """Write arrays (None: missing) so that hickle 4.0.4 and `iter_hickle` read them; atomically.
 
-    The layout cannot tell a backslash in a key from a slash: DataError.
+    `form` is HDF5's: "earliest" or "v108". DataError for keys with a backslash, which the layout
+    cannot tell from a slash.
     """
     names = {key: repr(key.replace("/", "\\")).encode() for key in values}
     for key, name in names.items():
         if _key_of(name) != key:
-            raise DataError(
-                f"{path}: a .hickle file cannot hold the key {key!r}: it has a backslash"
-            )
-    with atomic_writer(path, "w+b") as raw, h5py.File(raw, "w", libver="earliest") as file:
+            raise DataError(f"{path}: cannot hold the key {key!r}: it has a backslash")
+    with (
+        atomic_writer(path, "w+b") as raw,
+        h5py.File(raw, "w", libver=("earliest", "v108") if form == "earliest" else form) as file,
+    ):
         file.attrs.update(HICKLE_VERSION="4.0.4", HICKLE_PYTHON_VERSION="3.7.16")
         folder = file.create_group("data")
         folder.attrs.update(base_type="dict", type=np.bytes_(TYPE_OF[b"dict"]))
@@ -85,17 +93,15 @@ def write_hickle(path: str | Path, values: Mapping[str, np.ndarray | None]) -> N
             item = h5py.Group(h5py.h5g.create(folder.id, names[key]))
             item.attrs.update(base_type="dict_item", key_base_type="str", key_idx=number)
             item.attrs["key_type"] = np.bytes_(TYPE_OF[b"str"])
-            _write_value(item, value)
-
-
-def _write_value(item: h5py.Group, value: np.ndarray | None) -> None:
-    numbers = np.float64("nan") if value is None else value
-    dataset = item.create_dataset("data", data=numbers)
-    if value is None:
-        dataset.attrs.update(base_type="float", type=np.bytes_(TYPE_OF[b"float"]))
-    else:
-        dataset.attrs.update(base_type="ndarray", type=np.bytes_(TYPE_OF[b"ndarray"]))
-        dataset.attrs["np_dtype"] = value.dtype.name
+            if value is None:
+                dataset = item.create_dataset("data", data=np.float64("nan"))
+                dataset.attrs.update(base_type="float", type=np.bytes_(TYPE_OF[b"float"]))
+            else:
+                dataset = item.create_dataset(
+                    "data", data=value, compression="gzip" if gzip else None, shuffle=gzip
+                )
+                dataset.attrs.update(base_type="ndarray", type=np.bytes_(TYPE_OF[b"ndarray"]))
+                dataset.attrs["np_dtype"] = value.dtype.name
 
 
 @contextlib.contextmanager
@@ -146,7 +152,10 @@ def _key_of(name: bytes) -> str | None:
     text = name.decode("utf-8", "replace")
     if not KEY.fullmatch(text):
         return None
-    return str(ast.literal_eval(text)).replace("\\", "/")
+    try:
+        return str(ast.literal_eval(text)).replace("\\", "/")
+    except SyntaxError:  # an escape beyond Unicode
+        return None
 
 
 def _read_item(file: Hdf5File, address: int) -> np.ndarray | None:

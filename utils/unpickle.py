@@ -30,10 +30,10 @@ def load_plain(path: str | Path) -> object:
         return _run(path, file)
 
 
-def dump_plain(value: object, path: str | Path) -> None:
-    """Write plain values and numpy arrays as a pickle, atomically, in the published protocol."""
+def dump_plain(value: object, path: str | Path, protocol: int = 4) -> None:
+    """Write plain values and numpy arrays as a pickle, atomically."""
     with atomic_writer(path) as file:
-        pickle.dump(value, file, protocol=4)
+        pickle.dump(value, file, protocol)
 
 
 def _run(path: str | Path, file: BinaryIO) -> object:
