@@ -213,3 +213,11 @@ def test_repeats_the_published_numbers_of_one_class(name):
     for found, kind in ((captions, "per_class_t2v"), (clips, "per_class_v2t")):
         for key, value in CASE["cases"][name][kind].items():
             assert found[key] == pytest.approx(value, abs=1e-9), key
+
+
+def test_counts_beyond_a_byte():
+    sims = np.zeros((1200, 2), np.float32)
+    sims[600:, 1] = 1.0
+    sims[:, 0] = np.arange(1200) + 600 * (np.arange(1200) < 600)  # 600.. own first, then others
+    masks = np.ones((2, 600))
+    assert v2t_ranks(sims, masks).tolist() == slow_v2t(sims, masks)
