@@ -35,6 +35,7 @@ from data_loader.split import (
 from data_loader.store import FeatureStore, Packed
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
+from utils.experiments import sync_command
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,9 @@ class BaseDataset:
             )
 
         numbers = range(first_batch, len(plan))
-        in_thread = self.settings.num_workers > 0 and on_device.type == "cpu"
+        # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
+        # from the cores that train.
+        in_thread = on_device.type == "cpu" and target.type != "cpu"
         for batch in one_ahead(gather, numbers) if in_thread else map(gather, numbers):
             yield self._deliver(batch, target)
 
@@ -339,7 +342,8 @@ class BaseDataset:
     def fetch_hint(self) -> str:
         """Say how to get a missing file."""
         if self.archive and self.settings.dataset_name == type(self).__name__:
-            return f"fetch it with: python misc/sync_experts.py --dataset {self.archive}"
+            command = sync_command(self.archive, Path(self.settings.data_dir).parent)
+            return f"fetch it with: {command}"
         return "put it there, or correct data_loader.args.data_dir"
 
     def _sources(self, config: Config) -> Sources:

@@ -288,8 +288,7 @@ class TestEpochs:
         whole = self.epoch(clotho, text_dropout=text_dropout)
         again = {
             "packed": {"packed_dir": str(tmp_path)},
-            "no thread": {"num_workers": 0},
-            "thread": {"num_workers": 4},
+            "workers": {"num_workers": 4},
         }
         for how in again.values():
             other = self.epoch(clotho, text_dropout=text_dropout, **how)
@@ -301,6 +300,14 @@ class TestEpochs:
         for changed in ({"epoch": 3}, {"seed": 8}):
             other = self.epoch(clotho, text_dropout=text_dropout, **changed)
             assert not same(whole[0], other[0])
+
+    def test_batches_made_ahead_for_another_device_are_the_same(self, clotho):
+        """The meta device takes the way of a GPU up to its memory."""
+        dataset = build_dataset(config_of(clotho, "CLOTHO", batch_size=8), "train")
+        shapes = [batch[0].shape for batch in dataset.epoch(0, 0)]
+        there = list(dataset.epoch(0, 0, device="meta"))
+        assert [batch[0].shape for batch in there] == shapes
+        assert {tensor.device.type for batch in there for tensor in batch[1].values()} == {"meta"}
 
     @pytest.mark.parametrize("text_dropout", [0.0, 0.7])
     @pytest.mark.parametrize("ranks", [2, 3])
@@ -467,7 +474,8 @@ class TestBadInput:
     @pytest.mark.parametrize("what", ["audio", "vggsound", "text", "captions", "train list"])
     def test_a_missing_file_says_how_to_fetch_it(self, made, what):
         made.files[what].unlink()
-        fetch = "fetch it with: python misc/sync_experts.py --dataset AudioCaps"
+        place = f"--dataset AudioCaps --data_dir {made.data_dir.parent}"
+        fetch = f"fetch it with: python misc/sync_experts.py {place}"
         assert self.error(made) == f"{made.files[what]} is missing; {fetch}"
 
     def test_all_missing_files_are_named_at_once(self, made):
