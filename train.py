@@ -49,7 +49,7 @@ from utils.errors import (
     nearest,
     run_main,
 )
-from utils.experiments import fetch_run, load_experiments
+from utils.experiments import ROOT_URL, fetch_run, load_experiments
 from utils.files import write_json
 from utils.log import add_log_file, remove_log_file, start_logging
 from utils.seeds import seed_everything
@@ -110,6 +110,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--finetune", action="store_true", help="start a new run from the weights of --resume"
+    )
+    parser.add_argument(
+        "--root_url", default=ROOT_URL, help="a mirror to fetch a published start from"
     )
     parser.add_argument(
         "--custom_args", metavar="K.K@V+K@V", help="set known keys of the configuration"
@@ -202,11 +205,12 @@ class Job:
     stop: StopSignals
     start: str | None
     """An experiment or a checkpoint whose weights the seeds start from."""
+    root_url: str
     mini: bool
     started: float
 
 
-def starting_checkpoint(start: str | None, save_dir: Path, seed: int) -> Path | None:
+def starting_checkpoint(start: str | None, save_dir: Path, seed: int, root_url: str) -> Path | None:
     """Return the checkpoint whose weights a seed starts from, None for fresh ones.
 
     `start` is a file, or an experiment: trained here, or published and then fetched.
@@ -220,7 +224,8 @@ def starting_checkpoint(start: str | None, save_dir: Path, seed: int) -> Path | 
         return own
     experiments = load_experiments()
     if start in experiments:
-        return fetch_run(experiments[start], seed, data_dir=save_dir.parent) / BEST
+        folder = fetch_run(experiments[start], seed, root_url=root_url, data_dir=save_dir.parent)
+        return folder / BEST
     raise UsageError(
         f"{start} is neither a checkpoint nor an experiment with a finished seed {seed}"
         f"{nearest(start, experiments)}"
@@ -250,7 +255,8 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
     training = build_training(job, seed)
     start = None
     if resume is None:
-        start = starting_checkpoint(job.start, Path(config.trainer.save_dir), seed)
+        save_dir = Path(config.trainer.save_dir)
+        start = starting_checkpoint(job.start, save_dir, seed, job.root_url)
     if resume is not None:
         logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
         training.restore(resume)
@@ -402,7 +408,7 @@ def run_job(
         start = args.resume if args.finetune else config.trainer.start_from
         if args.resume is None or args.finetune:
             for seed in choose_seeds(args, config):
-                starting_checkpoint(start, Path(config.trainer.save_dir), seed)
+                starting_checkpoint(start, Path(config.trainer.save_dir), seed, args.root_url)
         data = load_splits(config)
         data.train.to(device)
         run, seed_of_checkpoint = agree_on_run(args, config, processes, device)
@@ -414,6 +420,7 @@ def run_job(
             processes=processes,
             stop=stop,
             start=start,
+            root_url=args.root_url,
             mini=args.mini_train,
             started=started,
         )
