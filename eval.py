@@ -148,7 +148,7 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
             logger.info("summary: %s", folder)
     if failures:
         lines = "\n".join(f"  {failure}" for failure in failures)
-        raise ProjectError(f"{len(failures)} could not be scored:\n{lines}")
+        raise ProjectError(f"not everything could be scored:\n{lines}")
     return 0
 
 
@@ -159,7 +159,7 @@ def score_experiment(
     started = time.perf_counter()
     data_dir = Path(args.data_dir)
     seeds: dict[str, dict[str, Any]] = {}
-    failures: list[str] = []
+    failed: dict[str, list[int]] = {}  # what went wrong -> seeds: what is missing often fails all
     config: Config | None = None
     opened: dict[Any, TestData] = {}
     parameters = 0
@@ -174,12 +174,16 @@ def score_experiment(
             model = load_model(config, checkpoint, device)
             scored = evaluate(model, opened[key].split, device=device)
         except ProjectError as error:
-            failures.append(f"{experiment.name} seed {seed}: {error}")
-            logger.error("%s", failures[-1])
+            failed.setdefault(str(error), []).append(seed)
+            logger.error("%s seed %d: %s", experiment.name, seed, error)
             continue
         parameters = count_parameters(model)
         seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}
         logger.info("scored %s seed %d", experiment.name, seed)
+    failures = [
+        f"{experiment.name} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of))}: {reason}"
+        for reason, of in failed.items()
+    ]
     if config is None or not seeds:
         return None, failures
     comparison = compare(seeds, name=experiment.name, parameters=parameters, experiment=experiment)
