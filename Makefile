@@ -28,6 +28,7 @@ $(STAMP): requirements/base.txt requirements/dev.txt
 	@touch $@
 
 DEMO := data/demo
+demo: export OMP_WAIT_POLICY := PASSIVE  # threads that wait leave the cores to other programs
 demo:
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory setup && ready=$$(date +%s) && mkdir -p $(DEMO) && \
