@@ -486,7 +486,11 @@ def test_fine_tuning_goes_on_from_the_local_run_seed_by_seed(tuning, source):
     assert_continued(run, starts, steps=step_of(starts[0].optimizer) + BATCHES)
     (rate,) = {record["learning_rate"] for record in run.metrics}
     assert rate == pytest.approx(0.01 * 0.95)  # one epoch later
-    for start in starts.values():
+    for seed, start in starts.items():
+        torch.manual_seed(seed)  # a start of that seed lies near its fresh weights
+        fresh = build_model(load_config(run.models / RUN_CONFIG)).published_state_dict()
+        last = load_checkpoint(run.models / f"seed-{seed}" / "last.pth").state_dict
+        assert distance(last, start.state_dict) < distance(last, fresh)
         here = f"data/{start.path.relative_to(tuning.data)}"
         assert f"starting from the weights of {here}" in (run.log / "info.log").read_text()
 
@@ -510,22 +514,33 @@ def test_fine_tuning_from_fetched_checkpoints(clotho, form, server):
     assert step_of(load_checkpoint(fresh.last).optimizer) == BATCHES
 
 
+def test_a_start_that_cannot_be_fetched_leaves_no_run(clotho, server):
+    path = reduced(clotho, "configs/clotho/train-vggish-vggsound-finetuned.json")
+    flags = ("--config", path, "--root_url", server.url("/moved"))
+    called = clotho.call(train.main, *flags)
+    assert called.status == 1
+    assert f"could not fetch {server.url('/moved/models/audiocaps-train-vggish-vggsound/')}" in (
+        called.err
+    )
+    assert "--root_url" in called.err
+    assert not list(clotho.data.rglob("run.json"))
+
+
 def assert_continued(run, starts, *, steps):
     """Check that each seed moved its own start's weights a little, with its optimiser."""
     for seed in starts:
         last = load_checkpoint(run.models / f"seed-{seed}" / "last.pth")
         assert step_of(last.optimizer) == steps
-        apart = {other: distance(last, start) for other, start in starts.items()}
+        apart = {
+            other: distance(last.state_dict, start.state_dict) for other, start in starts.items()
+        }
         assert 0 < apart[seed] < 0.5 * min(apart[other] for other in starts if other != seed)
 
 
-def distance(checkpoint, other):
-    """Return how far the clusters of two checkpoints are apart."""
-    return sum(
-        float((value - other.state_dict[name]).norm())
-        for name, value in checkpoint.state_dict.items()
-        if name.endswith("clusters2")
-    )
+def distance(weights, others):
+    """Return how far the clusters of two models are apart."""
+    clusters = [name for name in weights if name.endswith("clusters2")]
+    return sum(float((weights[name] - others[name]).norm()) for name in clusters)
 
 
 def step_of(optimizer):
