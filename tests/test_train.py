@@ -8,6 +8,7 @@ import torch
 
 import train
 from small_runs import CE, Finished, Place, assert_same_run, content_of, make_data, same
+from synthetic import write_dataset, write_features, write_list
 from trainer.checkpoint import load_checkpoint
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
@@ -172,6 +173,12 @@ def test_flags_that_change_the_training(place):
     assert run.results["config"] == tagged
 
 
+@pytest.mark.parametrize(("verbosity", "lines"), [(0, 0), (1, 1), (2, 1)])
+def test_verbosity(place, capsys, verbosity, lines):
+    place.train("--config", place.config({"trainer.epochs": 1, "trainer.verbosity": verbosity}))
+    assert capsys.readouterr().err.count("epoch 1/1") == lines
+
+
 def test_workers_change_nothing_but_speed(place):
     config = place.config({"data_loader.args.num_workers": 2})
     first = place.train("--config", config)
@@ -246,6 +253,23 @@ def test_a_finished_run_continued_prints_its_results_again(place, capsys):
         assert capsys.readouterr().out.replace(f"{place.folder}/", "") == table
         assert {**run.results, "wall_seconds": 0} == {**first, "wall_seconds": 0}
     assert [line["epoch"] for line in run.metrics] == [1]
+
+
+def test_what_was_lost_beside_the_last_state_comes_back(place, undisturbed):
+    """A kill may come after the last state was saved, before anything else was written."""
+    config = place.config(LONG)
+    run = place.train("--config", config)
+    for path in (run.log / "metrics.jsonl", run.log / "results.json", run.models / "result.json"):
+        path.unlink()
+    assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
+
+
+def test_a_lost_best_checkpoint_comes_back(place):
+    first = place.config(LONG | {"trainer.epochs": 2})
+    run = place.train("--config", first)
+    run.trained_model.unlink()
+    place.train("--config", place.config({"trainer.epochs": 3}), "--resume", run.last)
+    assert load_checkpoint(run.trained_model).epoch == 3
 
 
 def test_auto_without_a_run_starts_one(place):
@@ -434,6 +458,55 @@ def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
         fails(place, capsys, *flags, status=2, words=["another process"])
         assert place.call(train.main, "--config", config, "--purge_exp_dir") == 0
     assert run.last.exists()
+
+
+BROKEN = {
+    "a NaN inside": (["audio", "clip003_3000", "NaN"], 1),
+    "another width": (["audio", "128", "64"], 1),
+    "a clip without one expert": (["audio", "clip003_3000", "flaky"], 1),
+    "a clip without any expert": (["clip003_3000", "any expert"], 1),
+    "a clip without captions": (["clip003_3000", "captions"], 1),
+    "a clip without features": (["unheard_of"], 1),
+    "a clip listed twice": (["train_list.txt", "clip000_0", "second time"], 1),
+    "an empty list": (["val_list.txt", "no names"], 1),
+    "one clip": (["train_list.txt", "batch", "two"], 1),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_data_that_cannot_be_trained_on(tmp_path, capsys, what):
+    words, status = BROKEN[what]
+    folder = tmp_path / "made"
+    several = what == "a clip without one expert"
+    absent = {"audio": ["clip003_3000"]} if several or "any expert" in what else None
+    made = write_dataset(
+        folder / "CLOTHO",
+        "CLOTHO",
+        sizes={"train": 6, "val": 3, "test": 3},
+        experts=("audio", "vggsound") if several else ("audio",),
+        missing=absent,
+        widths={"audio": 64} if what == "another width" else None,
+    )
+    values, captions, training = made.experts["audio"], made.captions, made.files["train list"]
+    if what == "a NaN inside":
+        values["clip003_3000"][1, 5] = float("nan")
+        write_features(made.files["audio"], values)
+    if what == "a clip without captions":
+        del captions["clip003_3000"]
+        write_features(made.files["captions"], captions)
+    if what == "a clip without features":
+        write_list(training, [*made.clips["train"], "unheard_of"])
+    if what == "a clip listed twice":
+        write_list(training, [*made.clips["train"], "clip000_0"])
+    if what == "an empty list":
+        write_list(made.files["val list"], [])
+    if what == "one clip":
+        write_list(training, made.clips["train"][:1])
+    (tmp_path / "place").mkdir()
+    place = Place(tmp_path / "place", made)
+    config = place.config(base=CE) if several else place.config()
+    fails(place, capsys, "--config", config, status=status, words=words)
+    assert not (place.folder / "data" / "saved").exists()
 
 
 # Failing on the way

@@ -228,6 +228,25 @@ def test_the_best_between_rare_saves_is_that_epochs_own(runner, tmp_path):
     assert same(rare, content_of(runner.folder / "trained_model.pth"))
 
 
+def test_a_best_state_that_waits_does_not_hide_newer_work(runner):
+    """A save within an epoch writes the best state of the epoch before, and the last one too."""
+    training = runner.new()
+    step = training.step
+    seen = []
+
+    def look(*batch):
+        here = (training.progress.epoch, len(training.progress.losses))
+        if here == (1, 2):  # after two batches of the second epoch
+            last = load_checkpoint(runner.folder / "last.pth")
+            seen.append((last.epoch, len(last.progress["losses"])))
+            seen.append(load_checkpoint(runner.folder / "trained_model.pth").epoch)
+        return step(*batch)
+
+    training.step = look
+    runner.fit(training, epochs=2, save_every_epochs=5, save_every_minutes=1e-9)
+    assert seen == [(1, 2), 1]
+
+
 def test_saving_within_an_epoch_and_going_on_from_there(runner):
     finished = content_of_training(runner.fit(epochs=2, save_every_minutes=1e-9))
     restored = []

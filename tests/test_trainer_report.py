@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl, results.json, TensorBoard, a line an epoch."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_curves(tmp_path):
     events.Reload()
     drawn = [(event.step, event.value) for event in events.Scalars("loss")]
     assert drawn == [(1, 0.5), (2, 0.125)]
+
+
+def test_curves_that_cannot_be_written_any_more(tmp_path, caplog, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Board(tmp_path, 1) as board:
+        board.add({"epoch": 1, "loss": 0.5})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            for epoch in range(2, 5):
+                board.add({"epoch": epoch, "loss": 0.5})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caplog.text.count("not written any more: [Errno 27]") == 1
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_no_curves(tmp_path):

@@ -75,6 +75,16 @@ def test_colours_on_a_terminal_only(monkeypatch):
     assert sys.stderr.getvalue() == "plain\n\033[33mcoloured\033[0m\n"
 
 
+def test_an_error_stream_that_cannot_be_written(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    start_logging()
+    logger.info("unheard")
+
+
 def test_a_file_of_the_run(tmp_path):
     start_logging(quiet=True)
     path = tmp_path / "log" / "info.log"

@@ -1,7 +1,9 @@
 """What a run leaves to read: metrics.jsonl, results.json and TensorBoard for programs."""
 
+import contextlib
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +45,10 @@ class MetricsFile:
 
 
 class Board:
-    """TensorBoard's file of one seed; does nothing when there is to be none."""
+    """TensorBoard's file of one seed; does nothing when there is to be none.
+
+    When it cannot be written any more, it says so once: a run is worth more than its curves.
+    """
 
     def __init__(self, folder: Path | None, first_epoch: int) -> None:
         self._writer = None
@@ -51,8 +56,10 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        self._threads_hook = threading.excepthook
 
     def __enter__(self) -> "Board":
+        threading.excepthook = self._leave_out
         return self
 
     def __exit__(
@@ -61,16 +68,31 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._writer is not None:
+                with contextlib.suppress(OSError):  # on disk is what `add` flushed
+                    self._writer.close()
+        finally:
+            threading.excepthook = self._threads_hook
 
     def add(self, record: Record) -> None:
         """Draw every number of an epoch's record."""
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             for name, value in record.items():
                 if name != "epoch":
                     self._writer.add_scalar(name, value, record["epoch"])
             self._writer.flush()
+        except OSError as error:
+            logger.warning("TensorBoard's file is not written any more: %s", error)
+            self._writer = None
+
+    def _leave_out(self, told: threading.ExceptHookArgs) -> None:
+        """Keep the traceback of TensorBoard's thread off the terminal: `add` hears of it too."""
+        is_boards = type(told.thread).__module__.startswith("tensorboard")
+        if not (is_boards and isinstance(told.exc_value, OSError)):
+            self._threads_hook(told)
 
 
 def describe_epoch(record: Record, *, seed: int, epochs: int, is_best: bool) -> str:

@@ -22,7 +22,8 @@ class _AboveBars(logging.Handler):
         """Write one line; warnings and errors in colour on a terminal."""
         line = self.format(record)
         colour = COLOURS.get(record.levelno, "") if sys.stderr.isatty() else ""
-        tqdm.write(f"{colour}{line}{PLAIN}" if colour else line, file=sys.stderr)
+        with contextlib.suppress(OSError):  # such as a full disk behind 2> file
+            tqdm.write(f"{colour}{line}{PLAIN}" if colour else line, file=sys.stderr)
 
 
 def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
