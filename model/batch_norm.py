@@ -51,9 +51,11 @@ class BatchNorm(nn.BatchNorm1d):
     @torch.no_grad()
     def _follow(self, means: torch.Tensor, variances: torch.Tensor) -> None:
         """Move the running statistics by P groups in order; means, variances (P, C)."""
-        groups = len(means)
-        keep = 1.0 - self.momentum
-        weights = self.momentum * keep ** torch.arange(groups - 1, -1, -1, device=means.device)
-        self.running_mean.mul_(keep**groups).add_(weights.to(means.dtype) @ means)
-        self.running_var.mul_(keep**groups).add_(weights.to(variances.dtype) @ variances)
-        self.num_batches_tracked.add_(groups)
+        groups, momentum = len(means), self.momentum or 0.0
+        keep = 1.0 - momentum
+        weights = momentum * keep ** torch.arange(groups - 1, -1, -1, device=means.device)
+        for running, statistics in ((self.running_mean, means), (self.running_var, variances)):
+            if running is not None:
+                running.mul_(keep**groups).add_(weights.to(running.dtype) @ statistics)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(groups)
