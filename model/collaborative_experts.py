@@ -6,6 +6,7 @@ from torch import nn
 from model.batch_norm import BatchNorm
 from model.gating import ContextGate, ReduceDim
 from model.linear import Linear, linear
+from model.mish import Mish
 
 TINY = 1e-11  # the published guard for a clip whose pairs are all unavailable
 
@@ -16,7 +17,7 @@ def residual_layers(count: int, width: int, *, batch_norm: bool, mish: bool) -> 
     for _ in range(count):
         if batch_norm:
             layers.append(BatchNorm(width))
-        layers.append(nn.Mish() if mish else nn.ReLU())
+        layers.append(Mish() if mish else nn.ReLU())
         layers.append(Linear(width, width))
     return nn.Sequential(*layers)
 
