@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_runs import Place, make_data
 
 from misc import soak
 from misc.soak import differences
+from small_runs import Place, make_data
 from utils.errors import ProjectError
 
 
