@@ -3,6 +3,7 @@
 import errno
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from trainer.optimizer import build_optimizer
 from utils.config import load_config
 from utils.errors import CheckpointError
 
+PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
 SMALL = {
     "experts.ce_shared_dim": 4,
     "arch.args.vlad_clusters": {"text": 1, "audio": 1, "vggsound": 1},
@@ -210,6 +212,30 @@ def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names(tmp_path):
     restore_optimizer(fresh, other, load_checkpoint(tmp_path / "x.pth"))
     for i, moment in stored["state"].items():
         assert not differences(fresh.state_dict()["state"][i], moment, str(i))
+
+
+def test_a_released_file_is_restored_with_its_optimiser():
+    """Its moments belong to the parameters of the same names: their shapes say so."""
+    checkpoint = load_checkpoint(PUBLISHED / "trained_model.pth")
+    assert (checkpoint.epoch, checkpoint.config, checkpoint.progress) == (6, None, None)
+    config = load_config(PUBLISHED / "config.json")
+    model = build_model(config)
+    optimiser = build_optimizer(config.optimizer, model.parameters())
+    model.load_published(checkpoint.state_dict)
+    restore_optimizer(optimiser, model, checkpoint)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.01 * 0.95**6)
+    names = [model.published_name(name) for name, _ in model.named_parameters()]
+    stored = [
+        name for name in checkpoint.state_dict if "running" not in name and "num_" not in name
+    ]
+    assert sorted(names) == sorted(stored)
+    for name, parameter in zip(names, model.parameters(), strict=True):
+        mine = optimiser.state[parameter]
+        theirs = checkpoint.optimizer["state"].get(stored.index(name), {})
+        assert not differences(dict(mine), theirs, name)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
 
 
 def test_an_optimiser_that_does_not_fit(tmp_path):

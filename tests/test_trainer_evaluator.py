@@ -121,6 +121,13 @@ def test_clips_that_are_not_in_the_split(model, data):
         evaluate(model, data, device=CPU, only=["clip 1", "other", "word"])
 
 
+def test_fewer_clips_than_the_list_says(model, data):
+    with pytest.raises(DataError, match=r"lists 9 clips, the data is of \[8, 9\]"):
+        evaluate(model, replace(data, text=data.text[:-1]), device=CPU)
+    with pytest.raises(DataError, match="lists 9 clips"):
+        evaluate(model, replace(data, query_masks=data.query_masks[1:]), device=CPU)
+
+
 def test_a_similarity_that_is_no_number_names_both_clips(model, data):
     experts = {**data.experts, "audio": data.experts["audio"].clone()}
     experts["audio"][3, 0, 0] = torch.inf

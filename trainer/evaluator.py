@@ -56,8 +56,12 @@ def evaluate(
 
     Several processes embed a share of the clips each and then all score the whole split.
 
-    Raises DataError naming a caption and a clip whose similarity is not a number.
+    Raises DataError naming a caption and a clip whose similarity is not a number, and when the
+    split has more clips than data.
     """
+    held = {len(data.text), len(data.query_masks), *map(len, data.available.values())}
+    if held != {len(data.clips)}:
+        raise DataError(f"the split lists {len(data.clips)} clips, the data is of {sorted(held)}")
     sims = similarities(model, data, device=device, processes=processes).numpy()
     masks = data.query_masks.cpu().numpy()
     if len(sims) == len(data.clips):  # captions were averaged into one query a clip
