@@ -312,6 +312,18 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
 def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int | None) -> None:
     """Train every seed of a run that is not finished yet; write and print its results."""
     config, run, data = job.config, job.run, job.data
+    with torch.device("meta"):  # no memory for weights that are only counted
+        parameters = count_parameters(build_model(config))
+    logger.info(
+        "%s: %s parameters, %s clips, epochs: %d, seeds: %s, device: %s",
+        config.name,
+        f"{parameters:,}",
+        f"{len(data.train):,}",
+        config.trainer.epochs,
+        _listed(run.seeds),
+        describe(job.device),
+    )
+    logger.info("validation, t2a: text-to-audio, a2t: audio-to-text, *: the best epoch so far")
     seeds: dict[str, dict[str, Any]] = {}
     failures: list[str] = []
     for seed in run.seeds:
@@ -339,8 +351,6 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
         )
     if not job.processes.is_writer:
         return
-    with torch.device("meta"):  # no memory for weights that are only counted
-        parameters = count_parameters(build_model(config))
     content = results(
         config=data.test_config,
         seeds=seeds,
