@@ -32,9 +32,13 @@ def linear(
 
 
 def _by_onednn(rows: torch.Tensor) -> bool:
-    """Say whether oneDNN is there and takes these products; autocast would be passed over."""
+    """Say whether oneDNN is there and takes these products.
+
+    Autocast would be passed over, and a compiler knows what to do with torch's own layer alone.
+    """
     return bool(
         rows.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and rows.dtype == torch.float32
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")

@@ -14,7 +14,8 @@ class Mish(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x tanh(log(1 + e^x))."""
-        return _Mish.apply(x) if x.device.type == "cpu" else F.mish(x)
+        own = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        return _Mish.apply(x) if own else F.mish(x)
 
 
 class _Mish(torch.autograd.Function):
