@@ -21,7 +21,7 @@ from utils.errors import DataError
 
 MIB = 1 << 20
 DEEPEST_JSON = 100
-LARGEST_LIST = 256 * MIB
+LARGEST_LIST = 64 * MIB
 LEFTOVER_SUFFIX = ".part"
 LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just starting
 

@@ -1,0 +1,737 @@
+"""Files made to do harm, one generator each, and what became of reading them.
+
+    python tests/hostile_corpus.py          prints the table of cases and outcomes
+
+No such file is kept: every case is made in a temporary folder. A reading runs with 1 GiB of memory
+to take, under an audit hook that notes processes, connections and files written elsewhere.
+"""
+# ruff: noqa: E501  one case, one line: the tables below are read like tables
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import h5py
+import numpy as np
+
+from data_loader.readers import read_captions, read_features, read_text_features
+from misc.fuzz import Watch, read_once
+from trainer.checkpoint import load_checkpoint
+from utils.archive import Limits, unpack
+from utils.config import load_config
+from utils.files import read_json, read_list
+
+MEMORY = 1 << 30
+CANARY = "was-executed"
+COMMAND = f"touch {CANARY}"
+"""What the attacks would run; the tests look for the file."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`make(path)` writes the file; reading must end with `outcome` and a message with `says`."""
+
+    kind: str
+    name: str
+    suffix: str
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+    outcome: str = "refused"
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The constructor of a table of cases: what they are called, and what reads them."""
+
+    name: str
+    suffix: str
+    read: Callable[[Path], object]
+
+    def __call__(self, name, content, says="", *, outcome="refused", read=None):
+        make = content if callable(content) else lambda path: path.write_bytes(content)
+        return Case(self.name, name, self.suffix, make, read or self.read, outcome, says)
+
+
+def listed(read):
+    """Read to the end what is read piece by piece."""
+    return lambda path: list(read(path))
+
+
+# Pickles
+
+
+def text(value):
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def name(full):
+    module, _, attribute = full.rpartition(".")
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def call(full, *arguments):
+    return name(full) + b"(" + b"".join(arguments) + b"tR"
+
+
+def number(value):
+    return b"\x8a\x10" + value.to_bytes(16, "little", signed=True)
+
+
+def array(
+    shape,
+    dtype="f4",
+    content=b"\0" * 4,
+    state=b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+):
+    """A numpy array as Python 2 pickled it, with whatever shape and type."""
+    made = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), b"(K\x00t", b"U\x01b")
+    kind = call("numpy.dtype", text(dtype), b"K\x00", b"K\x01") + state
+    sizes = b"(" + b"".join(map(number, shape)) + b"t"
+    data = content if content[:1] == b"]" else b"T" + struct.pack("<I", len(content)) + content
+    return made + b"(K\x01" + sizes + kind + b"\x89" + data + b"tb"
+
+
+def clips(value, key=None):
+    """A pickle of {clip: value}."""
+    return b"\x80\x02}" + (key or text("clip")) + value + b"s."
+
+
+def expert_store(**state):
+    """A pickle of an ExpertStore with the given instructions as its fields."""
+    fields = b"".join(text(key) + value for key, value in state.items())
+    return b"\x80\x02" + name("utils.datastructures.ExpertStore") + b")\x81}(" + fields + b"ub."
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, (COMMAND,)
+
+
+def shared_array(path):
+    """One array of 4 MB under 2,000 names: 8 GB for whoever writes the clips down."""
+    path.write_bytes(
+        b"\x80\x02}(" + text("clip") + array((1 << 20,), content=bytes(4 << 20)) + b"q\x00"
+        + b"".join(text(f"clip {n}") + b"h\x00" for n in range(2000)) + b"u."
+    )  # fmt: skip
+
+
+EVAL = f"__import__('os').system('{COMMAND}')"
+features = Kind("pickle", ".pkl", listed(read_features))
+PICKLES = [
+    features("a call of os.system", clips(call("os.system", text(COMMAND))), "names os.system"),
+    features("posix.system, as pickle writes it", pickle.dumps(Runs()), r"names posix\.system"),
+    features("builtins.eval", clips(call("builtins.eval", text(EVAL))), r"names builtins\.eval"),
+    features("__builtin__.eval in protocol 0", f"c__builtin__\neval\n(S\"{EVAL}\"\ntR.".encode(), "eval"),
+    features("builtins.exec", clips(call("builtins.exec", text(EVAL))), r"names builtins\.exec"),
+    features("builtins.getattr", clips(call("builtins.getattr", b"}", text("get"))), "getattr"),
+    features("subprocess.Popen", clips(call("subprocess.Popen", text(COMMAND))), "subprocess"),
+    features("importlib.import_module", clips(call("importlib.import_module", text("antigravity"))), "importlib"),
+    features("operator.attrgetter", clips(call("operator.attrgetter", text("a"))), "operator"),
+    features("functools.partial", clips(call("functools.partial", name("os.system"))), "functools|os"),
+    features("a call as the name of a clip", clips(b"K\x01", call("os.system", text(COMMAND))), "os.system"),
+    features("a call deep inside lists", clips(b"]" * 50 + call("os.system", text(COMMAND)) + b"a" * 50), "os.system"),
+    features("a call in an ExpertStore", expert_store(store=call("os.system", text(COMMAND))), "os.system"),
+    features("a class of ours that is no data", clips(name("utils.files.atomic_writer") + b")R"), "utils.files"),
+    features("a name with dots behind ExpertStore", b"\x80\x04" + text("datastructures") + text("ExpertStore.__init__.__globals__") + b"\x93.", "__globals__"),
+    features("copyreg._reconstructor of a foreign class", clips(call("copyreg._reconstructor", name("os.PathLike"), name("builtins.object"), b"N")), "os.PathLike"),
+    features("numpy: a function that runs text", clips(call("numpy.testing._private.utils.runstring", text(EVAL), b"}")), "runstring"),
+    features("numpy.load", clips(call("numpy.load", text("/etc/passwd"))), r"names numpy\.load"),
+    features("numpy.fromfile", clips(call("numpy.fromfile", text("/etc/passwd"))), "fromfile"),
+    features("numpy: an array of class memmap", clips(call("numpy.core.multiarray._reconstruct", name("numpy.memmap"), b")", b"U\x01b")), "memmap"),
+    features("numpy: _reconstruct of a huge shape", clips(call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), b"(" + number(1 << 60) + b"t", b"U\x01b")), ""),
+    features("numpy: an array of objects", clips(array((1,), "O8", b"]" + call("os.system", text(COMMAND)) + b"a")), "'O8'"),
+    features("numpy: an array of plain objects", clips(array((1,), "O8", b"]Na")), "'O8'"),
+    features("numpy: items of two gigabytes", clips(array((1,), "V2147483647")), "V2147483647"),
+    features("numpy: records", clips(array((1,), state=b"(K\x03U\x01|N(U\x01att}K\x04K\x01K\x10tb")), ""),
+    features("numpy: a shape of a trillion", clips(array((10**12,))), "in 4 bytes"),
+    features("numpy: a shape that overflows", clips(array((2**62, 4), content=b"")), "in 0 bytes"),
+    features("numpy: a negative shape", clips(array((-1,))), "impossible shape"),
+    features("numpy: a thousand dimensions", clips(array((1,) * 1000)), "impossible shape"),
+    features("numpy: _frombuffer of objects", b"\x80\x05}" + text("clip") + call("numpy.core.numeric._frombuffer", b"C\x08" + bytes(8), call("numpy.dtype", text("O8"), b"\x89", b"\x88"), b"K\x01\x85", text("C")) + b"s.", "'O8'"),
+    features("numpy: a scalar of a huge type", clips(call("numpy.core.multiarray.scalar", call("numpy.dtype", text("V999999999"), b"K\x00", b"K\x01"), b"U\x00")), "V999999999"),
+    features("memo bomb: entry two billion", b"\x80\x02}r\xff\xff\xff\x7f.", "", outcome="read"),
+    features("memo bomb: entry 10^18 in digits", b"}p1000000000000000000\n.", "", outcome="read"),
+    features("bytes that declare 2^62", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b".", "cut short"),
+    features("bytearray that declares 2^62", b"\x80\x05\x96" + struct.pack("<Q", 1 << 62) + b".", "cut short"),
+    features("text that declares 2^62", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b".", "cut short"),
+    features("a frame that declares 2^62", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.", "", outcome="read"),
+    features("bytearray(10^12)", clips(call("builtins.bytearray", number(10**12))), "bytearray"),
+    features("range, list and sum of it", clips(call("builtins.sum", call("builtins.range", number(10**12)))), "builtins"),
+    features("ten million lists", b"\x80\x02(" + b"]" * 10_000_000 + b"l.", "more objects"),
+    features("ten million sets", b"\x80\x04(" + b"\x8f" * 10_000_000 + b"l.", "more objects"),
+    features("ten million dicts", b"\x80\x02(" + b"}" * 10_000_000 + b"l.", "more objects"),
+    features("a million marks", b"\x80\x02" + b"(" * 1_000_000 + b".", "nested too deeply"),
+    features("a million nested tuples", clips(b")" + b"\x85" * 1_000_000), "more objects"),
+    features("nine thousand nested tuples", clips(b")" + b"\x85" * 9_000), "found a tuple"),
+    features("nested tuples as the name of a clip", clips(b"N", b")" + b"\x85" * 9_000), "key of type tuple"),
+    features("a list inside itself", clips(b"]q\x00h\x00a"), "found a list"),
+    features("a dict inside itself", b"\x80\x02}q\x00" + text("clip") + b"h\x00s.", "found a dict"),
+    features("a dict whose names are lists", clips(b"N", b"]"), "key of type list"),
+    features("an integer of 16 MB", clips(b"\x8b" + struct.pack("<I", 1 << 24) + b"\x7f" * (1 << 24)), "an integer of"),
+    features("an integer of a million digits", b"(lL" + b"9" * 1_000_000 + b"L\na.", "an integer of"),
+    features("one array under 2,000 names", shared_array, "share"),
+    features("a reference outside the file", clips(text("/etc/passwd") + b"Q"), "outside the file"),
+    features("a registered extension", b"\x80\x02\x82\x01.", "byte 2 is 0x82"),
+    features("an old instance of a foreign class", f"(S'{COMMAND}'\nios\nsystem\n.".encode(), "os.system"),
+    features("an instance built on the stack", b"(" + name("os.system") + text(COMMAND) + b"o.", "os.system"),
+    features("the state of a list", b"\x80\x02]}" + text("__class__") + b"Nsb.", "sets the state of list"),
+    features("keywords of a call", b"\x80\x04" + name("collections.OrderedDict") + b")}" + text("a") + b"Ns\x92.", "named arguments"),
+    features("a pickle without an end", clips(b"K\x01")[:-1], "cut short"),
+    features("a pickle that pops too much", b"\x80\x020000.", "cut short"),
+    features("an ExpertStore without rows", expert_store(keys=b"]"), "without rows"),
+    features("an ExpertStore whose rows lie outside", expert_store(store=array((1, 1)), keymap=b"}" + text("a") + b"K\x07s"), "row 7 of 1"),
+    features("features with an infinity", clips(array((1,), content=struct.pack("<f", float("inf")))), "NaN or infinity"),
+    features("an empty file", b"", "is empty"),
+    features("a folder", lambda path: path.mkdir(), "is not a file"),
+    features("a pipe", lambda path: os.mkfifo(path), "is not a file"),
+    features("a link to a device", lambda path: path.symlink_to("/dev/zero"), "is not a file"),
+    features("captions with HTML stay as they are", pickle.dumps({"clip": [["<script>alert(1)</script>", "&amp;", "\u202e"]]}), outcome="read", read=read_captions),
+    features("captions that are no text", clips(b"]" + b"]K\x01aa"), "list of words", read=read_captions),
+    features("one caption under many names", b"\x80\x02}(" + text("c") + b"]q\x00]q\x01" + text("x" * 100_000) + b"aa" + b"".join(text(f"c{n}") + b"h\x00" for n in range(5000)) + b"u.", "share", read=read_captions),
+    features("text vectors in three dimensions", clips(b"]" + array((1, 1, 1)) + b"a"), "words, width", read=listed(read_text_features)),
+]  # fmt: skip
+
+
+# Checkpoints
+
+
+def zipped(records, **how):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", **how) as archive:
+        for record, content in records:
+            archive.writestr(record, content)
+    return packed.getvalue()
+
+
+def checkpoint_of(program, *storages, more=()):
+    """A checkpoint whose pickle is `program`, with storages 0, 1, ..."""
+    records = [("m/data.pkl", b"\x80\x02" + program + b"."), ("m/byteorder", b"little")]
+    records += [(f"m/data/{key}", content) for key, content in enumerate(storages)]
+    return zipped([*records, ("m/version", b"3\n"), *more])
+
+
+def state(*tensors):
+    """Instructions for {"state_dict": {"0": tensor, ...}}."""
+    items = b"".join(text(str(n)) + tensor for n, tensor in enumerate(tensors))
+    return b"}" + text("state_dict") + b"}(" + items + b"us"
+
+
+def storage(key=0, length=4, kind="torch.FloatStorage"):
+    return (
+        b"("
+        + text("storage")
+        + name(kind)
+        + text(str(key))
+        + text("cuda:0")
+        + number(length)
+        + b"tQ"
+    )
+
+
+def tensor(made=None, offset=0, size=(2, 2), stride=(2, 1)):
+    sizes, strides = (b"(" + b"".join(map(number, values)) + b"t" for values in (size, stride))
+    hooks = call("collections.OrderedDict")
+    return call(
+        "torch._utils._rebuild_tensor_v2",
+        made or storage(),
+        number(offset),
+        sizes,
+        strides,
+        b"\x89",
+        hooks,
+    )
+
+
+FOUR = bytes(16)
+GOOD = state(tensor())
+
+
+def duplicate_records(path):
+    path.write_bytes(
+        checkpoint_of(
+            GOOD, FOUR, more=[("m/dataXpkl", b"\x80\x02" + call("os.system", text(COMMAND)) + b".")]
+        ).replace(b"m/dataXpkl", b"m/data.pkl")
+    )
+
+
+def overlapping_records(path):
+    """A thousand records that all lie in the same megabyte."""
+    body = bytes(1 << 20)
+    content = bytearray(zipped([("m/data.pkl", b"\x80\x02}."), ("m/data/0", body)]))
+    directory = content.rindex(b"PK\x01\x02")
+    entry = bytes(content[directory : content.index(b"PK\x05\x06")])
+    more = b"".join(entry.replace(b"m/data/0", f"n{n:07d}".encode()) for n in range(1000))
+    end = content.index(b"PK\x05\x06")
+    count, size = 1002, end - content.index(b"PK\x01\x02") + len(more)
+    tail = bytearray(content[end:])
+    tail[8:16] = struct.pack("<HHI", count, count, size)
+    path.write_bytes(bytes(content[:end]) + more + bytes(tail))
+
+
+def patched(content, old, new, count=-1):
+    assert old in content
+    return content.replace(old, new, count)
+
+
+def encrypted(path):
+    content = bytearray(checkpoint_of(GOOD, FOUR))
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+checkpoint = Kind("checkpoint", ".pth", load_checkpoint)
+CHECKPOINTS = [
+    checkpoint("a call of os.system", checkpoint_of(call("os.system", text(COMMAND))), "may be an attack"),
+    checkpoint("posix.system in the optimizer", checkpoint_of(GOOD[:-1] + b"s" + text("optimizer") + call("posix.system", text(COMMAND)) + b"s", FOUR), r"posix\.system"),
+    checkpoint("builtins.eval", checkpoint_of(call("builtins.eval", text(EVAL))), r"builtins\.eval"),
+    checkpoint("sys.modules", checkpoint_of(name("sys.modules")), r"sys\.modules"),
+    checkpoint("torch.hub.load stays inert", checkpoint_of(GOOD + text("config") + call("torch.hub.load", text("a/b"), text("c")) + b"s", FOUR), outcome="read"),
+    checkpoint("torch.load of another file stays inert", checkpoint_of(GOOD + text("config") + call("torch.load", text("/etc/passwd")) + b"s", FOUR), outcome="read"),
+    checkpoint("a foreign class with state stays inert", checkpoint_of(GOOD + text("config") + name("parse_config.ConfigParser") + b")\x81}" + text("a") + b"K\x01sbs", FOUR), outcome="read"),
+    checkpoint("a foreign class as the whole", checkpoint_of(name("evil.Model") + b")\x81}b"), "not a checkpoint"),
+    checkpoint("torch.FloatStorage(10^12)", checkpoint_of(call("torch.FloatStorage", number(10**12))), "FloatStorage"),
+    checkpoint("torch.Tensor of 10^12 stays inert", checkpoint_of(GOOD + text("a") + call("torch.Tensor", number(10**12)) + b"s", FOUR), outcome="read"),
+    checkpoint("bytearray(10^12)", checkpoint_of(call("builtins.bytearray", number(10**12))), "bytearray"),
+    checkpoint("a tensor that starts outside its storage", checkpoint_of(state(tensor(offset=100)), FOUR), "storage of 4"),
+    checkpoint("strides that reach outside", checkpoint_of(state(tensor(stride=(2**40, 1))), FOUR), "storage of 4"),
+    checkpoint("sizes of a trillion by strides of 0", checkpoint_of(state(tensor(size=(10**12,), stride=(0,))), FOUR), "storage of 4"),
+    checkpoint("negative strides", checkpoint_of(state(tensor(stride=(-2, 1))), FOUR), "cannot be followed"),
+    checkpoint("sizes and strides that differ in number", checkpoint_of(state(tensor(stride=(1,))), FOUR), "differ in number"),
+    checkpoint("a storage longer than its record", checkpoint_of(state(tensor(storage(length=10**12))), FOUR), "16 bytes"),
+    checkpoint("a storage that is not there", checkpoint_of(state(tensor(storage(key=7))), FOUR), "no record"),
+    checkpoint("a storage named outside the archive", checkpoint_of(state(tensor(storage(key="../../x"))), FOUR), "no record"),
+    checkpoint("a storage of a foreign type", checkpoint_of(state(tensor(storage(kind="evil.Storage"))), FOUR), ""),
+    checkpoint("a sparse tensor of a huge size", checkpoint_of(state(call("torch._utils._rebuild_sparse_tensor", b"N", b"(" + number(10**12) + b"t")), FOUR), "no named tensor"),
+    checkpoint("weights that are no numbers", checkpoint_of(state(tensor()), struct.pack("<4f", 1, 2, float("nan"), 4)), "NaN"),
+    checkpoint("records that unpack to much more", zipped([("m/data.pkl", bytes(1 << 24))], compression=zipfile.ZIP_DEFLATED), "compressed"),
+    checkpoint("two records of one name", duplicate_records, "twice"),
+    checkpoint("two pickles", zipped([("a/data.pkl", b"}."), ("b/data.pkl", b"}.")]), "one data.pkl"),
+    checkpoint("a record named ../../x", checkpoint_of(GOOD, FOUR, more=[("../../x", b"")]), "unsafe name"),
+    checkpoint("a record with an absolute name", checkpoint_of(GOOD, FOUR, more=[("/etc/x", b"")]), "unsafe name"),
+    checkpoint("a thousand records in one place", overlapping_records, "larger than the file"),
+    checkpoint("an encrypted record", encrypted, "encrypted"),
+    checkpoint("a record of a size beyond the file", patched(checkpoint_of(GOOD, FOUR), struct.pack("<II", 16, 16), struct.pack("<II", 2**31, 2**31)), "larger than the file"),
+    checkpoint("an archive with a second end in its comment", lambda path: path.write_bytes(patched(checkpoint_of(GOOD, FOUR), b"\0\0", b"\0\0", 0)[:-2] + struct.pack("<H", 22) + b"PK\x05\x06" + bytes(18)), ""),
+    checkpoint("a program in front of the archive", b"#!/bin/sh\ntouch was-executed\n" + checkpoint_of(GOOD, FOUR), "zip format"),
+    checkpoint("one flipped bit in the weights", patched(checkpoint_of(GOOD, b"\x01" * 16), b"\x01" * 16, b"\x01" * 15 + b"\x03"), "checksum"),
+    checkpoint("the format before PyTorch 1.6, with a call", pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(Runs(), 2), "zip format"),
+    checkpoint("another byte order", patched(checkpoint_of(GOOD, FOUR), b"little", b"bigbig"), "checksum|byte order"),
+    checkpoint("a pickle of 100 MB", zipped([("m/data.pkl", b"\x80\x02" + b"N0" * 50_000_000 + b"}.")]), "its pickle takes"),
+    checkpoint("no archive at all", b"PK\x03\x04" + bytes(1000), "damaged or cut short"),
+    checkpoint("an empty file", b"", "is empty"),
+]  # fmt: skip
+
+
+# HDF5
+
+
+@contextlib.contextmanager
+def hickle(path, **how):
+    """A .hickle file to add clips to."""
+    with h5py.File(path, "w", **how) as file:
+        folder = file.create_group("data")
+        folder.attrs["base_type"] = "dict"
+        yield file, folder
+
+
+def clip(folder, key="'clip'"):
+    item = folder.create_group(key)
+    item.attrs["base_type"] = "dict_item"
+    return item
+
+
+def value(item, kind="ndarray", **how):
+    dataset = item.create_dataset("data", **({"data": np.zeros((2, 3), "f4")} | how))
+    dataset.attrs["base_type"] = kind
+    return dataset
+
+
+def hdf5(build, **how):
+    """Make a file by `build(file, folder)`."""
+
+    def make(path):
+        with hickle(path, **how) as (file, folder):
+            build(file, folder)
+
+    return make
+
+
+def with_link(link):
+    def build(file, folder):
+        clip(folder)["data"] = link(file) if callable(link) else link
+
+    return hdf5(build)
+
+
+def with_value(**how):
+    return hdf5(lambda file, folder: value(clip(folder), **how))
+
+
+def virtual(file, folder):
+    layout = h5py.VirtualLayout((2, 3), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "data", (2, 3))
+    clip(folder).create_virtual_dataset("data", layout).attrs["base_type"] = "ndarray"
+
+
+def external_storage(file, folder):
+    item = clip(folder)
+    form = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    form.set_external(b"/etc/passwd", 0, 24)
+    made = h5py.h5d.create(
+        item.id, b"data", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((6,)), form
+    )
+    h5py.Dataset(made).attrs["base_type"] = "ndarray"
+
+
+def unwritten(shape, **how):
+    def build(file, folder):
+        value(clip(folder), data=None, shape=shape, dtype="f4", **how)
+
+    return hdf5(build)
+
+
+def bomb(file, folder):
+    """300 MB of zeros in 300 kB, in chunks that are each within measure."""
+    value(clip(folder), data=np.zeros((75, 1 << 20), "f4"), compression="gzip", chunks=(1, 1 << 20))
+
+
+def chunk_bomb(path):
+    """A chunk of 1 MB whose gzip stream is a gigabyte of zeros."""
+    with hickle(path) as (_, folder):
+        form = {"shape": (1 << 18,), "dtype": "f4", "chunks": (1 << 18,), "compression": "gzip"}
+        made = value(clip(folder), data=None, **form)
+        press = zlib.compressobj(9)
+        stream = b"".join(press.compress(bytes(1 << 20)) for _ in range(1024)) + press.flush()
+        made.id.write_direct_chunk((0,), stream)
+
+
+def many_names(file, folder):
+    """One array of 1 MB under 5,000 names."""
+    item = clip(folder)
+    value(item, data=np.zeros((1, 1 << 18), "f4"))
+    for n in range(5000):
+        folder[f"'clip {n}'"] = item
+
+
+def circle(file, folder):
+    clip(folder)["data"] = folder
+
+
+def soft_circle(file, folder):
+    file["a"], file["b"] = h5py.SoftLink("/b"), h5py.SoftLink("/a")
+    clip(folder)["data"] = h5py.SoftLink("/a")
+
+
+def damaged_tree(path):
+    """A tree of names whose node is its own child."""
+    with hickle(path, libver="earliest") as (_, folder):
+        for n in range(2000):
+            value(clip(folder, f"'clip {n}'"))
+    content = bytearray(path.read_bytes())
+    # The node above the leaves is the one of level 1: let its first child be itself.
+    at = content.index(b"TREE\x00\x01")
+    content[at + 32 : at + 40] = struct.pack("<Q", at)
+    path.write_bytes(content)
+
+
+def damaged_header(path):
+    """An object header that goes on in itself."""
+    with hickle(path, libver="earliest") as (_, folder):
+        made = value(clip(folder))
+        for n in range(30):
+            made.attrs[f"a{n}"] = n
+        address = h5py.h5o.get_info(made.id).addr
+    content = bytearray(path.read_bytes())
+    at = address + 16
+    while struct.unpack_from("<H", content, at)[0] != 0x10:
+        at += 8 + struct.unpack_from("<H", content, at + 2)[0]
+    content[address + 2 : address + 4] = b"\xff\xff"
+    content[at + 8 : at + 24] = struct.pack("<QQ", address + 16, at + 24 - address - 16)
+    path.write_bytes(content)
+
+
+def in_two_files(path):
+    with h5py.File(path, "w", driver="split") as file:
+        file["data"] = 1
+    Path(f"{path}-m.h5").rename(path)
+
+
+def whole_pickle(path):
+    with h5py.File(path, "w") as file:
+        file["data"] = np.frombuffer(pickle.dumps(Runs()), "u1")
+        file["data"].attrs["base_type"] = "pickle"
+
+
+def in_front(content):
+    def make(path):
+        with hickle(path, userblock_size=512) as (_, folder):
+            value(clip(folder))
+        with path.open("r+b") as file:
+            file.write(content)
+
+    return make
+
+
+def cut(path):
+    with_value()(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+h5 = Kind("hdf5", ".hickle", listed(read_features))
+REFERENCE = h5py.special_dtype(ref=h5py.Reference)
+REGION = h5py.special_dtype(ref=h5py.RegionReference)
+HDF5S = [
+    h5("a link to another file", with_link(h5py.ExternalLink("/etc/passwd", "/data")), "link"),
+    h5("a symbolic link", with_link(h5py.SoftLink("/data")), "link"),
+    h5("symbolic links in a circle", hdf5(soft_circle), "link"),
+    h5("a hard link to its own group", hdf5(circle), "nested value"),
+    h5("a virtual dataset", hdf5(virtual, libver="v110"), "virtual|not supported"),
+    h5("numbers kept in another file", hdf5(external_storage), "another file"),
+    h5("a shape of 4 TB that was never written", unwritten((1 << 20, 1 << 20)), "times as many"),
+    h5("a shape of 60 MB that was never written", unwritten((15 << 20,)), "not in the file"),
+    h5("4 TB in chunks that were never written", unwritten((1 << 20, 1 << 20), chunks=(1, 64)), "times as many"),
+    h5("a million tiny chunks that were never written", unwritten((1 << 20,), chunks=(1,)), "over and over|missing"),
+    h5("300 MB of zeros in 300 kB", hdf5(bomb), "times as many"),
+    h5("a chunk that unpacks to 1 GB", chunk_bomb, "does not unpack to its 1048576 bytes"),
+    h5("one array under 5,000 names", hdf5(many_names), "times as many|over and over"),
+    h5("a filter that is not supported", with_value(compression="lzf"), "filter 32000"),
+    h5("checksums by a filter", with_value(fletcher32=True), "filter 3"),
+    h5("a reference to an object", with_value(data=None, shape=(2,), dtype=REFERENCE), "plain numbers"),
+    h5("a reference to a region", with_value(data=None, shape=(2,), dtype=REGION), "plain numbers"),
+    h5("arrays of variable length", with_value(data=None, shape=(2,), dtype=h5py.vlen_dtype("f4")), "plain numbers"),
+    h5("records", with_value(data=np.zeros(3, [("a", "f4")])), "plain numbers"),
+    h5("texts", with_value(data=["a", "b"]), "plain numbers"),
+    h5("numbers of 16 bytes", with_value(data=np.zeros(3, "c16")), "plain numbers"),
+    h5("three dimensions", with_value(data=np.zeros((2, 2, 2), "f4")), "shape"),
+    h5("an array of nothing", with_value(data=h5py.Empty("f4")), "nothing"),
+    h5("a value stored as a pickle", with_value(kind="pickle", data=np.frombuffer(pickle.dumps(Runs()), "u1")), "stored as a pickle"),
+    h5("the whole stored as a pickle", whole_pickle, "stored as a pickle"),
+    h5("a value without a type", with_value(kind=3), "type None"),
+    h5("a key that is a program", hdf5(lambda file, folder: value(clip(folder, f"__import__('os').system('{COMMAND}')".replace("/", "")))), "no text in quotes"),
+    h5("a key of a thousand brackets", hdf5(lambda file, folder: value(clip(folder, "(" * 1000))), "no text in quotes"),
+    h5("two keys that mean the same", hdf5(lambda file, folder: [value(clip(folder, key)) for key in ("'a'", '"a"')]), "comes twice"),
+    h5("a tree of names in a circle", damaged_tree, "damaged|circles"),
+    h5("an object header in a circle", damaged_header, "damaged|circles"),
+    h5("one half of a file in two", in_two_files, "several parts|no HDF5"),
+    h5("a program in front of the file", in_front(b"#!/bin/sh\n"), "no HDF5 file"),
+    h5("a file cut short", cut, "damaged"),
+    h5("no HDF5 at all", b"\x89HDF\r\n\x1a\n" + b"\xff" * 100, "unknown version|unusual"),
+]  # fmt: skip
+
+
+# JSON, YAML and configurations
+
+
+def sparse(path):
+    """A file of a gigabyte that takes no place on the disk."""
+    path.touch()
+    os.truncate(path, 1 << 30)
+
+
+def inherits(from_what):
+    return json.dumps({"inherit_from": from_what}).encode()
+
+
+def inherits_itself(path):
+    path.write_bytes(inherits(str(path)))
+
+
+def inherits_in_a_circle(path):
+    other = path.with_name("other.json")
+    path.write_bytes(inherits(str(other)))
+    other.write_bytes(inherits(str(path)))
+
+
+plain_json = Kind("json", ".json", read_json)
+config = Kind("config", ".json", load_config)
+yaml = Kind("yaml", ".yaml", load_config)
+DEEP = 100_000
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+JSONS = [
+    plain_json("the same key twice", b'{"a": 1, "a": 2}', "comes twice"),
+    plain_json("the same key twice, deep inside", b'[{"b": {"a": 1, "\\u0061": 2}}]', "comes twice"),
+    plain_json("a hundred thousand lists in each other", b"[" * DEEP + b"]" * DEEP, "deeper"),
+    plain_json("a hundred thousand objects in each other", b'{"a":' * DEEP + b"1" + b"}" * DEEP, "deeper"),
+    plain_json("two hundred levels", b"[" * 200 + b"]" * 200, "deeper"),
+    plain_json("NaN", b'{"a": NaN}', "NaN"),
+    plain_json("minus infinity", b'{"a": -Infinity}', "Infinity"),
+    plain_json("a number that overflows", b'{"a": 1e999}', "too large"),
+    plain_json("an integer of a million digits", b"9" * 1_000_000, ""),
+    plain_json("a byte order mark", b"\xef\xbb\xbf{}", "byte order mark"),
+    plain_json("UTF-16", "{}".encode("utf-16"), "not UTF-8"),
+    plain_json("a gigabyte of zeros", sparse, "larger than"),
+    plain_json("a text without an end", b'{"a": "', "not valid JSON"),
+    config("inherits from itself", inherits_itself, "inherit_from"),
+    config("inherits in a circle", inherits_in_a_circle, "inherit_from"),
+    config("inherits from /etc/passwd", inherits("/etc/passwd"), "inside the repository"),
+    config("inherits from above the repository", inherits("../../../etc/passwd"), "inside the repository"),
+    config("inherits from a device", inherits("/dev/zero"), "inside the repository"),
+    config("an unknown key with a command", json.dumps({"$(touch was-executed)": 1}).encode(), "unknown key"),
+    yaml("calls os.system", b"a: !!python/object/apply:os.system ['touch was-executed']\n", "YAML"),
+    yaml("makes an object", b"a: !!python/object/new:subprocess.Popen [['touch', 'was-executed']]\n", "YAML"),
+    yaml("a billion laughs", LAUGHS.encode(), "aliases"),
+    yaml("a hundred thousand lists in each other", b"a: " + b"[" * DEEP, "nested|YAML"),
+    yaml("the same key twice", b"seed: 1\nseed: 2\n", "twice"),
+]  # fmt: skip
+
+
+# Split lists
+
+names = Kind("list", ".txt", read_list)
+LISTS = [
+    names("NUL inside a name", b"a\nb\0c\n", "line 2 holds a NUL"),
+    names("lines that end in a carriage return", b"a\rb\rc\r", "carriage return"),
+    names("lines that end as on Windows", b"a\r\nb\r\n", outcome="read"),
+    names("a byte order mark", b"\xef\xbb\xbfa\nb\n", outcome="read"),
+    names(
+        "other line ends of Unicode stay in names", "a\u2028b\x0bc\x85d\n".encode(), outcome="read"
+    ),
+    names("a million lines", b"".join(b"clip %d\n" % n for n in range(1_000_000)), outcome="read"),
+    names("a name twice", b"a\nb\na\n", "second time"),
+    names("no names", b"\n\n \n", "no names"),
+    names("a blank line between names", b"a\n\nb\n", "line 2 is blank"),
+    names("Latin-1", "größe\n".encode("latin-1"), "not UTF-8"),
+    names("half a character", b"\xed\xa0\x80\n", "not UTF-8"),
+    names("a gigabyte of zeros", sparse, "larger than"),
+    names("a name of 50 MB", b"x" * (50 << 20), outcome="read"),
+]
+
+
+# Archives
+
+
+def member(path, content=b"", kind=tarfile.REGTYPE, link="", mode=0o644, **headers):
+    info = tarfile.TarInfo(path)
+    info.type, info.linkname, info.mode, info.pax_headers = kind, link, mode, headers
+    info.size = len(content) if kind == tarfile.REGTYPE else 0
+    return info, content
+
+
+def tar(*members):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return gzip.compress(packed.getvalue(), mtime=0)
+
+
+def tar_bomb(path):
+    """A gigabyte of zeros."""
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("data/zeros")
+        info.size = 1 << 30
+        with Path("/dev/zero").open("rb") as zeros:
+            archive.addfile(info, zeros)
+
+
+def unpacked(path, limits=Limits(max_members=100)):  # noqa: B008  a frozen value
+    """Unpack beside the archive; everything stays below `out`, and nothing may be run from there."""
+    unpack(path, path.parent / "out", limits=limits)
+    for file in (path.parent / "out").rglob("*"):
+        assert not file.lstat().st_mode & 0o7000
+
+
+archive = Kind("archive", ".tar.gz", unpacked)
+GOOD_FILE = member("data/a.txt", b"fine")
+ARCHIVES = [
+    archive("a path with ..", tar(member("data/../../x", b"out")), r"'\.\.'"),
+    archive("an absolute path", tar(member("/tmp/x", b"out")), "absolute"),
+    archive("a path outside data/", tar(member("configs/x", b"out")), "below data/"),
+    archive("a symbolic link out", tar(member("data/l", kind=tarfile.SYMTYPE, link="../../../etc")), "link"),
+    archive("a symbolic link to an absolute place", tar(member("data/l", kind=tarfile.SYMTYPE, link="/etc/passwd")), "link"),
+    archive("a file through a symbolic link", tar(member("data/b/", kind=tarfile.DIRTYPE), member("data/l", kind=tarfile.SYMTYPE, link="b"), member("data/l/x", b"out")), ""),
+    archive("symbolic links in a circle", tar(member("data/a", kind=tarfile.SYMTYPE, link="b"), member("data/b", kind=tarfile.SYMTYPE, link="a")), "link"),
+    archive("a hard link out", tar(member("data/l", kind=tarfile.LNKTYPE, link="/etc/passwd")), "link|absolute"),
+    archive("a hard link to nothing", tar(member("data/l", kind=tarfile.LNKTYPE, link="data/x")), "link"),
+    archive("a device", tar(member("data/d", kind=tarfile.CHRTYPE)), "device"),
+    archive("a pipe", tar(member("data/p", kind=tarfile.FIFOTYPE)), "pipe"),
+    archive("one name twice", tar(GOOD_FILE, GOOD_FILE), "twice"),
+    archive("a file where a folder is", tar(member("data/a/b", b"x"), member("data/a", b"x")), ""),
+    archive("control characters in a name", tar(member("data/a\nb\x1b[2J", b"x")), "control"),
+    archive("a name of 2,000 letters", tar(member("data/" + "x" * 2000, b"x")), "long"),
+    archive("folders a hundred deep", tar(member("data/" + "x/" * 100 + "a", b"x")), "long|deep"),
+    archive("a gigabyte of zeros", tar_bomb, "unpack"),
+    archive("more files than allowed", tar(*(member(f"data/{n}") for n in range(200))), "members"),
+    archive("attributes of 10 MB", tar(member("data/a", b"x", comment="x" * 10_000_000)), "attributes"),
+    archive("an archive cut short", tar(member("data/a", os.urandom(5000)))[:-2000], "damaged|incomplete"),
+    archive("no archive at all", b"\x1f\x8bnonsense", "damaged|gzip"),
+    archive("set-user-ID is not kept", tar(member("data/run", b"#!/bin/sh\n", mode=0o6777)), outcome="read"),
+]  # fmt: skip
+
+CASES = [*PICKLES, *CHECKPOINTS, *HDF5S, *JSONS, *LISTS, *ARCHIVES]
+
+
+@contextlib.contextmanager
+def bounded_memory(size=MEMORY):
+    """Let the process take `size` more of address space than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def working_in(folder):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def run_case(case, folder, watch):
+    """Make a hostile file in an empty folder, read it; returns (outcome, message, seconds)."""
+    path = folder / f"hostile{case.suffix}"
+    case.make(path)
+    with working_in(folder), bounded_memory():
+        outcome, message, seconds = read_once(case, path, watch)
+    if (folder / CANARY).exists():
+        outcome = "executed"
+    return outcome, message, seconds
+
+
+def main(argv=None):
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    contained = 0
+    print(f"{'kind':<11}{'case':<50}{'outcome':<9}{'s':>5}  message")
+    with tempfile.TemporaryDirectory() as root:
+        watch = Watch(Path(root))
+        for number, case in enumerate(CASES):
+            folder = Path(root) / str(number)
+            folder.mkdir()
+            outcome, message, seconds = run_case(case, folder, watch)
+            good = outcome == case.outcome and re.search(case.says, message)
+            contained += bool(good)
+            said = message.split("\n")[0][:100] + ("" if good else "  <-- NOT CONTAINED")
+            print(f"{case.kind:<11}{case.name:<50}{outcome:<9}{seconds:>5.2f}  {said}")
+    print(f"{len(CASES)} cases, {contained} contained")
+    return 0 if contained == len(CASES) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
