@@ -42,7 +42,7 @@ demo:
 	  --save_similarities $(DEMO)/similarities.npy --quiet && \
 	printf '\n4/4  write the page\n' && \
 	$(BIN)/python misc/demo_page.py --similarities $(DEMO)/similarities.npy \
-	  --out $(DEMO)/index.html && \
+	  --out $(DEMO)/index.html > /dev/null && \
 	echo "set-up: $$((ready - begun)) s; data, training, evaluation and page:" \
 	  "$$(($$(date +%s) - ready)) s" && \
 	echo "look at and listen to: $(CURDIR)/$(DEMO)/index.html"

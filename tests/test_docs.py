@@ -1,0 +1,443 @@
+"""The documentation is true: commands parse or run, files exist, figures name their source."""
+
+import argparse
+import ast
+import importlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+import train
+from data_loader.hickle import write_hickle
+from misc import results_page
+from model.loss import LOSSES
+from trainer.report import PROJECT_VERSION
+from utils.config import load_config
+from utils.config.schema import SCHEMA
+from utils.errors import ProjectError
+from utils.experiments import (
+    experiment_name,
+    find_data_folder,
+    load_experiments,
+    unpublished_configs,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md")
+    for page in ROOT.glob(pattern)
+)
+SHELLS = {"", "sh", "bash", "shell"}
+PLAIN = {"git", "cd", "ln", ".", "export", "mkdir"}
+"""Commands that are not ours."""
+ROOMS = "configs|model|data_loader|trainer|utils|misc|tests|docs|requirements|.ci"
+OWN_FILE = re.compile(rf"^(?:{ROOMS})/[\w./*<>-]+$|^[\w-]+\.(?:py|md|toml|cff)$")
+EXPERIMENT = re.compile(
+    r"\b(?:audiocaps|clotho|activity-net|queryd|querydsegments|soundscenes)-train-[\w-]*\w"
+)
+
+
+# -- what a page holds ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the file that the line before it names."""
+
+    language: str
+    text: str
+    file: str | None
+
+
+def read(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(text):
+    """The fenced blocks of a page."""
+    found, named, open_block = [], None, None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            if open_block is None:
+                open_block = (line[3:].strip(), [], named)
+            else:
+                found.append(Block(open_block[0], "\n".join(open_block[1]), open_block[2]))
+                open_block = named = None
+        elif open_block is not None:
+            open_block[1].append(line)
+        elif line.strip():
+            name = re.fullmatch(r"`([^`]+)`:", line.strip())
+            named = name[1] if name else None
+    assert open_block is None, "a fenced block is not closed"
+    return found
+
+
+def prose(text):
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def spans(text):
+    """What stands in `backticks` in running text."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def commands(text):
+    """Every command of a page, split into words: those of fenced blocks, then inline ones."""
+    lines = []
+    for block in blocks(text):
+        if block.language in SHELLS:
+            lines += block.text.replace("\\\n", " ").splitlines()
+    lines += [s for s in spans(text) if s.split()[0] in {"python", "make", "torchrun"} and " " in s]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in split if words]
+
+
+def shown_files():
+    """The config files that the pages tell the reader to write: name -> content."""
+    return {block.file: block.text for page in PAGES for block in blocks(read(page)) if block.file}
+
+
+def makefile():
+    """The targets of the Makefile, and all commands of their recipes."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    targets = set(re.findall(r"^([a-z]+):(?!=)", text, flags=re.MULTILINE))
+    recipes = re.findall(r"\$\(BIN\)/(python [^;&|>\n]*)", text)
+    return targets, [shlex.split(recipe.replace("$$", "")) for recipe in recipes]
+
+
+# -- what a command says ----------------------------------------------------------------------
+
+
+class Parsed(Exception):
+    """Carries what a script's own parser made of a command line."""
+
+
+def parse(script, words, monkeypatch):
+    """Let a script's own parser read `words`; return what it made of them."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        known = set(self._option_string_actions)
+        for word in words:
+            flag = word.split("=")[0]
+            assert not flag.startswith("--") or flag in known, f"{script} has no flag {flag}"
+        raise Parsed(original(self, args, namespace))
+
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    with monkeypatch.context() as patched:
+        patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        try:
+            status = module.main(words)
+        except Parsed as parsed:
+            return parsed.args[0]
+    raise AssertionError(f"{script} {' '.join(words)}: its parser ended with {status}")
+
+
+def check(words, monkeypatch, tmp_path):
+    """Check one command: the script, its flags, and the configs and names that it is given."""
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    program, *rest = words
+    if program == "make":
+        targets = makefile()[0]
+        unknown = [word for word in rest if "=" not in word and word not in targets]
+        assert not unknown, f"the Makefile has no target {unknown}"
+        return
+    if program == "torchrun":
+        while rest[0].startswith("--"):
+            assert rest[0].split("=")[0] in {"--standalone", "--nproc_per_node", "--nnodes"}
+            rest = rest[1:]
+    elif program != "python":
+        assert program in PLAIN, f"unknown command {program!r}"
+        return
+    if rest[0] == "-m":
+        check_module(rest[1], rest[2:])
+        return
+    script = rest[0]
+    assert (ROOT / script).is_file(), f"there is no {script}"
+    check_values(parse(script, rest[1:], monkeypatch), tmp_path)
+
+
+def check_module(name, words):
+    if name == "pytest":
+        for word in words:
+            assert "/" not in word or (ROOT / word).exists(), f"there is no {word}"
+    elif name != "pip":
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), f"there is no module {name}"
+
+
+def check_values(args, tmp_path):
+    given = vars(args)
+    config = given.get("config")
+    if config and not str(config).isupper() and not str(config).startswith("RUN/"):
+        load_config(config_file(str(config), tmp_path), custom_args=given.get("custom_args") or "")
+    if given.get("experiment") not in (None, "NAME"):
+        assert given["experiment"] in load_experiments()
+    for name in given.get("dataset") or []:
+        find_data_folder(name)
+    if isinstance(given.get("command"), str):
+        assert shlex.split(given["command"])[0] in {"python", "make", "torchrun"}
+
+
+def config_file(name, tmp_path):
+    """A config of the project, or one that the pages show, written where it can be loaded."""
+    if (ROOT / name).is_file():
+        return ROOT / name
+    assert name in shown_files(), f"there is no {name}, and no page shows one"
+    for file, text in shown_files().items():
+        place = tmp_path / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = json.loads(text)
+        if content["inherit_from"] in shown_files():
+            content["inherit_from"] = str(tmp_path / content["inherit_from"])
+        place.write_text(json.dumps(content))
+    return tmp_path / name
+
+
+EVERY_COMMAND = list(
+    dict.fromkeys((page, shlex.join(words)) for page in PAGES for words in commands(read(page)))
+)
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY_COMMAND)
+def test_every_command_is_one_that_its_program_understands(page, command, monkeypatch, tmp_path):
+    check(shlex.split(command), monkeypatch, tmp_path)
+
+
+def test_the_makefile_calls_scripts_as_they_are(monkeypatch, tmp_path):
+    targets, recipes = makefile()
+    assert {"help", "setup", "demo", "test", "check"} <= targets
+    for words in recipes:
+        if words[1] != "-c":
+            check(words, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python train.py --confg configs/clotho/train-vggish-vggsound.json",
+        "python train.py --conf configs/clotho/train-vggish-vggsound.json",
+        "python train.py --config configs/clotho/train-nothing.json",
+        "python train.py --config configs/clotho/train-vggish-vggsound.json --custom_args a.b@1",
+        "python misc/nothing.py",
+        "python misc/sync_experts.py --dataset Clotho",
+        "python eval.py --experiment clotho-train-nothing",
+        "python eval.py --format pdf",
+        "python -m pytest tests/test_nothing.py",
+        "python -m utils.nothing",
+        "torchrun --nodes=2 train.py --config configs/clotho/train-vggish-vggsound.json",
+        "make nothing",
+        "rm -rf data",
+    ],
+)
+def test_wrong_commands_would_be_noticed(wrong, monkeypatch, tmp_path):
+    with pytest.raises((AssertionError, ProjectError)):
+        check(shlex.split(wrong), monkeypatch, tmp_path)
+
+
+def test_the_newcomers_way_is_on_the_pages():
+    together = [command for page, command in EVERY_COMMAND if page == "README.md"]
+    for start in ("make demo", "make test", "python train.py", "python eval.py --experiment"):
+        assert any(command.startswith(start) for command in together), start
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_mentioned_exist(page):
+    shown = shown_files()
+    for span in spans(read(page)):
+        if OWN_FILE.fullmatch(span) and span not in shown:
+            pattern = re.sub(r"<[^>]*>", "*", span).rstrip("/")
+            places = [pattern] if "/" in pattern else [pattern, f"*/{pattern}"]
+            found = any(any(ROOT.glob(place)) for place in places)
+            assert found, f"{page} mentions {span}, which is not there"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_experiments_that_are_mentioned_exist(page):
+    configs = {experiment_name(path) for path in (ROOT / "configs").glob("*/*.json")}
+    known = {*load_experiments(), *map(experiment_name, unpublished_configs()), *configs}
+    assert set(EXPERIMENT.findall(read(page))) <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(read(page))):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (ROOT / page).parent / file if file else ROOT / page
+        assert place.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in anchors(place.read_text(encoding="utf-8")), f"{page}: {target}"
+
+
+def anchors(text):
+    """The anchors of a page's headings, as code hosts make them."""
+    heads = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+# -- examples ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(shown_files()))
+def test_configs_that_are_shown_load(name, tmp_path):
+    config = load_config(config_file(name, tmp_path))
+    assert config.name == experiment_name(name)
+
+
+def test_a_config_that_is_shown_twice_is_the_same():
+    seen = {}
+    for page in PAGES:
+        for block in blocks(read(page)):
+            if block.file:
+                assert json.loads(seen.setdefault(block.file, block.text)) == json.loads(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_that_is_shown_imports_what_there_is(page):
+    for block in blocks(read(page)):
+        if block.language == "python":
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom):
+                    module = importlib.import_module(node.module)
+                    assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_own_data_and_own_expert_train_as_shown(tmp_path, monkeypatch, capsys):
+    """The script of docs/own-data.md writes a data set; README's two configs train on it."""
+    monkeypatch.chdir(tmp_path)
+    (script,) = [b.text for b in blocks(read("docs/own-data.md")) if b.language == "python"]
+    exec(script, {})
+    root = Path("data/Mine/structured-symlinks")
+    (root / "aggregated_rhythm").mkdir()
+    write_hickle(
+        root / "aggregated_rhythm" / "rhythm-raw.hickle",
+        {f"clip {n}": torch.randn(n + 1, 64).numpy() for n in range(12)},
+    )
+    small = "trainer.epochs@1+trainer.tensorboard@0+experts.ce_shared_dim@8"
+    small += "+arch.args.vlad_clusters.text@2"
+    wanted = {"train": ["audio", "vggsound"], "train-own-expert": ["audio", "rhythm"]}
+    for name, experts in wanted.items():
+        config = config_file(f"configs/mine/{name}.json", tmp_path)
+        assert train.main(["--config", str(config), "--custom_args", small]) == 0
+        assert " 8 clips, epochs: 1, seeds: 0, " in capsys.readouterr().err
+        (run,) = (tmp_path / "data/saved/models").glob(f"mine-{name}-trainer*/*")
+        loaded = load_config(run / "config.json")
+        assert [expert.name for expert in loaded.experts] == experts
+
+
+def test_the_loss_of_readme_learns(monkeypatch):
+    (example,) = [block.text for block in blocks(read("README.md")) if block.language == "python"]
+    monkeypatch.setitem(LOSSES, "SoftmaxLoss", None)  # so that the table is as before afterwards
+    exec(example, {"nn": nn, "torch": torch, "F": F, "LOSSES": LOSSES})
+    loss = LOSSES["SoftmaxLoss"](margin=0.1, fix_norm=True)
+    good, bad = torch.eye(4), torch.eye(4).roll(1, 0)
+    assert loss(good) < loss(torch.zeros(4, 4)) < loss(bad)
+
+
+def test_the_losses_of_the_schema_are_those_there_are():
+    assert set(SCHEMA["loss.type"].kind.words) == set(LOSSES)
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def sections(text):
+    """The parts of a page between its headings."""
+    return re.split(r"^#+ ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/published-results.md"])
+def test_figures_name_the_command_that_made_them(page):
+    for section in sections(read(page)):
+        if re.search(r"^\|.*\d\.\d", section, flags=re.MULTILINE) and page == "README.md":
+            assert commands(section), f"a table of figures without a command: {section[:80]!r}"
+    for row in results_page.load_measured():
+        assert all(row[key] for key in ("command", "machine", "date", "data"))
+
+
+def test_result_pages_are_what_the_script_writes():
+    remedy = "write them anew: python misc/results_page.py"
+    assert read("docs/published-results.md") == results_page.render_page(), remedy
+    assert read("README.md") == results_page.render_readme(read("README.md")), remedy
+
+
+def test_readme_has_every_published_row_and_keeps_ours_apart():
+    published, _, ours = results_page.readme_tables().partition("other data")
+    for experiment in load_experiments().values():
+        if experiment.published:
+            mean, std = experiment.published["t2v"]["R1"]
+            row = f"| {experiment.dataset} | {experiment.label} | {mean:.1f} ({std:.1f}) |"
+            assert row in published
+    for row in results_page.load_measured():
+        assert (f"`{row['config']}`" in ours) != row["published_features"]
+
+
+def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text(f"a\n{results_page.BEGIN}{results_page.END}b\n")
+    (tmp_path / "measured.json").write_text("[]\n")
+    for name, file in (("README", "README.md"), ("MEASURED", "measured.json"), ("PAGE", "page.md")):
+        monkeypatch.setattr(results_page, name, tmp_path / file)
+    metrics = {m: {"mean": 12.345, "std": 0.5} for m in results_page.COLUMNS}
+    results = {
+        "config": "clotho-train-vggish-vggsound",
+        "seeds": {"0": {}, "1": {}},
+        "summary": {"t2v_metrics": metrics, "v2t_metrics": metrics},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    call = ["--add", str(tmp_path / "results.json"), "--data", "ours", "--machine", "m"]
+    assert results_page.main(call) == 2  # without the command that measured it
+    for _ in range(2):
+        assert results_page.main([*call, "--command", "python train.py"]) == 0
+    (row,) = json.loads((tmp_path / "measured.json").read_text())
+    assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.35, 0.5])
+    page, readme = (tmp_path / "page.md").read_text(), (tmp_path / "README.md").read_text()
+    assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in page
+    assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in readme
+    assert readme.startswith("a\n")
+    assert readme.endswith("b\n")
+
+
+# -- the record -------------------------------------------------------------------------------
+
+
+def test_versions_agree():
+    version = re.search(r'^version = "(.+)"$', read("pyproject.toml"), re.MULTILINE)[1]
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == version == PROJECT_VERSION
+    assert re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[1] == version
+
+
+def test_the_citation_names_the_paper():
+    paper = yaml.safe_load(read("CITATION.cff"))["preferred-citation"]
+    names = [author["family-names"] for author in paper["authors"]]
+    assert names == ["Oncescu", "Koepke", "Henriques", "Akata", "Albanie"]
+    assert paper["title"] in read("README.md").replace("\n", " ")
+
+
+def test_every_script_and_page_is_on_a_page():
+    everything = "".join(map(read, PAGES))
+    for script in (ROOT / "misc").glob("*.py"):
+        assert f"misc/{script.name}" in everything, f"no page mentions misc/{script.name}"
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in read("README.md"), f"README does not lead to docs/{page.name}"
+
+
+def test_pages_fit_the_screen():
+    for page in ("README.md", "CONTRIBUTING.md", "docs/own-data.md"):
+        for line in prose(read(page)).splitlines():
+            assert len(line) <= 100 or line.startswith("|"), f"{page}: {line}"
+    assert len(read("CONTRIBUTING.md")) < 6000, "CONTRIBUTING.md is one page"
