@@ -121,26 +121,22 @@ def render_page() -> str:
             for experiment in experiments:
                 assert experiment.published is not None
                 values = _values(experiment.published[task], HEADINGS)
-                lines.append(_row([experiment.label, f"{experiment.parameters:,}", *values]))
+                label = _label(experiment, "../")
+                lines.append(_row([label, f"{experiment.parameters:,}", *values]))
                 lines += [
                     _row(["*measured here*", "", *_values(row[task], HEADINGS)])
                     for row in load_measured()
                     if row["published_features"] and row["config"] == experiment.name
                 ]
     lines += ["", "## Measured with this code", ""]
-    if any(not row["published_features"] for row in load_measured()):
-        lines += ["On other data than the published: not to be compared with the tables above."]
+    lines += ["Rows of other data than the published are not to be compared with the tables above."]
     for task, title in TASKS.items():
         lines += ["", f"### Measured, {title}", ""]
         lines += _table(["data", "config", "seeds", *HEADINGS.values()])
         for row in load_measured():
             cells = [row["data"], f"`{row['config']}`", str(row["seeds"])]
             lines.append(_row([*cells, *_values(row[task], HEADINGS)]))
-    lines += ["", "### With which commands, where and when", ""]
-    lines += [
-        f"* {row['data']}, `{row['config']}`: `{row['command']}`; {row['machine']}, {row['date']}"
-        for row in load_measured()
-    ]
+    lines += ["", "### With which commands, where and when", "", *_sources()]
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +159,7 @@ def readme_tables() -> str:
         here = "; ".join(", ".join(_short(row)) for row in own) or "-"
         assert experiment.published is not None
         values = _short(experiment.published)
-        lines.append(_row([experiment.dataset, experiment.label, *values, here]))
+        lines.append(_row([experiment.dataset, _label(experiment), *values, here]))
     lines += [
         "",
         "Scored and compared by `python eval.py`. What was measured with this code on other data,",
@@ -175,7 +171,21 @@ def readme_tables() -> str:
         if not row["published_features"]:
             cells = [row["data"], f"`{row['config']}`", str(row["seeds"])]
             lines.append(_row([*cells, *_short(row)]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_sources()]) + "\n"
+
+
+def _sources() -> list[str]:
+    """Say of each measurement which command made it, where and when."""
+    return [
+        f"* {row['data']}, `{row['config']}`: `{row['command']}`; {row['machine']}, {row['date']}"
+        for row in load_measured()
+    ]
+
+
+def _label(experiment: Experiment, root: str = "") -> str:
+    """Return the published name of a row, linked to its config; two rows share theirs."""
+    started = " (fine-tuned)" if "-finetuned" in experiment.config else ""
+    return f"[{experiment.label}{started}]({root}{experiment.config})"
 
 
 def _published() -> list[Experiment]:

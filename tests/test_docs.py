@@ -381,7 +381,8 @@ def test_readme_has_every_published_row_and_keeps_ours_apart():
     for experiment in load_experiments().values():
         if experiment.published:
             mean, std = experiment.published["t2v"]["R1"]
-            row = f"| {experiment.dataset} | {experiment.label} | {mean:.1f} ({std:.1f}) |"
+            row = f"({experiment.config}) | {mean:.1f} ({std:.1f}) |"
+            assert f"| {experiment.dataset} | [{experiment.label}" in published
             assert row in published
     for row in results_page.load_measured():
         assert (f"`{row['config']}`" in ours) != row["published_features"]
