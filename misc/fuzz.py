@@ -220,11 +220,12 @@ class Reader:
         return tally
 
     def close(self) -> None:
-        """End the process."""
+        """End the process: kindly, so that it cleans up, unless it hangs."""
         if self.process is not None:
+            self.pipe.close()
+            self.process.join(timeout=1.0)
             self.process.kill()
             self.process.join()
-            self.pipe.close()
             self.process = None
 
     def _follow(self, numbers: Sequence[int], tally: Tally, patience: float) -> int:
