@@ -26,6 +26,13 @@ WINDOW, STEP = 192, 24  # of modulation: 1.92 s every 0.24 s
 RATES = 16
 _FFT = 512
 
+# What scenes have on average, in round numbers: levels and spreads in decibels by band, strengths
+# of fluctuation (decimal logarithms) by rate.
+LOGMEL_CENTRE = np.concatenate([np.linspace(-36, -56, BANDS), np.full(BANDS, 5.6)])
+LOGMEL_SCALE = np.concatenate([np.linspace(10.5, 8, BANDS), np.full(BANDS, 3.6)])
+MODULATION_CENTRE = np.linspace(3.65, 2.65, RATES)
+MODULATION_SCALE = np.linspace(1.1, 0.35, RATES)
+
 
 def extract(sound: NDArray[np.int16]) -> dict[str, Features]:
     """Return the features of a mono sound at 16 kHz: {"logmel": (N, 128), "modulation": (M, 512)}.
@@ -73,9 +80,7 @@ def logmel_tokens(levels: Features) -> Features:
         part = levels[index * LOGMEL_FRAMES : (index + 1) * LOGMEL_FRAMES]
         tokens[index, :BANDS] = part.mean(axis=0)
         tokens[index, BANDS:] = part.std(axis=0)
-    centre = np.concatenate([np.linspace(-48, -59, BANDS), np.full(BANDS, 9.0)])
-    scale = np.concatenate([np.linspace(18, 11, BANDS), np.full(BANDS, 5.7)])
-    return ((tokens - centre) / scale).astype(np.float32)
+    return ((tokens - LOGMEL_CENTRE) / LOGMEL_SCALE).astype(np.float32)
 
 
 def modulation_tokens(levels: Features) -> Features:
@@ -92,8 +97,8 @@ def modulation_tokens(levels: Features) -> Features:
     spectrum = scipy.fft.rfft(centred * np.hanning(WINDOW).astype(np.float32), axis=2)
     power = spectrum.real**2 + spectrum.imag**2
     strength = np.log10(power @ _rate_filters() + 1)  # (M, 32, 16)
-    centre, scale = np.linspace(3.95, 2.7, RATES), np.linspace(1.3, 0.4, RATES)
-    return ((strength - centre) / scale).reshape(count, -1).astype(np.float32)
+    tokens = (strength - MODULATION_CENTRE) / MODULATION_SCALE
+    return tokens.reshape(count, -1).astype(np.float32)
 
 
 @functools.cache

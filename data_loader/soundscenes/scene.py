@@ -1,11 +1,9 @@
 """Scenes: which sources are heard, how, in which relation, and what that sounds like.
 
 A scene's *combination* (sources, their attributes, the relation) occurs once in the whole data
-set, and two sources that are heard together in one split are never heard together in another: what
-is tested is sources known from training in company that is new.
+set: a test is of sources known from training, heard as they were never heard before.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +14,8 @@ from data_loader.soundscenes.signals import (
     RATE,
     Wave,
     add_at,
+    drift,
+    harmonics,
     loudness,
     noise,
     plateau,
@@ -29,6 +29,7 @@ RELATIONS = ("alone", "then", "while", "over")
 SHORTEST, LONGEST = 3.0, 10.0  # seconds
 _LEVELS = {"near": 0.16, None: 0.055, "far": 0.016}  # loudness of an event by its distance
 _HISS = (0.0006, 0.006)  # loudness of the noise of a recording, from best to worst
+_ROOM = (0.0015, 0.012)  # loudness of the place: murmur and hum that no caption mentions
 _PLAN, _SOUND = 1, 2  # what a random stream is for
 
 
@@ -75,13 +76,12 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
     Raises DataError when there are not that many different combinations to be found.
     """
     rng = np.random.default_rng([seed, _PLAN])
-    pairs = _share_pairs(rng, counts)
     seen: set[tuple[str, tuple[Event, ...]]] = set()
     scenes: list[Scene] = []
     for split, count in counts.items():
         for number in range(count):
             for _ in range(1000):
-                relation, events = _draw(rng, pairs[split])
+                relation, events = _draw(rng)
                 name = f"{split}-{number:04d}"
                 scene = Scene(name, split, relation, events, (seed, _SOUND, len(scenes)))
                 if scene.combination not in seen:
@@ -93,26 +93,14 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
     return scenes
 
 
-def _share_pairs(
-    rng: np.random.Generator, counts: dict[str, int]
-) -> dict[str, list[tuple[str, str]]]:
-    """Deal the pairs of sources out to the splits, about in proportion to their clips."""
-    pairs = list(itertools.combinations(sorted(SOURCES), 2))
-    order = rng.permutation(len(pairs))
-    least = sum(counts.values()) / 20  # a few clips need some choice of pairs as well
-    stops = np.cumsum([max(count, least) for count in counts.values()])
-    parts = np.split(order, np.round(len(pairs) * stops / stops[-1]).astype(int)[:-1])
-    return {split: [pairs[int(i)] for i in part] for split, part in zip(counts, parts, strict=True)}
-
-
-def _draw(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[str, tuple[Event, ...]]:
+def _draw(rng: np.random.Generator) -> tuple[str, tuple[Event, ...]]:
     """Draw a relation and its events."""
     relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+    names = sorted(SOURCES)
     if relation == "alone":
-        names = sorted(SOURCES)
         name = names[int(rng.integers(len(names)))]
         return relation, (_draw_event(rng, name, chance=0.6, most=2),)
-    first, second = pairs[int(rng.integers(len(pairs)))]
+    first, second = (names[int(i)] for i in rng.permutation(len(names))[:2])
     last = [SOURCES[name].kind != "struck" for name in (first, second)]
     if relation != "then" and not any(last):  # one must last for the other to be heard with it
         relation = "then"
@@ -180,7 +168,7 @@ def render(scene: Scene) -> NDArray[np.int16]:
     out: Wave = np.zeros(n)
     add_at(out, 0, wave)
     out *= plateau(n, 0.01, 0.05)
-    out = _record(out, rng)
+    out = _record(out + _room(n, rng), rng)
     peak = float(np.abs(out).max())
     return np.round(out * (32_000 * min(1.0, 1 / peak))).astype(np.int16)
 
@@ -195,12 +183,25 @@ def _together(scene: Scene, rng: np.random.Generator) -> Wave:
         seconds = max(seconds, near.size / RATE + 0.4)
     wave = render_event(back, rng, min(seconds, LONGEST - 0.2))
     if scene.relation == "over":
-        wave *= 0.35
+        wave *= 0.25
     n = max(wave.size, near.size)
     both = np.zeros(n)
     add_at(both, 0, wave)
     add_at(both, 0, near)
     return both
+
+
+def _room(n: int, rng: np.random.Generator) -> Wave:
+    """Draw what is heard in any place when nothing happens: a murmur, sometimes with a hum."""
+    low = float(rng.uniform(60, 400))
+    murmur = noise(rng, n, low, low * rng.uniform(3, 12), -3) * (0.5 + drift(rng, n, 0.6))
+    hum = rng.choice([0.0, 0.5]) * harmonics(np.full(n, rng.choice([50.0, 60.0])), [0.3, 1, 0, 0.5])
+    return _between(rng, *_ROOM) * (murmur + hum)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number between two others, evenly in its logarithm."""
+    return float(low * (high / low) ** rng.uniform())
 
 
 def _record(wave: Wave, rng: np.random.Generator) -> Wave:
@@ -210,9 +211,7 @@ def _record(wave: Wave, rng: np.random.Generator) -> Wave:
     frequency = np.maximum(scipy.fft.rfftfreq(size, 1 / RATE), 50.0)
     colour = (frequency / 1000) ** tilt / np.sqrt(1 + (frequency / knee) ** 4)
     out = scipy.fft.irfft(scipy.fft.rfft(wave, size) * colour, size)[: wave.size]
-    best, worst = _HISS
-    hiss = best * (worst / best) ** rng.uniform()
-    return out + hiss * noise(rng, wave.size, 40, 7900, rng.uniform(-4, 0))
+    return out + _between(rng, *_HISS) * noise(rng, wave.size, 40, 7900, rng.uniform(-4, 0))
 
 
 def _pad(wave: Wave, seconds: float) -> Wave:
