@@ -1,4 +1,4 @@
-"""Settings every test shares: single-threaded mathematics, so that runs side by side repeat exactly."""
+"""Settings every test shares: one thread, so that runs side by side repeat exactly."""
 
 import pytest
 import torch

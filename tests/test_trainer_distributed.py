@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import write_dataset
 
+from synthetic import write_dataset
 from trainer.distributed import Processes, gather_rows, local_device
 
 ROOT = Path(__file__).resolve().parent.parent
