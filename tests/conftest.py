@@ -1,5 +1,7 @@
 """Settings every test shares: one thread, so that runs side by side repeat exactly."""
 
+import logging
+
 import pytest
 import torch
 
@@ -7,3 +9,15 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_of_its_own():
+    """Take back what a test's command did to logging: handlers and levels outlive a command."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if handler not in handlers and "pytest" not in type(handler).__module__:
+            root.removeHandler(handler)
+    root.setLevel(level)
