@@ -440,5 +440,6 @@ def test_every_script_and_page_is_on_a_page():
 def test_pages_fit_the_screen():
     for page in ("README.md", "CONTRIBUTING.md", "docs/own-data.md"):
         for line in prose(read(page)).splitlines():
-            assert len(line) <= 100 or line.startswith("|"), f"{page}: {line}"
+            generated = line.startswith("|") or (line.startswith("* ") and "; " in line)
+            assert len(line) <= 100 or generated, f"{page}: {line}"
     assert len(read("CONTRIBUTING.md")) < 6000, "CONTRIBUTING.md is one page"
