@@ -249,12 +249,10 @@ def _finite(digits: str) -> float:
 def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(DEEPEST_JSON + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
+        lists = [inner for inner in level if isinstance(inner, list)]
+        dicts = [inner for inner in level if isinstance(inner, dict)]
+        if not lists and not dicts:
             return
+        level = [inner for outer in lists for inner in outer]
+        level += [inner for outer in dicts for inner in outer.values()]
     raise RecursionError

@@ -181,6 +181,10 @@ def _set(values: object = ()) -> set[Any]:
     return set(values)
 
 
+def _frozenset(values: object = ()) -> frozenset[Any]:
+    return frozenset(_set(values))
+
+
 CALLS: Final[dict[str, Callable[..., object]]] = {
     "numpy.core.multiarray._reconstruct": _reconstruct,
     "numpy.core.multiarray.scalar": _scalar,
@@ -189,7 +193,7 @@ CALLS: Final[dict[str, Callable[..., object]]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _empty_bytes,
     "builtins.set": _set,
-    "builtins.frozenset": _set,
+    "builtins.frozenset": _frozenset,
     "collections.OrderedDict": _dict,
     "collections.defaultdict": _default_dict,
 }
