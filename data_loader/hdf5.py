@@ -79,7 +79,7 @@ class Hdf5File(CheckedBytes):
 
     def __init__(self, content: memoryview, *, ratio: int, free: int) -> None:
         super().__init__(content, ratio=ratio, free=free)
-        self._heap: tuple[int, dict[int, tuple[int, int]]] = (NOWHERE, {})
+        self._heaps: dict[int, dict[int, int]] = {}
         self.root = self.node(self._root_address())
 
     # The walk through the file
@@ -321,13 +321,17 @@ class Hdf5File(CheckedBytes):
         return None
 
     def _heap_text(self, heap: int, index: int, length: int) -> bytes | None:
-        """Return a text of the global heap; the part last read is remembered."""
-        if self._heap[0] != heap:
-            self._heap = (heap, self._heap_objects(heap))
-        start, size = self._heap[1].get(index, (0, 0))
-        return self.raw(start, length) if 0 < length <= min(size, LONGEST_TEXT) else None
+        """Return a text of the global heap, whose parts are remembered: all clips use them."""
+        if heap not in self._heaps:
+            self._heaps[heap] = self._heap_objects(heap)
+        at = self._heaps[heap].get(index)
+        if at is None:
+            return None
+        _, _, size = self.take(HEAP_OBJECT, at)
+        return self.raw(at + 16, length) if 0 < length <= min(size, LONGEST_TEXT) else None
 
-    def _heap_objects(self, heap: int) -> dict[int, tuple[int, int]]:
+    def _heap_objects(self, heap: int) -> dict[int, int]:
+        """Return where each object of one part of the global heap begins, by its index."""
         self.expect(heap, b"GCOL")
         (length,) = self.take(UINT8, heap + 8)
         self.view(heap, length)
@@ -340,7 +344,7 @@ class Hdf5File(CheckedBytes):
                 break
             if at + 16 + size > heap + length:
                 raise DataError(f"is damaged: the text at byte {at} is longer than its place")
-            objects[index] = (at + 16, size)
+            objects[index] = at
             at += 16 + -(-size // 8) * 8
         return objects
 
