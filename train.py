@@ -323,7 +323,10 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
         _listed(run.seeds),
         describe(job.device),
     )
-    logger.info("validation, t2a: text-to-audio, a2t: audio-to-text, *: the best epoch so far")
+    logger.info(
+        "validation of text-to-audio (t2a) and audio-to-text (a2t): R@1 R@5 R@10 and median rank; "
+        "* the best so far"
+    )
     seeds: dict[str, dict[str, Any]] = {}
     failures: list[str] = []
     for seed in run.seeds:

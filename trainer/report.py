@@ -98,14 +98,14 @@ class Board:
 def describe_epoch(record: Record, *, seed: int, epochs: int, is_best: bool) -> str:
     """Return an epoch in one readable line."""
     parts = [
-        f"seed {seed} epoch {record['epoch']}/{epochs}",
+        f"seed {seed} epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
         f"loss {record['loss']:.4f}",
-        f"lr {record['learning_rate']:.3g}",
+        f"lr {record['learning_rate']:<7.3g}",
     ]
     for task, label in (("t2v", "t2a"), ("v2t", "a2t")):
         if f"val_{task}_metrics_R1" in record:
-            recalls = " ".join(f"{record[f'val_{task}_metrics_R{k}']:.1f}" for k in (1, 5, 10))
-            parts.append(f"{label} R@1/5/10 {recalls} MdR {record[f'val_{task}_metrics_MedR']:.1f}")
+            recalls = " ".join(f"{record[f'val_{task}_metrics_R{k}']:4.1f}" for k in (1, 5, 10))
+            parts.append(f"{label} {recalls} MdR {record[f'val_{task}_metrics_MedR']:4.1f}")
     parts.append(f"{record['seconds']:.1f}s")
     return " | ".join(parts) + (" *" if is_best else "")
 
