@@ -697,11 +697,8 @@ def guided(args: argparse.Namespace) -> int:
     seed_contents(kind, place / "seeds")
     path = place / f"mutated{kind.suffix}"
     watched = Watch(place)
-    modules = [module for module in sys.modules if module.split(".")[0] in ("utils", "data_loader")]
-    for module in modules:
-        for part in vars(sys.modules[module]).values():
-            if isinstance(part, types.FunctionType) and part.__module__ == module:
-                atheris.instrument_func(part)
+    for function in our_functions():
+        atheris.instrument_func(function)
 
     def read_content(content: bytes) -> None:
         path.write_bytes(content)
@@ -713,6 +710,21 @@ def guided(args: argparse.Namespace) -> int:
     atheris.Setup([sys.argv[0], *flags, str(place / "seeds")], read_content)
     atheris.Fuzz()
     return 0
+
+
+def our_functions() -> Iterator[types.FunctionType]:
+    """Yield the functions and methods of what reads files."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("utils", "data_loader"):
+            parts = [part for part in vars(module).values() if _defined_in(part, name)]
+            classes = [part for part in parts if isinstance(part, type)]
+            for part in [*parts, *(inner for cls in classes for inner in vars(cls).values())]:
+                if isinstance(part, types.FunctionType):
+                    yield part
+
+
+def _defined_in(part: object, module: str) -> bool:
+    return getattr(part, "__module__", None) == module
 
 
 if __name__ == "__main__":
