@@ -1,6 +1,7 @@
 """The data set on disk: whole, repeatable to the byte, and read by the ordinary readers."""
 
 import json
+import os
 import wave
 
 import numpy as np
@@ -12,7 +13,7 @@ from data_loader.soundscenes.grammar import captions
 from data_loader.soundscenes.scene import plan, render
 from data_loader.soundscenes.word_vectors import caption_vectors
 from misc import make_soundscenes as command
-from utils.errors import DataError
+from utils.errors import DataError, ProjectError
 from utils.files import read_list
 
 COUNTS = {"train": 6, "val": 2, "test": 3}
@@ -57,6 +58,18 @@ def test_processes_do_not_change_a_byte(tmp_path, monkeypatch):
     make(tmp_path / "one", workers=1)
     make(tmp_path / "two", workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_process_that_is_ended_is_reported_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "_FEW", 2)
+    monkeypatch.setattr(write, "_leave_interrupts", leave)
+    with pytest.raises(ProjectError, match="--workers 1"):
+        make(tmp_path, workers=2)
+
+
+def leave():
+    """Stand in for the system that ends a process of too much memory."""
+    os._exit(9)
 
 
 def test_a_generation_that_was_cut_off_is_finished_by_asking_again(made, tmp_path, monkeypatch):

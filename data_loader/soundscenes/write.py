@@ -17,6 +17,7 @@ import signal
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from data_loader.hickle import write_hickle
 from data_loader.soundscenes import features, grammar, word_vectors
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
-from utils.errors import DataError
+from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.unpickle import dump_plain
 
@@ -145,6 +146,11 @@ def _each(jobs: list[tuple[Scene, Path]], workers: int) -> Iterator[dict[str, ND
     ) as pool:
         try:
             yield from pool.map(_write_sound, jobs, chunksize=8)
+        except BrokenProcessPool as error:
+            raise ProjectError(
+                "a process that made sounds was ended, perhaps for want of memory; "
+                "go on from there by asking again, with --workers 1"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
