@@ -176,9 +176,9 @@ PICKLES = [
     features("a frame that declares 2^62", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.", "", outcome="read"),
     features("bytearray(10^12)", clips(call("builtins.bytearray", number(10**12))), "bytearray"),
     features("range, list and sum of it", clips(call("builtins.sum", call("builtins.range", number(10**12)))), "builtins"),
-    features("ten million lists", b"\x80\x02(" + b"]" * 10_000_000 + b"l.", "more objects"),
-    features("ten million sets", b"\x80\x04(" + b"\x8f" * 10_000_000 + b"l.", "more objects"),
-    features("ten million dicts", b"\x80\x02(" + b"}" * 10_000_000 + b"l.", "more objects"),
+    features("four million lists", b"\x80\x02(" + b"]" * 4_000_000 + b"l.", "more objects"),
+    features("four million sets", b"\x80\x04(" + b"\x8f" * 4_000_000 + b"l.", "more objects"),
+    features("four million dicts", b"\x80\x02(" + b"}" * 4_000_000 + b"l.", "more objects"),
     features("a million marks", b"\x80\x02" + b"(" * 1_000_000 + b".", "nested too deeply"),
     features("a million nested tuples", clips(b")" + b"\x85" * 1_000_000), "more objects"),
     features("nine thousand nested tuples", clips(b")" + b"\x85" * 9_000), "found a tuple"),
@@ -316,7 +316,7 @@ CHECKPOINTS = [
     checkpoint("sizes of a trillion by strides of 0", checkpoint_of(state(tensor(size=(10**12,), stride=(0,))), FOUR), "storage of 4"),
     checkpoint("negative strides", checkpoint_of(state(tensor(stride=(-2, 1))), FOUR), "cannot be followed"),
     checkpoint("sizes and strides that differ in number", checkpoint_of(state(tensor(stride=(1,))), FOUR), "differ in number"),
-    checkpoint("a storage longer than its record", checkpoint_of(state(tensor(storage(length=10**12))), FOUR), "16 bytes"),
+    checkpoint("a storage longer than its record", checkpoint_of(state(tensor(storage(length=10**12))), FOUR), "but has 4"),
     checkpoint("a storage that is not there", checkpoint_of(state(tensor(storage(key=7))), FOUR), "no record"),
     checkpoint("a storage named outside the archive", checkpoint_of(state(tensor(storage(key="../../x"))), FOUR), "no record"),
     checkpoint("a storage of a foreign type", checkpoint_of(state(tensor(storage(kind="evil.Storage"))), FOUR), ""),
@@ -415,12 +415,12 @@ def bomb(file, folder):
 
 
 def chunk_bomb(path):
-    """A chunk of 1 MB whose gzip stream is a gigabyte of zeros."""
+    """A chunk of 1 MB whose gzip stream is 256 MB of zeros."""
     with hickle(path) as (_, folder):
         form = {"shape": (1 << 18,), "dtype": "f4", "chunks": (1 << 18,), "compression": "gzip"}
         made = value(clip(folder), data=None, **form)
         press = zlib.compressobj(9)
-        stream = b"".join(press.compress(bytes(1 << 20)) for _ in range(1024)) + press.flush()
+        stream = b"".join(press.compress(bytes(1 << 20)) for _ in range(256)) + press.flush()
         made.id.write_direct_chunk((0,), stream)
 
 
@@ -511,7 +511,7 @@ HDF5S = [
     h5("4 TB in chunks that were never written", unwritten((1 << 20, 1 << 20), chunks=(1, 64)), "times as many"),
     h5("a million tiny chunks that were never written", unwritten((1 << 20,), chunks=(1,)), "over and over|missing"),
     h5("300 MB of zeros in 300 kB", hdf5(bomb), "times as many"),
-    h5("a chunk that unpacks to 1 GB", chunk_bomb, "does not unpack to its 1048576 bytes"),
+    h5("a chunk that unpacks to 256 MB", chunk_bomb, "does not unpack to its 1048576 bytes"),
     h5("one array under 5,000 names", hdf5(many_names), "times as many|over and over"),
     h5("a filter that is not supported", with_value(compression="lzf"), "filter 32000"),
     h5("checksums by a filter", with_value(fletcher32=True), "filter 3"),

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils import pickle_machine
 from utils.errors import CheckpointError, DataError, UnsafeFileError
 from utils.pickle_machine import Builder, run_pickle
 from utils.unpickle import ExpertStore, Opaque, dump_plain, load_plain, read_torch_checkpoint
@@ -266,6 +267,7 @@ PIECES = {
     "long integers": b"\x8a\x02\x01\x02",
     "floats": b"G" + bytes(8),
     "marks and tuples": b"(t",
+    "names": b"ccollections\ndefaultdict\n",
     "reconstructed": b"h\x00h\x01R",
 }
 
@@ -276,13 +278,39 @@ def test_memory_is_a_small_multiple_of_the_file(tmp_path, piece):
     start = (
         b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n\x94(cnumpy\nndarray\nK\x00\x85C\x01bt\x94("
     )
-    path = save(tmp_path, start + piece * (600_000 // len(piece)) + b"l.")
+    path = save(tmp_path, start + piece * (200_000 // len(piece)) + b"l.")
     tracemalloc.start()
     with contextlib.suppress(DataError):
         load_plain(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 * path.stat().st_size
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        {str(n): np.ones(4, np.float32) for n in range(9000)},
+        {str(n): [["a"] for _ in range(5)] for n in range(9000)},
+        {str(n): {"a": (n, [n])} for n in range(9000)},
+        [set(map(str, range(n, n + 3))) for n in range(9000)],
+    ],
+    ids=["tiny arrays", "tiny captions", "tiny containers", "tiny sets"],
+)
+def test_real_values_stay_far_from_the_limit(monkeypatch, value, protocol):
+    """The densest files that make sense use at most two thirds of the objects they may build."""
+    monkeypatch.setattr(pickle_machine, "OBJECTS_FREE", 0)
+    monkeypatch.setattr(pickle_machine, "BYTES_PER_OBJECT", 3)
+    assert len(read_bytes(pickle.dumps(value, protocol))) == len(value)
+
+
+def test_real_checkpoints_stay_far_from_the_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(pickle_machine, "OBJECTS_FREE", 0)
+    monkeypatch.setattr(pickle_machine, "BYTES_PER_OBJECT", 3)
+    steps = {n: {"step": torch.tensor(1.0), "a": torch.zeros(1, 1)} for n in range(3000)}
+    torch.save({"optimizer": {"state": steps}}, tmp_path / "x.pth")
+    assert len(read_torch_checkpoint(tmp_path / "x.pth")["optimizer"]["state"]) == 3000
 
 
 def test_the_plain_machine_refuses_every_name():

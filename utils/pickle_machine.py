@@ -22,7 +22,7 @@ DEEPEST_MARKS = 1000
 LONGEST_NUMBER = 1024
 """Bytes of one integer; random generators keep states of a few hundred bits."""
 
-BYTES_PER_OBJECT = 4
+BYTES_PER_OBJECT = 2
 """A file must hold this many bytes for each object it builds, beyond OBJECTS_FREE."""
 OBJECTS_FREE = 10_000
 
@@ -348,14 +348,14 @@ class _Machine:
 
     def name_of_lines(self) -> None:
         module, name = (str(self.take_line(), "utf-8") for _ in range(2))
-        self.push_new(self.builder.name(module, name))
+        self.push_new(self.builder.name(module, name), 8)
 
     def name_of_stack(self) -> None:
         module, name = self.stack[-2:]
         del self.stack[-2:]
         if type(module) is not str or type(name) is not str:
             raise TypeError
-        self.push_new(self.builder.name(module, name))
+        self.push_new(self.builder.name(module, name), 8)
 
     def call(self) -> None:
         function, arguments = self.stack[-2:]

@@ -63,7 +63,7 @@ HARMLESS_BUILTINS: Final = frozenset(
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Opaque:
     """Something foreign in a checkpoint: its name and what it was made of, nothing that acts."""
 
@@ -192,7 +192,8 @@ class _CheckpointBuilder(ValueBuilder):
     def __init__(self, records: _Records) -> None:
         super().__init__()
         self.records = records
-        self.storages: dict[str, torch.Tensor] = {}
+        self.bytes_of: dict[str, torch.Tensor] = {}
+        self.storages: dict[tuple[str, torch.dtype], _Storage] = {}
 
     def new_name(self, full: str) -> object:
         if full in STORAGES or full in TENSORS or full in PARAMETERS or full in PATHS:
@@ -263,18 +264,24 @@ class _CheckpointBuilder(ValueBuilder):
         if kind != "storage" or not isinstance(form, Name) or not isinstance(key, str):
             raise UnsafeFileError("refers to something that is no storage of a tensor")
         dtype = STORAGES[form.text]
-        if key not in self.storages:
-            view = self.records.read(f"data/{key}")
-            numbers = torch.empty(len(view), dtype=torch.uint8)
-            numbers.numpy()[:] = np.frombuffer(view, np.uint8)
-            self.storages[key] = numbers
-        numbers = self.storages[key]
-        if type(length) is not int or length * dtype.itemsize != len(numbers):
+        if (key, dtype) not in self.storages:
+            self.storages[key, dtype] = _Storage(self.read_bytes(key).view(dtype))
+        storage = self.storages[key, dtype]
+        if length != len(storage.numbers):
             raise DataError(
-                f"is damaged: tensor data {key[:50]!r} should hold {length} numbers of {dtype}, "
-                f"but has {len(numbers)} bytes"
+                f"is damaged: tensor data {key[:50]!r} should hold {str(length)[:50]} numbers of "
+                f"{dtype}, but has {len(storage.numbers)}"
             )
-        return _Storage(numbers.view(dtype))
+        return storage
+
+    def read_bytes(self, key: str) -> torch.Tensor:
+        """Return the bytes of a record (n,), the same for all that ask for it."""
+        if key not in self.bytes_of:
+            view = self.records.read(f"data/{key}")
+            content = torch.empty(len(view), dtype=torch.uint8)
+            content.numpy()[:] = np.frombuffer(view, np.uint8)
+            self.bytes_of[key] = content
+        return self.bytes_of[key]
 
 
 def _retyped(storage: object, dtype: object) -> _Storage:
