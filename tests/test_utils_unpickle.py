@@ -420,6 +420,16 @@ def test_foreign_lists_and_dicts_keep_their_items(tmp_path):
     assert ours["dict"].items == [("a", 1)]
 
 
+def test_checkpoints_saved_without_checksums_are_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(3)}, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_torch_checkpoint(tmp_path / "x.pth")["a"].tolist() == [0, 1, 2]
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"x\.pth is missing"):
         read_torch_checkpoint(tmp_path / "x.pth")
