@@ -317,6 +317,7 @@ CHECKPOINTS = [
     checkpoint("negative strides", checkpoint_of(state(tensor(stride=(-2, 1))), FOUR), "cannot be followed"),
     checkpoint("sizes and strides that differ in number", checkpoint_of(state(tensor(stride=(1,))), FOUR), "differ in number"),
     checkpoint("a storage longer than its record", checkpoint_of(state(tensor(storage(length=10**12))), FOUR), "but has 4"),
+    checkpoint("a storage that holds half a number", checkpoint_of(GOOD, bytes(15)), "15 bytes are no numbers"),
     checkpoint("a storage that is not there", checkpoint_of(state(tensor(storage(key=7))), FOUR), "no record"),
     checkpoint("a storage named outside the archive", checkpoint_of(state(tensor(storage(key="../../x"))), FOUR), "no record"),
     checkpoint("a storage of a foreign type", checkpoint_of(state(tensor(storage(kind="evil.Storage"))), FOUR), ""),

@@ -268,7 +268,7 @@ class _CheckpointBuilder(ValueBuilder):
             raise UnsafeFileError("refers to something that is no storage of a tensor")
         dtype = STORAGES[form.text]
         if (key, dtype) not in self.storages:
-            self.storages[key, dtype] = _Storage(self.read_bytes(key).view(dtype))
+            self.storages[key, dtype] = _storage_of(self.read_bytes(key), dtype)
         storage = self.storages[key, dtype]
         if length != len(storage.numbers):
             raise DataError(
@@ -290,7 +290,14 @@ class _CheckpointBuilder(ValueBuilder):
 def _retyped(storage: object, dtype: object) -> _Storage:
     if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
         raise TypeError
-    return _Storage(storage.numbers.view(torch.uint8).view(dtype))
+    return _storage_of(storage.numbers.view(torch.uint8), dtype)
+
+
+def _storage_of(content: torch.Tensor, dtype: torch.dtype) -> _Storage:
+    """Return bytes (n,) as numbers of a type."""
+    if len(content) % dtype.itemsize:
+        raise DataError(f"is damaged: {len(content)} bytes are no numbers of {dtype}")
+    return _Storage(content.view(dtype))
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object) -> torch.Tensor:
