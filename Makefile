@@ -17,8 +17,9 @@ help:
 setup: $(STAMP)
 
 $(STAMP): requirements/base.txt requirements/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.10 to 3.13 is needed, the pinned numpy and scipy are for these; choose one with:" \
+	  "make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch and the rest into $(VENV) (on Linux this may fetch gigabytes of GPU"
 	@echo "libraries; README.md says how to choose the CPU build)"

@@ -15,6 +15,11 @@ from utils.download import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDIO = "structured-symlinks/aggregated_audio/vggish-raw.hickle"
+NOTHING_INSIDE = (
+    "holds no file below data/CLOTHO/"
+    if sys.version_info >= (3, 11)
+    else "damaged, incomplete"  # Python 3.10 cannot stream an archive of nothing
+)
 
 
 def feature_files(dataset):
@@ -176,7 +181,7 @@ def test_connections_cut_many_times_end_in_the_right_files(server, sync):
         (make_archive(feature_files("CLOTHO")), Faults(statuses=[503] * 9), "status 503"),
         (make_archive({"data/CLOTHO/../../evil": b"x"}), Faults(), "has '..' in its path"),
         (make_archive(feature_files("AudioCaps")), Faults(), "does not lie below data/CLOTHO/"),
-        (make_archive({}), Faults(), "holds no file below data/CLOTHO/"),
+        (make_archive({}), Faults(), NOTHING_INSIDE),
     ],
 )
 def test_what_is_bad_leaves_nothing(server, sync, capsys, tmp_path, content, faults, expected):
