@@ -26,6 +26,8 @@ from utils.pickled_values import ValueBuilder
 
 MOST_MEMBERS = 200_000
 LARGEST_PICKLE = 64 << 20
+MOST_DIMENSIONS = 64
+LARGEST_STEP = 1 << 40  # far below what overflows inside torch
 LOCAL_HEADER = 30  # bytes, without the name and the extra field
 
 STORAGES: Final = {
@@ -304,12 +306,12 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> to
     """Return a tensor that lies inside its storage."""
     if not isinstance(storage, _Storage):
         raise TypeError
-    (start,), sizes, strides = _naturals((offset,)), _naturals(size), _naturals(stride)
+    (start,), sizes, strides = map(_naturals, ((offset,), size, stride))
     if len(sizes) != len(strides):
         raise DataError("is damaged: a tensor's sizes and strides differ in number")
     length = len(storage.numbers)
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    if math.prod(sizes) > length or (0 not in sizes and last >= length):
+    if math.prod(sizes) > length or start > length or (0 not in sizes and last >= length):
         raise UnsafeFileError(
             f"holds a tensor of sizes {str(sizes)[:100]} and strides {str(strides)[:100]} in a "
             f"storage of {length} numbers"
@@ -318,6 +320,8 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> to
 
 
 def _naturals(numbers: object) -> tuple[int, ...]:
-    if not isinstance(numbers, tuple) or any(type(n) is not int or n < 0 for n in numbers):
+    if not isinstance(numbers, tuple) or len(numbers) > MOST_DIMENSIONS:
         raise TypeError
+    if any(type(n) is not int or not 0 <= n < LARGEST_STEP for n in numbers):
+        raise DataError("is damaged: a tensor has impossible sizes or strides")
     return numbers
