@@ -216,7 +216,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    return None if value is None else round(value, 4)
 
 
 def _same(row: Row, args: argparse.Namespace) -> bool:

@@ -405,7 +405,7 @@ def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
     for _ in range(2):
         assert results_page.main([*call, "--command", "python train.py"]) == 0
     (row,) = json.loads((tmp_path / "measured.json").read_text())
-    assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.35, 0.5])
+    assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.345, 0.5])
     page, readme = (tmp_path / "page.md").read_text(), (tmp_path / "README.md").read_text()
     assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in page
     assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in readme
