@@ -430,7 +430,10 @@ def _pack_masks(source: Path, writer: PackedWriter, _: np.dtype | None) -> None:
         raise DataError(f"{source}: expected a dict of clip -> 0/1 per caption")
     flat: list[np.ndarray] = []
     for clip, mask in masks.items():
-        values = np.asarray(mask)
+        try:
+            values = np.asarray(mask)
+        except ValueError:  # rows of different lengths
+            values = np.empty((0, 0))
         if not isinstance(clip, str) or values.ndim != 1 or not np.isin(values, (0, 1)).all():
             raise DataError(f"{source}: clip {clip!r}: expected one 0 or 1 per caption")
         flat.append(values.astype(np.uint8))

@@ -38,7 +38,8 @@ class Problems:
         """Raise one ConfigError of all mistakes."""
         lines = self.lines()
         if len(lines) == 1:
-            raise ConfigError(lines[0])
+            named = self.source in lines[0]
+            raise ConfigError(lines[0] if named else f"{self.source}, which inherits: {lines[0]}")
         if lines:
             raise ConfigError("\n  ".join([f"{len(lines)} mistakes in {self.source}", *lines]))
 
