@@ -300,7 +300,9 @@ def test_text_captions_and_masks_come_back(tmp_path):
     assert len(packed_files(tmp_path / "packed")) == 3
 
 
-@pytest.mark.parametrize("masks", [{}, [1, 0], {"a": [1, 2]}, {"a": 1}, {3: [1]}, {"a": ["1"]}])
+@pytest.mark.parametrize(
+    "masks", [{}, [1, 0], {"a": [1, 2]}, {"a": 1}, {3: [1]}, {"a": ["1"]}, {"a": [1, [0, 1]]}]
+)
 def test_masks_of_another_form_are_refused(tmp_path, masks):
     (tmp_path / "features").mkdir()
     dump_plain(masks, tmp_path / "features" / "masks.pkl")

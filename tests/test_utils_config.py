@@ -141,6 +141,15 @@ def test_loops_are_told_with_their_way(write, tmp_path):
         load_config(tmp_path / "a.json")
 
 
+def test_an_inherited_mistake_names_both_files(write, tmp_path):
+    parent = write({"seed": "three"}, "parent.json")
+    child = write({"inherit_from": f"{CE},{parent}"})
+    with pytest.raises(ConfigError) as caught:
+        load_config(child)
+    assert str(caught.value).startswith(f"{parent}: seed: ")
+    assert str(caught.value).endswith(f" (inherited by {child})")
+
+
 def test_inheriting_twice_over_two_ways_is_fine(write, tmp_path):
     write({"seed": 3}, "seed.json")
     write({"inherit_from": str(tmp_path / "seed.json")}, "a.json")

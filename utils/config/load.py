@@ -13,7 +13,7 @@ from utils.config.check import check_keys
 from utils.config.custom_args import FLAG, custom_tag, parse_custom_args
 from utils.config.files import Merged, find_config, label_of, merge_dict, read_merged
 from utils.config.kinds import Place
-from utils.config.problems import Problems
+from utils.config.problems import OVERRIDES, Problems
 from utils.config.schema import SCHEMA, TREE, Key, Tree, entry_below, split_path
 from utils.config.sections import Config
 
@@ -73,7 +73,7 @@ class _Loader:
         tag: str,
     ) -> Config:
         self._set(parse_custom_args(custom_args), FLAG)
-        self._set(overrides, "overrides")
+        self._set(overrides, OVERRIDES)
         raw = self._merged.values
         if data_dir is not None:
             _move_places(raw, data_dir)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from utils.config.custom_args import FLAG
 from utils.config.schema import join_path
 from utils.errors import ConfigError
 
 Path = tuple[str, ...]
+
+OVERRIDES = "overrides"  # the origin of keys that no file gave
 
 
 @dataclass
@@ -38,8 +41,8 @@ class Problems:
         """Raise one ConfigError of all mistakes."""
         lines = self.lines()
         if len(lines) == 1:
-            named = self.source in lines[0]
-            raise ConfigError(lines[0] if named else f"{self.source}, which inherits: {lines[0]}")
+            own = self._file_of(self.found[0][0]) in (self.source, OVERRIDES, FLAG)
+            raise ConfigError(lines[0] if own else f"{lines[0]} (inherited by {self.source})")
         if lines:
             raise ConfigError("\n  ".join([f"{len(lines)} mistakes in {self.source}", *lines]))
 
