@@ -20,6 +20,7 @@ import torch
 
 from data_loader import BaseDataset, build_dataset
 from model import build_model, count_parameters
+from model.build import RetrievalModel
 from model.loss import build_loss
 from trainer.checkpoint import Checkpoint, load_checkpoint, restore_optimizer
 from trainer.compare import compare, render
@@ -249,8 +250,8 @@ def build_training(job: Job, seed: int) -> Training:
     return Training(model, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
 
 
-def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]:
-    """Train one seed, test its best checkpoint; return metrics by task and the best epoch."""
+def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> RetrievalModel:
+    """Train one seed to its end; return the model, whose optimiser and gradients are let go."""
     config, run = job.config, job.run
     training = build_training(job, seed)
     start = None
@@ -302,11 +303,19 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> dict[str, Any]
             on_epoch=on_epoch,
             processes=job.processes,
         )
+    training.optimizer.zero_grad(set_to_none=True)
+    return training.model
+
+
+def test_seed(job: Job, seed: int, model: RetrievalModel) -> dict[str, Any]:
+    """Test the best checkpoint of a seed; return metrics by task and the best epoch."""
     job.processes.wait()
-    best = load_checkpoint(run.folder(seed) / BEST)
-    training.model.load_published(best.state_dict)
-    tested = evaluate(training.model, job.data.test, device=job.device, processes=job.processes)
-    return {**tested.metrics, "best_epoch": best.epoch}
+    best = load_checkpoint(job.run.folder(seed) / BEST)
+    model.load_published(best.state_dict)
+    epoch = best.epoch
+    del best  # as large as all that training held
+    tested = evaluate(model, job.data.test, device=job.device, processes=job.processes)
+    return {**tested.metrics, "best_epoch": epoch}
 
 
 def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int | None) -> None:
@@ -335,7 +344,7 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
         if reached is None:
             resume = checkpoint if named else last_usable(run, seed)
             try:
-                reached = train_seed(job, seed, resume)
+                reached = test_seed(job, seed, train_seed(job, seed, resume))
             except StoppedError:
                 raise
             except ProjectError as error:
