@@ -45,7 +45,7 @@ class Limits:
     """What an archive may ask for; far above the published ones (6 GB, some hundred files)."""
 
     max_bytes: int = 256 << 30
-    max_members: int = 100_000
+    max_members: int = 10_000
     max_ratio: float = 100.0
     max_name_bytes: int = 1024
     max_depth: int = 32
