@@ -311,6 +311,7 @@ CHECKPOINTS = [
     checkpoint("torch.FloatStorage(10^12)", checkpoint_of(call("torch.FloatStorage", number(10**12))), "FloatStorage"),
     checkpoint("torch.Tensor of 10^12 stays inert", checkpoint_of(GOOD + text("a") + call("torch.Tensor", number(10**12)) + b"s", FOUR), outcome="read"),
     checkpoint("bytearray(10^12)", checkpoint_of(call("builtins.bytearray", number(10**12))), "bytearray"),
+    checkpoint("a tensor for the named arguments of a call", checkpoint_of(name("collections.OrderedDict") + b")" + tensor() + b"\x92", FOUR), "named arguments"),
     checkpoint("a tensor that starts outside its storage", checkpoint_of(state(tensor(offset=100)), FOUR), "storage of 4"),
     checkpoint("strides that reach outside", checkpoint_of(state(tensor(stride=(2**39, 1))), FOUR), "storage of 4"),
     checkpoint("sizes of a trillion by strides of 0", checkpoint_of(state(tensor(size=(10**12,), stride=(0,))), FOUR), "storage of 4"),

@@ -365,7 +365,7 @@ class _Machine:
     def call_with_keywords(self) -> None:
         function, arguments, keywords = self.stack[-3:]
         del self.stack[-3:]
-        if keywords:
+        if type(keywords) is not dict or keywords:
             raise UnsafeFileError(f"makes a {describe(function)} with named arguments")
         self.push_new(self.builder.call(function, arguments), 4)
 
