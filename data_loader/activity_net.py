@@ -16,7 +16,7 @@ class ActivityNet(BaseDataset):
         "val": "val_list.txt",
         "val1": "val_1_list.txt",
     }
-    chosen_lists: ClassVar[dict[str, str]] = {"train": "training_file"}
+    chosen_lists: ClassVar[tuple[str, ...]] = ("training_file",)
     captions_file = "raw-captions-train-val_1.pkl"
     text_folder = "aggregated_text_feats"
     expert_files: ClassVar[dict[str, str]] = {

@@ -17,7 +17,7 @@ class AudioCaps(BaseDataset):
         "val": "filtered_val_list.txt",
         "test": "final_filtered_test_list.txt",
     }
-    chosen_lists: ClassVar[dict[str, str]] = {"train": "training_file", "test": "testing_file"}
+    chosen_lists: ClassVar[tuple[str, ...]] = ("training_file", "testing_file")
 
     def split_list(self, split: str) -> str:
         """Return a split's list; a training list train_list_NN.txt brings its validation list."""

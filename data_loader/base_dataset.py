@@ -67,8 +67,8 @@ class BaseDataset:
         "val": "val_list.txt",
         "test": "test_list.txt",
     }
-    chosen_lists: ClassVar[dict[str, str]] = {}
-    """Splits for which a key of the config may name another list."""
+    chosen_lists: ClassVar[tuple[str, ...]] = ()
+    """Those of training_file and testing_file that may name another list, as published."""
     captions_file: ClassVar[str] = "raw-captions.pkl"
     text_folder: ClassVar[str] = "text_embeddings"
     expert_files: ClassVar[dict[str, str]] = {
@@ -330,14 +330,17 @@ class BaseDataset:
                 f"{type(self).__name__} has no split {split!r}{nearest(split, self.split_lists)} "
                 f"(its splits: {', '.join(self.split_lists)})"
             )
-        chosen = {
-            "training_file": self.settings.training_file,
-            "testing_file": self.settings.testing_file,
-        }
-        for key, file in chosen.items():
-            if file and key not in self.chosen_lists.values():
-                raise ConfigError(f"{key}: {type(self).__name__} has lists of its own only")
-        return chosen.get(self.chosen_lists.get(split, "")) or self.split_lists[split]
+        own = self.split_lists[split]
+        key = {"train": "training_file", "test": "testing_file"}.get(split)
+        chosen = getattr(self.settings, key) if key else None
+        if chosen is None or chosen == own:
+            return own
+        if key not in self.chosen_lists:  # released configs may carry the keys of AudioCaps
+            logger.warning(
+                "%s %s is ignored: %s has %s alone", key, chosen, type(self).__name__, own
+            )
+            return own
+        return chosen
 
     def fetch_hint(self) -> str:
         """Say how to get a missing file."""

@@ -417,9 +417,12 @@ class TestLayouts:
         other = config_of(made, training_file="filtered_val_list_25.txt")
         assert build_dataset(other, "val").clips == made.clips["val"]
 
-    def test_lists_that_cannot_be_chosen(self, clotho):
-        with pytest.raises(ConfigError, match="training_file: CLOTHO"):
-            build_dataset(config_of(clotho, "CLOTHO", training_file="train_list_10.txt"), "train")
+    def test_lists_of_another_data_set_are_ignored_aloud(self, clotho, caplog):
+        config = config_of(clotho, "CLOTHO", training_file="train_list_10.txt")
+        assert build_dataset(config, "train").clips == clotho.clips["train"]
+        assert caplog.messages == [
+            "training_file train_list_10.txt is ignored: CLOTHO has train_list.txt alone"
+        ]
 
     def test_an_unknown_split_names_the_known_ones(self, clotho):
         config = config_of(clotho, "CLOTHO")

@@ -81,12 +81,12 @@ _KEYS: dict[str, Key] = {
     "training_file": Key(
         PathBelow(below="root_feat_folder", or_null=True),
         None,
-        "split list to train on, in place of the data set's own",
+        "split list to train on, in place of the data set's own; AudioCaps and ActivityNet only",
     ),
     "testing_file": Key(
         PathBelow(below="root_feat_folder", or_null=True),
         None,
-        "split list to test on, in place of the data set's own",
+        "split list to test on, in place of the data set's own; AudioCaps only",
     ),
     "caption_masks": Key(
         PathBelow(below="root_feat_folder", suffixes=(".pkl", ".pickle"), or_null=True),
