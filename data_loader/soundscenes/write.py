@@ -33,7 +33,7 @@ from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.unpickle import dump_plain
 
 FOLDER = "SoundScenes"
-RECIPE = 2  # raise it with every change that makes other sounds, words or features
+RECIPE = 3  # raise it with every change that makes other sounds, words or features
 RECORD = "soundscenes.json"
 _FEW = 48  # clips that are not worth starting processes for
 
