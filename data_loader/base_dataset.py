@@ -245,7 +245,8 @@ class BaseDataset:
         numbers = range(first_batch, len(plan))
         # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
         # from the cores that train.
-        in_thread = on_device.type == "cpu" and target.type != "cpu"
+        for_gpu = on_device.type == "cpu" and target.type != "cpu"
+        in_thread = for_gpu and self.settings.num_workers > 0
         for batch in one_ahead(gather, numbers) if in_thread else map(gather, numbers):
             yield self._deliver(batch, target)
 

@@ -650,12 +650,28 @@ def test_several_aggregates_are_several_files_and_as_many_widths():
         f"{folder}/my-net-avg-logits.pickle",
         f"{folder}/my-net-max-logits.pickle",
     )
-    assert (found.width, found.concat_axis) == (20, 1)
+    assert found.width == 20
 
 
 def test_face_takes_its_width_from_face_dim():
     found = expert("face", {"experts.face_dim": 512})
     assert (found.width, found.tokens, found.files, found.flaky) == (512, False, None, True)
+
+
+def test_experts_that_only_the_published_tables_name_are_accepted_there():
+    for table in (
+        "arch.args.vlad_clusters",
+        "arch.args.ghost_clusters",
+        "data_loader.args.max_tokens",
+    ):
+        load_config(CE, {f"{table}.detection-sem": 32})
+    (line,) = mistakes({"experts.modalities": ["vggsound", "detection-sem"]})
+    assert "unknown expert" in line
+
+
+def test_averages_are_joined_side_by_side_only():
+    (line,) = mistakes({"data_loader.args.feat_aggregation.face.aggregate-axis": 0})
+    assert "found 0, expected" in line
 
 
 MINE = "data_loader.args.feat_aggregation.mine"
@@ -683,7 +699,6 @@ def test_an_expert_of_ones_own_needs_entries_only():
         "ghost_clusters": 1,
         "flaky": True,
         "files": ("mine/f.hickle",),
-        "concat_axis": 1,
     }
     averaged = expert(
         "mine", {f"{MINE}.temporal": "avg", f"{MINE}.file": "f.pkl", f"{MINE}.width": 7}

@@ -8,7 +8,14 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from utils.config.check import TABLE_OF_EXPERTS, Value, value_at
-from utils.config.experts import TOKENS, expert_files, expert_width, is_known_place, place_problem
+from utils.config.experts import (
+    TOKENS,
+    WITHOUT_PLACE,
+    expert_files,
+    expert_width,
+    is_known_place,
+    place_problem,
+)
 from utils.config.files import label_of, resolve_inside
 from utils.config.kinds import shown
 from utils.config.problems import Problems
@@ -121,14 +128,14 @@ class Builder:
 
     def _check_names_of_experts(self, entries: Mapping[str, Any]) -> None:
         """Find names in the tables of clusters and tokens that no expert has."""
+        known = ("text", *entries, *WITHOUT_PLACE)
         for table in (
             ("arch", "args", "vlad_clusters"),
             ("arch", "args", "ghost_clusters"),
             ("data_loader", "args", "max_tokens"),
         ):
             for name in self._table(*table):
-                if name != "text" and name not in entries and not is_known_place(name):
-                    known = ("text", *entries)
+                if name not in known and not is_known_place(name):
                     self._problems.add(
                         (*table, name), f"there is no expert of this name{nearest(name, known)}"
                     )
@@ -159,7 +166,6 @@ class Builder:
             ghost_clusters=self._at(("arch", "args", "ghost_clusters", name)) if tokens else 0,
             flaky=read("flaky"),
             files=expert_files(name, read),
-            concat_axis=read("aggregate-axis"),
         )
 
     def _needed(self, table: str, name: str) -> int:

@@ -15,6 +15,9 @@ TOKEN_WIDTHS = {
 }
 """Experts of tokens whose place the data sets know, and the width of a token."""
 
+WITHOUT_PLACE = ("detection-sem",)
+"""Experts that the published tables of clusters name, but whose features nobody has released."""
+
 FACE = "face"
 """The averaged expert whose place the data sets know; its width is experts.face_dim."""
 

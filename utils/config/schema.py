@@ -168,7 +168,12 @@ _KEYS: dict[str, Key] = {
     "data_loader.args.batch_size": Key(
         Whole(least=2), REQUIRED, "clips per batch; batch norm and ranking loss need two"
     ),
-    "data_loader.args.num_workers": Key(Whole(), 0, WITHOUT_EFFECT),
+    "data_loader.args.num_workers": Key(
+        Whole(),
+        1,
+        "0: the main thread gathers every batch; more: one thread gathers ahead for a GPU that "
+        "does not hold the features. The batches are the same",
+    ),
     "data_loader.args.drop_last": Key(Flag(), False, "leave the short last batch of an epoch out"),
     "data_loader.args.text_dropout": Key(
         Real(most=1.0),
@@ -210,7 +215,9 @@ _KEYS: dict[str, Key] = {
     f"{_FEATURES}.aggregate": Key(
         Choice(words=("concat",)), "concat", "how several averages are joined"
     ),
-    f"{_FEATURES}.aggregate-axis": Key(Whole(most=1), 1, "axis along which they are joined"),
+    f"{_FEATURES}.aggregate-axis": Key(
+        Whole(least=1, most=1), 1, "axis along which they are joined"
+    ),
     f"{_FEATURES}.fps": Key(Whole(or_null=True), None, "part of the folder's name"),
     f"{_FEATURES}.pixel_dim": Key(Whole(or_null=True), None, "part of the folder's name"),
     f"{_FEATURES}.stride": Key(Whole(or_null=True), None, "part of the folder's name"),

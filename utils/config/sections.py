@@ -21,8 +21,7 @@ class ExpertConfig:
     flaky: bool
     """May be missing in training."""
     files: tuple[str, ...] | None
-    """Below root_feat_folder, joined along `concat_axis`; None: the data set knows the place."""
-    concat_axis: int
+    """Below root_feat_folder, joined side by side; None: the data set knows the place."""
 
     @property
     def in_dim(self) -> int:
