@@ -15,6 +15,7 @@ from model.published_names import from_published, published_name
 from model.similarity import plain_similarity, similarity
 from model.text_encoder import TextEncoder
 from utils.config import Config
+from utils.errors import DataError
 
 ClipEncoder = CollaborativeExperts | MixtureOfEmbeddingExperts | SingleExpert
 
@@ -56,10 +57,14 @@ class RetrievalModel(nn.Module):
 
         Shapes: text (T, K, N, D), experts {name: (B, N, D) or (B, D)}, available {name: (B,)} or
         (B, M) -> (T*K, B); (T, B), averaged over captions, in training and in mode "avg".
+        Raises DataError naming a clip without any expert: it has no similarity to anything.
         """
         captions = text.shape[1]
         texts, weights = self.encode_text(text)
         present = self.availability(available)
+        if not self.ignore_missing and not (present > 0).any(dim=1).all():
+            clip = int((present > 0).any(dim=1).int().argmin())
+            raise DataError(f"clip {clip} of the batch has no expert at all; leave it out")
         sims = self.compare(texts, self.encode_clips(experts, present), weights, present)
         if captions > 1 and (self.training or self.average_captions):
             sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)

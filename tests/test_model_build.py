@@ -9,6 +9,7 @@ import torch
 from golden import DATA, build_recorded_model, load_case, model_inputs, published_state
 from model.build import build_model, count_parameters
 from utils.config import load_config
+from utils.errors import DataError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CE_PARAMETERS = {  # the published tables
@@ -175,3 +176,15 @@ def test_the_same_run_gives_the_same_bits():
         runs.append([p.grad.numpy().tobytes() for p in model.parameters()] + [loss.item()])
     assert runs[0] == runs[1]
     assert np.isfinite(runs[0][-1])
+
+
+def test_a_clip_without_any_expert_is_named():
+    model, (text, experts, available) = recorded("ce2_missing")
+    for there in available.values():
+        there[3] = 0
+    with pytest.raises(DataError, match="clip 3 of the batch has no expert"):
+        model(text, experts, available)
+    ignoring, (text, experts, available) = recorded("extra_ce2_keepmissing")
+    for there in available.values():
+        there[3] = 0
+    assert ignoring.eval()(text, experts, available).isfinite().all()
