@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_loader import build_dataset
+from data_loader import build_dataset, missing_files
 from model import RetrievalModel, build_model, count_parameters
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.compare import FORMS, Comparison, compare, render
@@ -25,13 +25,14 @@ from trainer.evaluator import Evaluation, EvaluationData, evaluate
 from trainer.report import results
 from trainer.runs import seed_of, stamped_folder
 from utils.config import Config, config_from_dict, load_config
-from utils.errors import ProjectError, UsageError, run_main
+from utils.errors import DataError, ProjectError, UsageError, run_main
 from utils.experiments import (
     ROOT_URL,
     Experiment,
     fetch_run,
     find_experiment,
     load_experiments,
+    sync_command,
     what_is_here,
 )
 from utils.files import atomic_writer, read_list, write_json, write_text
@@ -152,6 +153,16 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
+def require_features(experiment: Experiment, data_dir: Path) -> None:
+    """Raise DataError when features are missing, before any checkpoint is fetched."""
+    config = load_config(experiment.config, data_dir=data_dir).for_evaluation()
+    missing = missing_files(config, config.data.split_name)
+    if missing:
+        others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
+        command = sync_command(experiment.dataset, data_dir)
+        raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
+
+
 def score_experiment(
     args: argparse.Namespace, experiment: Experiment, device: torch.device
 ) -> tuple[Comparison | None, list[str]]:
@@ -163,6 +174,7 @@ def score_experiment(
     config: Config | None = None
     opened: dict[Any, TestData] = {}
     parameters = 0
+    require_features(experiment, data_dir)
     for seed in experiment.runs:
         try:
             folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
@@ -246,11 +258,12 @@ def show_list(data_dir: Path) -> int:
     for presence in what_is_here(data_dir):
         experiment = presence.experiment
         here = ", ".join(str(seed) for seed in presence.seeds) or "none"
-        features = "here" if presence.features else "missing"
-        published = "" if experiment.published else "  (without a published row)"
+        config = load_config(experiment.config, data_dir=data_dir).for_evaluation()
+        missing = len(missing_files(config, config.data.split_name))
+        features = f"{missing} files missing" if missing else "here"
+        published = "" if experiment.published else "without a published row"
         print(
-            f"{experiment.name:<52} seeds here: {here:<8} features: {features:<8}"
-            f"{experiment.label or ''}{published}"
+            f"{experiment.name:<50} seeds here: {here:<8} features: {features:<17} {published}".rstrip()
         )
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from data_loader.activity_net import ActivityNet
 from data_loader.audiocaps import AudioCaps
 from data_loader.base_dataset import BaseDataset
@@ -15,7 +17,7 @@ LAYOUTS: dict[str, type[BaseDataset]] = {
     for layout in (AudioCaps, CLOTHO, ActivityNet, QuerYD, QuerYDSegments, SoundScenes)
 }
 
-__all__ = ["LAYOUTS", "BaseDataset", "build_dataset"]
+__all__ = ["LAYOUTS", "BaseDataset", "build_dataset", "missing_files"]
 
 
 def build_dataset(config: Config, split: str) -> BaseDataset:
@@ -24,3 +26,8 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
     Raises DataError when a file is missing or unfit, ConfigError when there is no such split.
     """
     return LAYOUTS[config.data.layout](config, split)
+
+
+def missing_files(config: Config, split: str) -> list[Path]:
+    """Return the files of a split that are not there; ConfigError when there is no such split."""
+    return LAYOUTS[config.data.layout].missing_files(config, split)

@@ -56,6 +56,13 @@ class Sources(NamedTuple):
     captions: Path
     masks: Path | None
 
+    def missing(self) -> list[Path]:
+        """Return those that are not there."""
+        of_experts = (file for files in self.experts for file in files)
+        masks = () if self.masks is None else (self.masks,)
+        files = (self.split_list, *of_experts, self.text, self.captions, *masks)
+        return [file for file in files if not file.is_file()]
+
 
 class BaseDataset:
     """One split: its clips in the order of the list, their captions and their experts."""
@@ -84,11 +91,9 @@ class BaseDataset:
 
         Raises DataError when a file is missing or does not hold what the split needs.
         """
-        self.split = split
-        self.settings = data = config.data
-        self.root = Path(data.data_dir) / data.root_feat_folder
-        sources = self._sources(config)
+        sources = self._locate(config, split)
         self._require(sources)
+        data = self.settings
         self._list = SplitList(sources.split_list)
         packed_dir = None if data.packed_dir is None else Path(data.packed_dir)
         store = FeatureStore(self.root, packed_dir, config.dataset_folder, data.packed_dtype)
@@ -122,6 +127,18 @@ class BaseDataset:
                 f"{self._list.file}: {len(self)} clips in batches of {data.batch_size} make no "
                 "batch of at least two clips"
             )
+
+    def _locate(self, config: Config, split: str) -> Sources:
+        """Say where the files of a split lie, without looking whether they are there."""
+        self.split = split
+        self.settings = config.data
+        self.root = Path(config.data.data_dir) / config.data.root_feat_folder
+        return self._sources(config)
+
+    @classmethod
+    def missing_files(cls, config: Config, split: str) -> list[Path]:
+        """Return the files of a split that are not there; nothing is opened or packed."""
+        return cls.__new__(cls)._locate(config, split).missing()
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -375,20 +392,14 @@ class BaseDataset:
         """Return the captions' place: archives hold them in a second structured-symlinks/."""
         nested = self.root / "structured-symlinks" / self.captions_file
         plain = self.root / self.captions_file
-        return plain if plain.exists() and not nested.exists() else nested
+        expected_nested = nested.parent.is_dir() and not plain.exists()
+        return nested if nested.exists() or expected_nested else plain
 
     def _require(self, sources: Sources) -> None:
-        files = [
-            sources.split_list,
-            *(file for files in sources.experts for file in files),
-            sources.text,
-            sources.captions,
-            *([sources.masks] if sources.masks else []),
-        ]
-        missing = [str(file) for file in files if not file.is_file()]
+        missing = sources.missing()
         if missing:
             verb = "is" if len(missing) == 1 else "are"
-            raise DataError(f"{', '.join(missing)} {verb} missing; {self.fetch_hint()}")
+            raise DataError(f"{', '.join(map(str, missing))} {verb} missing; {self.fetch_hint()}")
 
     def _identify(self) -> dict[str, Any]:
         features = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from data_loader.base_dataset import BaseDataset
 
 
@@ -10,4 +13,6 @@ class SoundScenes(BaseDataset):
 
     def fetch_hint(self) -> str:
         """Say how the data set is made."""
-        return "make it with: python misc/make_soundscenes.py"
+        above = Path(self.settings.data_dir).parent
+        elsewhere = "" if above == Path("data") else f" --data_dir {shlex.quote(str(above))}"
+        return f"make it with: python misc/make_soundscenes.py{elsewhere}"

@@ -488,9 +488,15 @@ class TestBadInput:
         message = self.error(made)
         assert f"{made.files['audio']}, {made.files['text']} are missing; fetch" in message
 
-    def test_sound_scenes_are_made_not_fetched(self, tmp_path):
-        hint = LAYOUTS["SoundScenes"].fetch_hint(None)
-        assert hint == "make it with: python misc/make_soundscenes.py"
+    @pytest.mark.parametrize(
+        ("data_dir", "flag"), [("data", ""), ("else where", " --data_dir 'else where'")]
+    )
+    def test_sound_scenes_are_made_not_fetched(self, data_dir, flag, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = load_config("configs/soundscenes/train-only-logmel.json", data_dir=data_dir)
+        with pytest.raises(DataError) as caught:
+            build_dataset(config, "train")
+        assert str(caught.value).endswith(f"make it with: python misc/make_soundscenes.py{flag}")
 
     def test_an_empty_list_and_a_clip_listed_twice(self, made):
         first = made.clips["train"][0]

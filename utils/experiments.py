@@ -76,7 +76,6 @@ class Presence:
 
     experiment: Experiment
     seeds: tuple[int, ...]  # whose checkpoint and config are here
-    features: bool
 
 
 def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
@@ -163,7 +162,7 @@ def fetch_run(
 
 
 def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> list[Presence]:
-    """Say for each experiment which seeds and whether its features are on this disk."""
+    """Say for each experiment which seeds are on this disk."""
     return [
         Presence(
             experiment,
@@ -175,7 +174,6 @@ def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> li
                     for file in (CHECKPOINT, RUN_CONFIG)
                 )
             ),
-            (data_dir / experiment.dataset / "structured-symlinks").is_dir(),
         )
         for experiment in load_experiments(registry).values()
     ]
