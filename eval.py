@@ -262,9 +262,8 @@ def show_list(data_dir: Path) -> int:
         missing = len(missing_files(config, config.data.split_name))
         features = f"{missing} files missing" if missing else "here"
         published = "" if experiment.published else "without a published row"
-        print(
-            f"{experiment.name:<50} seeds here: {here:<8} features: {features:<17} {published}".rstrip()
-        )
+        line = f"{experiment.name:<50} seeds here: {here:<8} features: {features:<17} {published}"
+        print(line.rstrip())
     return 0
 
 
