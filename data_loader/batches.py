@@ -19,7 +19,10 @@ from data_loader.store import PackedText, PackedVectors
 from utils.config import TextConfig
 
 Batch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
-"""text (B, 1, N, T), experts {name: (B, N, D) or (B, D)}, available {name: (B,) 0/1}."""
+"""text (B, 1, N, T), experts {name: (B, N, D) or (B, D)}, available {name: (B,) 0/1}.
+
+B is 0 where a short batch has fewer clips than there are processes to share it.
+"""
 
 HOST = torch.device("cpu")
 T = TypeVar("T")
@@ -40,7 +43,10 @@ class EpochPlan:
         return count_batches(len(self.order), self.batch_size, drop_last=self.drop_last)
 
     def share(self, batch: int, rank: int = 0, world_size: int = 1) -> slice:
-        """Return the places of one process in a batch: contiguous, equal to within one."""
+        """Return the places of one process in a batch: contiguous, equal to within one.
+
+        A share of a batch with fewer clips than processes may be empty.
+        """
         first = batch * self.batch_size
         size = min(self.batch_size, len(self.order) - first)
         return slice(first + rank * size // world_size, first + (rank + 1) * size // world_size)
@@ -139,7 +145,7 @@ class Sequences:
             np.take(self.rows.numpy(), flat.numpy(), axis=0, out=taken.numpy(), mode="clip")
         else:
             torch.index_select(self.rows, 0, flat, out=taken)
-        return taken.view(*index.shape, -1)
+        return taken.view(*index.shape, self.rows.shape[1])
 
 
 class ClipTensors:

@@ -15,7 +15,8 @@ class BatchNorm(nn.BatchNorm1d):
     same in one pass: P updates with momentum m leave
     (1-m)^P running + sum_p m (1-m)^(P-1-p) statistic_p.
 
-    With `shared` set, statistics are taken over the rows of all processes that train together.
+    With `shared` set, statistics are taken over the rows of all processes that train together;
+    this one may then hold no row at all.
     """
 
     shared = False
@@ -23,7 +24,7 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return rows of the same shape, normalised, scaled and shifted."""
         if self.training and self.shared:
-            grouped = rows.view(len(rows), -1, self.num_features)
+            grouped = rows if rows.dim() == 3 else rows[:, None]
             normalised, *statistics = normalise_across_processes(
                 grouped, self.weight, self.bias, self.eps
             )

@@ -28,18 +28,20 @@ def linear(
     flat = rows.reshape(-1, rows.shape[-1])
     if not _by_onednn(flat):
         return F.linear(rows, weight, bias)
-    return _Linear.apply(flat, weight, bias).view(*rows.shape[:-1], -1)
+    return _Linear.apply(flat, weight, bias).view(*rows.shape[:-1], len(weight))
 
 
 def _by_onednn(rows: torch.Tensor) -> bool:
     """Say whether oneDNN is there and takes these products.
 
-    Autocast would be passed over, and a compiler knows what to do with torch's own layer alone.
+    Without rows it has no gradient of the weight. Autocast would be passed over, and a compiler
+    knows what to do with torch's own layer alone.
     """
     return bool(
         rows.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and rows.dtype == torch.float32
+        and len(rows) > 0
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
         and _onednn_works()

@@ -48,7 +48,7 @@ class NetVLAD(nn.Module):
         shares = shares.reshape(batch, count, self.cluster_size)  # (B, N, C), ghosts dropped
         if mask is not None:
             shares = shares * mask.to(shares.dtype)[..., None]
-        return _UnitResiduals.apply(tokens, shares, self.clusters2).view(batch, -1)
+        return _UnitResiduals.apply(tokens, shares, self.clusters2).flatten(1)
 
 
 class _UnitResiduals(torch.autograd.Function):

@@ -122,6 +122,13 @@ def test_items_are_cut_and_padded(runs, width):
     assert torch.equal(taken, naive(runs, items, [[True] * 6] * 6, width))
 
 
+def test_an_empty_share_has_the_shape_of_a_batch(runs):
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert runs.take(runs.index(nothing, 4), pin=False).shape == (0, 4, 3)
+    kept = runs.index_of_kept(nothing, torch.zeros(0, 6, dtype=torch.bool), 4)
+    assert runs.take(kept, pin=False).shape == (0, 4, 3)
+
+
 @pytest.mark.parametrize("width", [1, 3, 6, 9])
 def test_kept_words_close_ranks_before_the_cut(runs, width):
     draw = np.random.default_rng(width)

@@ -58,6 +58,15 @@ def test_leading_dimensions_stay():
     )
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (0, 3, 5), (4, 0, 5)])
+def test_no_rows_at_all(shape):
+    _, weight, bias = draw()
+    rows = torch.zeros(shape)
+    assert linear(rows, weight, bias).shape == (*shape[:-1], 4)
+    for gradient in gradients(linear, rows, weight, bias):
+        assert not gradient.any()
+
+
 def test_only_wanted_gradients_are_computed():
     rows, weight, bias = draw()
     linear(rows, weight.requires_grad_(), bias).sum().backward()
