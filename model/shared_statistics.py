@@ -1,6 +1,9 @@
 """Batch statistics over several processes, each holding a share of the batch's rows."""
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 
 
 def normalise_across_processes(
@@ -9,16 +12,37 @@ def normalise_across_processes(
     """Normalise rows (B, P, C) of this process by the statistics of all processes' rows.
 
     torch's SyncBatchNorm refuses tensors on the CPU; this is the same by two differentiable sums.
-    Returns the normalised rows, and mean and unbiased variance of each group, (P, C). A process
-    may hold no row at all.
+    Statistics are computed in the precision of the weights. Returns the normalised rows, and mean
+    and unbiased variance of each group, (P, C). A process may hold no row at all.
     """
-    from torch.distributed import all_reduce as sum_in_place
-    from torch.distributed.nn.functional import all_reduce
-
-    count = rows.new_tensor([len(rows)])
-    sum_in_place(count)
-    mean = all_reduce(rows.sum(dim=0)) / count  # (P, C)
-    centred = rows - mean
-    variance = all_reduce(centred.square().sum(dim=0)) / count
+    exact = rows.to(weight.dtype)
+    count = torch.full((1,), len(rows), dtype=weight.dtype, device=rows.device)
+    dist.all_reduce(count)
+    mean = _SumOverProcesses.apply(exact.sum(dim=0)) / count  # (P, C)
+    centred = exact - mean
+    variance = _SumOverProcesses.apply(centred.square().sum(dim=0)) / count
     normalised = centred * torch.rsqrt(variance + eps) * weight + bias
-    return normalised, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1))
+    unbiased = variance.detach() * (count / (count - 1).clamp(min=1))
+    return normalised.to(rows.dtype), mean.detach(), unbiased
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over all processes; what all of them make of the sum is summed on the way back.
+
+    torch's own, torch.distributed.nn.functional.all_reduce, is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        return _summed(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        return _summed(grad)
+
+
+def _summed(values: torch.Tensor) -> torch.Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total

@@ -4,8 +4,10 @@ Every process takes its share of each batch and embeds it; the embeddings of all
 that the ranking loss sees the whole batch, and batch norms use the statistics of the whole batch.
 """
 
+import itertools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,9 +67,19 @@ class Processes:
         return dict(zip(values, told.tolist(), strict=True))
 
     def share(self, count: int) -> slice:
-        """Return the part of `count` things that is this process's: contiguous, nearly equal."""
-        start = self.rank * count // self.world_size
-        return slice(start, (self.rank + 1) * count // self.world_size)
+        """Return the part of `count` things that is this process's: contiguous, nearly equal.
+
+        It is empty where there are more processes than things.
+        """
+        start, end = self._ends(count)[self.rank : self.rank + 2]
+        return slice(start, end)
+
+    def share_sizes(self, count: int) -> list[int]:
+        """Return how many of `count` things are each process's."""
+        return [end - start for start, end in itertools.pairwise(self._ends(count))]
+
+    def _ends(self, count: int) -> list[int]:
+        return [rank * count // self.world_size for rank in range(self.world_size + 1)]
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -90,12 +102,14 @@ def processes_of(device: torch.device) -> Iterator[Processes]:
         return
     if "RANK" not in os.environ:
         raise UsageError("WORLD_SIZE is set without RANK; start with: torchrun train.py ...")
-    options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+    options: dict[str, Any] = {}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL and barriers use the current one
+        options["device_id"] = device
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    yield Processes(dist.get_rank(), dist.get_world_size())
+    # Only now: where this process alone failed, leaving could wait for the others forever.
+    dist.destroy_process_group()
 
 
 def local_device(name: str | None) -> str | None:
@@ -114,43 +128,54 @@ def share_training(step: nn.Module, processes: Processes, *, unused_parameters: 
     for module in step.modules():
         if isinstance(module, BatchNorm):
             module.shared = True
-    return DistributedDataParallel(
-        step, broadcast_buffers=False, find_unused_parameters=unused_parameters
-    )
+    together = DistributedDataParallel(step, find_unused_parameters=unused_parameters)
+    # Shared batch norms keep the same statistics in all processes. As an argument this is
+    # deprecated, and what replaces it is not known to torch before 2.13.
+    together.broadcast_buffers = False
+    return together
 
 
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, in the order of ranks; they may hold different counts.
-
-    Differentiable: rows (B_r, ...) -> (sum of B_r, ...). Every process must then compute the same
-    loss, of which DistributedDataParallel averages the gradients.
-    """
+def tell_sizes(own: int, device: torch.device) -> list[int]:
+    """Return how many rows each process holds, in the order of ranks; this one holds `own`."""
     if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    return _GatherRows.apply(rows)
+        return [own]
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
+    sizes[dist.get_rank()] = own
+    dist.all_reduce(sizes)
+    told: list[int] = sizes.tolist()
+    return told
+
+
+def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+    """Return the rows of all processes, in the order of ranks, for each of several tensors.
+
+    Differentiable: parts (B_r, ...) with B_r = sizes[rank], which may be 0 -> (sum of sizes, ...).
+    Every process must then compute the same loss, of which DistributedDataParallel averages the
+    gradients.
+    """
+    if len(sizes) == 1:
+        return list(parts)
+    rows = torch.cat([part.flatten(1) for part in parts], dim=1)  # sent all at once
+    widths = [math.prod(part.shape[1:]) for part in parts]
+    pieces = _GatherRows.apply(rows, sizes).split(widths, dim=1)
+    return [piece.unflatten(1, part.shape[1:]) for piece, part in zip(pieces, parts, strict=True)]
 
 
 class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(_size())]
-        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-        ctx.counts = [int(count.item()) for count in counts]
-        longest = max(ctx.counts)
-        padded = rows.new_zeros(longest, *rows.shape[1:])
-        padded[: len(rows)] = rows
-        gathered = [torch.empty_like(padded) for _ in ctx.counts]
-        dist.all_gather(gathered, padded)
-        parts = [part[:count] for part, count in zip(gathered, ctx.counts, strict=True)]
-        return torch.cat(parts)
+    """Sum matrices in which each process has filled its own rows alone."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-        total = gradient.contiguous()
+    def forward(ctx: Any, rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:  # noqa: ANN401
+        first = sum(sizes[: dist.get_rank()])
+        ctx.own = slice(first, first + len(rows))
+        whole = rows.new_zeros(sum(sizes), rows.shape[1])
+        whole[ctx.own] = rows
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401
+        total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)  # what every process's loss says of these rows
-        first = sum(ctx.counts[: dist.get_rank()])
-        return total[first : first + ctx.counts[dist.get_rank()]]
-
-
-def _size() -> int:
-    return dist.get_world_size()
+        return total[ctx.own], None

@@ -103,7 +103,7 @@ def similarities(
         available = model.availability(data.available).to(device)
         share = processes.share(len(available))
         own = _embed_clips(model, data, available, device, share)
-        clips = [gather_rows(one) for one in own]
+        clips = gather_rows(own, processes.share_sizes(len(available)))
         rows = []
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)

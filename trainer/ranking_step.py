@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model.build import RetrievalModel
-from trainer.distributed import gather_rows
+from trainer.distributed import gather_rows, tell_sizes
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -15,7 +15,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class RankingStep(nn.Module):
     """Embed a batch and compare all its captions with all its clips.
 
-    With several processes each embeds its share of the batch and all compare the whole one.
+    With several processes each embeds its share of the batch, which may be empty, and all compare
+    the whole one.
     `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward; output
     the loss, a scalar.
     """
@@ -39,13 +40,13 @@ class RankingStep(nn.Module):
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             texts, weights = self.model.encode_text(text)
             clips = self.model.encode_clips(experts, present)
-        sims = self.model.compare(
-            [gather_rows(one.float()) for one in texts],
-            [gather_rows(one.float()) for one in clips],
-            gather_rows(weights.float()),
-            gather_rows(present),
-        )
         captions = text.shape[1]
+        sizes = tell_sizes(len(text), text.device)
+        *texts, weights = gather_rows(
+            [one.float() for one in [*texts, weights]], [captions * size for size in sizes]
+        )
+        *clips, present = gather_rows([one.float() for one in [*clips, present]], sizes)
+        sims = self.model.compare(texts, clips, weights, present)
         if captions > 1:
             sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
         return self.loss(sims)
