@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from utils.seeds import random_state, restore_random_state, seed_everything
@@ -45,11 +46,31 @@ def test_a_state_is_not_changed_by_drawing():
     assert draw() == following
 
 
-def test_states_of_gpus_that_are_not_here(monkeypatch):
+@pytest.mark.parametrize(("in_use", "restored"), [(True, [0]), (False, [])])
+def test_states_of_gpus_that_are_not_here_or_not_in_use(monkeypatch, in_use, restored):
     set_states = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    state = random_state() | {"cuda": [torch.ones(2)] * 3}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.ones(2)] * 3)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: set_states.append(device))
-    restore_random_state(random_state())
-    assert set_states == [0]
+    restore_random_state(state)
+    assert set_states == restored
+
+
+def test_gpus_that_are_not_in_use_are_not_asked(monkeypatch):
+    def wake():
+        raise AssertionError("a device was woken")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", wake)
+    assert random_state()["cuda"] == []
+
+
+@pytest.mark.parametrize(("words", "position"), [(624, -1), (624, 625), (900, 800), (3, 2)])
+def test_a_state_that_numpy_would_read_beyond(words, position):
+    state = random_state()
+    name, _, _, *gauss = state["numpy"]
+    state["numpy"] = (name, torch.zeros(words, dtype=torch.int64), position, *gauss)
+    with pytest.raises(ValueError, match=f"stands at {position} of {words}"):
+        restore_random_state(state)
