@@ -18,7 +18,7 @@ import torch
 
 from data_loader import build_dataset, missing_files
 from model import RetrievalModel, build_model, count_parameters
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
 from trainer.compare import FORMS, Comparison, compare, render
 from trainer.device import choose_device, describe
 from trainer.evaluator import Evaluation, EvaluationData, evaluate
@@ -88,7 +88,7 @@ def open_test_data(config: Config) -> TestData:
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
     """Build the configured model with a checkpoint's weights."""
     model = build_model(config)
-    model.load_published(checkpoint.state_dict)
+    load_weights(model, checkpoint, config.path)
     return model.to(device)
 
 
@@ -109,7 +109,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     only = read_list(Path(args.per_class)) if args.per_class else None
     saved = Path(args.save_similarities) if args.save_similarities else None
     if saved and (saved.is_dir() or not saved.parent.is_dir()):
-        raise UsageError(f"--save_similarities {saved}: expected a file in a folder that is there")
+        raise UsageError(f"--save_similarities {saved}: expected a file path in an existing folder")
     checkpoint = load_checkpoint(args.resume)
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)

@@ -1,5 +1,6 @@
 """Checkpoints: written whole, read as they were, restored by names, or refused."""
 
+import copy
 import errno
 import os
 from dataclasses import replace
@@ -12,8 +13,10 @@ from misc.soak import differences
 from model import build_model
 from small_runs import CE, SINGLE
 from trainer.checkpoint import (
+    Checkpoint,
     Snapshot,
     load_checkpoint,
+    load_weights,
     previous_of,
     restore_optimizer,
     share_file,
@@ -21,6 +24,8 @@ from trainer.checkpoint import (
 from trainer.optimizer import build_optimizer
 from utils.config import load_config
 from utils.errors import CheckpointError
+from utils.files import read_json
+from utils.unpickle import Opaque
 
 PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
 SMALL = {
@@ -148,6 +153,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         ({"state_dict": {"a": torch.tensor([torch.inf])}}, "'a' hold NaN or infinite"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": "x"}, "epoch is 'x'"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": -1}, "epoch is -1"),
+        ({"state_dict": {"a": torch.ones(1)}, "epoch": True}, "epoch is True"),
     ],
 )
 def test_no_checkpoint(tmp_path, content, words):
@@ -176,6 +182,32 @@ def test_damage_is_noticed(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize("best", [float("nan"), float("-inf"), 10**400, "x"])
+def test_a_best_value_that_is_none(tmp_path, best):
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "monitor_best": best}, path)
+    assert load_checkpoint(path).monitor_best is None
+
+
+@pytest.mark.parametrize("state", [None, {"_config": 5}, {"other": {}}])
+def test_a_pickled_object_that_holds_no_configuration(tmp_path, monkeypatch, state):
+    content = {"state_dict": {"a": torch.ones(1)}, "config": Opaque("x.ConfigParser", state=state)}
+    monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
+    (tmp_path / "x.pth").touch()
+    assert load_checkpoint(tmp_path / "x.pth").config is None
+
+
+def test_an_epoch_that_is_nested_too_deeply_to_be_shown(tmp_path, monkeypatch):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    content = {"state_dict": {"a": torch.ones(1)}, "epoch": deep}
+    monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(CheckpointError, match="its epoch is a list too long to show"):
+        load_checkpoint(tmp_path / "x.pth")
 
 
 def test_progress_is_taken_from_our_own_files_alone(tmp_path):
@@ -217,7 +249,11 @@ def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names(tmp_path):
 def test_a_released_file_is_restored_with_its_optimiser():
     """Its moments belong to the parameters of the same names: their shapes say so."""
     checkpoint = load_checkpoint(PUBLISHED / "trained_model.pth")
-    assert (checkpoint.epoch, checkpoint.config, checkpoint.progress) == (6, None, None)
+    assert (checkpoint.epoch, checkpoint.progress) == (6, None)
+    beside = read_json(PUBLISHED / "config.json")
+    assert {key: checkpoint.config[key] for key in ("arch", "experts", "optimizer")} == {
+        key: beside[key] for key in ("arch", "experts", "optimizer")
+    }
     config = load_config(PUBLISHED / "config.json")
     model = build_model(config)
     optimiser = build_optimizer(config.optimizer, model.parameters())
@@ -245,7 +281,7 @@ def test_an_optimiser_that_does_not_fit(tmp_path):
     first = {**good.optimizer["state"][0], "exp_avg": torch.zeros(2, 2)}
     bad = [
         ({"state": {**good.optimizer["state"], 0: first}}, r"exp_avg of .* is \(2, 2\), expected"),
-        ({"param_groups": []}, "does not fit"),
+        ({"param_groups": []}, "does not fit Ranger"),
         ({"param_groups": [{"params": [0, 999]}]}, "does not fit"),
         ({"state": 3}, "does not fit"),
     ]
@@ -255,3 +291,106 @@ def test_an_optimiser_that_does_not_fit(tmp_path):
             restore_optimizer(build()[1], model, checkpoint)
     with pytest.raises(CheckpointError, match="no optimiser state"):
         restore_optimizer(optimiser, model, replace(good, optimizer=None))
+
+
+NAN, HUGE = float("nan"), 10**400
+
+
+@pytest.mark.parametrize("kind", ["Ranger", "Adam"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("lr", wrong) for wrong in ("x", -1, NAN, HUGE, None)),
+        *(("betas", wrong) for wrong in (5, (0.9,), (0.9, 1.0), ("a", "b"))),
+        *(("eps", wrong) for wrong in (0, "x")),
+        *(("weight_decay", wrong) for wrong in (-1.0, "x")),
+    ],
+)
+def test_settings_that_no_optimiser_has(tmp_path, kind, key, value):
+    model, optimiser = build(steps=1, optimizer=kind)
+    stored = optimiser.state_dict()
+    stored["param_groups"][0][key] = value
+    snapshot(model, optimiser, optimizer=stored).write(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"x\.pth: .*{key}: found"):
+        restore_optimizer(optimiser, model, load_checkpoint(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("k", 0), ("k", "x"), ("alpha", 2), ("k", None)])
+def test_settings_that_ranger_does_not_have(key, value):
+    check_refused(lambda stored: stored["param_groups"][0].update({key: value}), f"{key}: found")
+
+
+def test_a_setting_that_is_missing():
+    check_refused(lambda stored: stored["param_groups"][0].pop("k"), "'k' is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("step", wrong) for wrong in ("x", NAN, -5, 1.5, None, True, torch.ones(2))),
+        *(("exp_avg", wrong) for wrong in ("x", None, 0.5)),
+    ],
+)
+def test_a_state_that_no_training_leaves(key, value):
+    check_refused(lambda stored: stored["state"][0].update({key: value}), f"{key} of .* is ")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "words"),
+    [
+        ("exp_avg", lambda moments: moments.long(), "floating-point"),
+        ("exp_avg", lambda moments: moments * NAN, "NaN or infinite"),
+        ("slow_buffer", lambda moments: moments / 0, "NaN or infinite"),
+        ("exp_avg_sq", lambda moments: moments - 100, "negative"),
+    ],
+)
+def test_moments_that_no_training_leaves(key, change, words):
+    def spoil(stored):
+        stored["state"][0][key] = change(stored["state"][0][key])
+
+    check_refused(spoil, f"{key} of .*{words}")
+
+
+@pytest.mark.parametrize("key", ["step", "exp_avg", "slow_buffer"])
+def test_a_state_that_lacks_something(key):
+    check_refused(lambda stored: stored["state"][0].pop(key), rf"it keeps .*expected .*'{key}'")
+
+
+def test_the_state_of_another_optimiser():
+    model, optimiser = build(steps=1, optimizer="RAdam")
+    checkpoint = in_memory(model, optimiser.state_dict())
+    with pytest.raises(CheckpointError, match="does not fit Ranger: 'alpha' is missing"):
+        restore_optimizer(build()[1], model, checkpoint)
+
+
+@pytest.mark.parametrize("wrong", [[0, -1], [1, 1], ["a"], [None, 0]])
+def test_parameters_that_are_not_numbered(wrong):
+    check_refused(lambda stored: stored["param_groups"][0].update(params=wrong), "does not fit")
+
+
+def check_refused(spoil, words):
+    """Spoil a copy of Ranger's state: restoring it is refused, the optimiser stays as it was."""
+    model, optimiser = build(steps=1)
+    stored = copy.deepcopy(optimiser.state_dict())
+    spoil(stored)
+    _, fresh = build()
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(CheckpointError, match=words) as raised:
+        restore_optimizer(fresh, model, in_memory(model, stored))
+    assert str(raised.value).startswith("memory.pth: ")
+    assert "--finetune" in str(raised.value)
+    assert not differences(fresh.state_dict(), before, "optimizer")
+
+
+def in_memory(model, stored):
+    return Checkpoint(Path("memory.pth"), 3, None, model.published_state_dict(), stored)
+
+
+def test_weights_of_another_architecture_are_told_with_both_files():
+    model, _ = build()
+    other, optimiser = build(CE)
+    checkpoint = in_memory(other, optimiser.state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"(?s)^memory\.pth does not fit a/b\.json: .*unknown"
+    ):
+        load_weights(model, checkpoint, "a/b.json")

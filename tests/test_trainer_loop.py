@@ -311,6 +311,63 @@ def test_a_state_that_is_incomplete(runner):
         runner.new().restore(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("epoch", wrong) for wrong in ("x", 1.5, None, -1, True, 2)),
+        *(("losses", wrong) for wrong in ("abc", None, [float("nan")], ["x"], [0.5] * 4)),
+        *(("batches", wrong) for wrong in ("x", -3)),
+        *(("best", wrong) for wrong in ("x", float("nan"))),
+        *(("best_epoch", wrong) for wrong in ("x", 9)),
+        *(("stale", wrong) for wrong in ("x", None)),
+        *(("history", wrong) for wrong in ("abc", [1, 2], None, [{"epoch": 1}], [{}])),
+        *(("scheduler", wrong) for wrong in (None, 5, {}, {"last_epoch": "x"}, {"last_epoch": 2})),
+        ("scheduler", {"last_epoch": 1, "_step_count": "x"}),
+        ("scheduler", {"last_epoch": 1, "_last_lr": ["x"]}),
+        ("scheduler", {"last_epoch": 1, "base_lrs": [float("nan")]}),
+        *(("random", wrong) for wrong in (None, 5, {}, {"python": 3})),
+    ],
+)
+def test_a_state_that_no_training_leaves(runner, field, value):
+    runner.fit(epochs=1)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    checkpoint.progress[field] = value
+    with pytest.raises(CheckpointError, match=r"last\.pth: .*damaged.*--finetune"):
+        runner.new().restore(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epoch": 2}, {"epoch": 0}, {"loss": "x"}, {"seconds": float("inf")}, {7: 1.0}],
+)
+def test_records_that_no_training_leaves(runner, change):
+    runner.fit(epochs=1)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    checkpoint.progress["history"][0].update(change)
+    with pytest.raises(CheckpointError, match=r"last\.pth: .*history is .*--finetune"):
+        runner.new().restore(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("wrong", [None, "x", (), (3, (10**40,), None), torch.ones(3)])
+def test_a_generators_state_that_is_none(runner, name, wrong):
+    runner.fit(epochs=1)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    checkpoint.progress["random"][name] = wrong
+    with pytest.raises(CheckpointError, match=r"last\.pth: .*damaged"):
+        runner.new().restore(checkpoint)
+
+
+def test_a_checkpoint_can_be_restored_twice(runner):
+    runner.fit(epochs=1)
+    checkpoint = load_checkpoint(runner.folder / "last.pth")
+    for _ in range(2):
+        training = runner.new()
+        training.restore(checkpoint)
+        runner.fit(training, epochs=2)
+        assert training.progress.epoch == 2
+
+
 def test_a_released_checkpoint_is_continued_with_what_it_has(runner):
     runner.fit(epochs=2)
     checkpoint = replace(load_checkpoint(runner.folder / "last.pth"), progress=None)

@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
 from model.build import RetrievalModel
+from trainer.optimizer import Ranger
+from utils.config.kinds import is_finite_number, shown
+from utils.config.schema import SCHEMA
 from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
 from utils.unpickle import Opaque, read_torch_checkpoint
@@ -26,9 +29,8 @@ class Checkpoint:
 
     `state_dict` has published names. `optimizer` is a torch optimiser state whose index i means
     the i-th parameter in the order of `state_dict`, buffers skipped; None when the file has none.
-    `config` is the merged configuration as plain types, None where it was pickled as an object
-    (released files: read the config.json beside). `progress` is what resuming needs besides
-    (see trainer/loop.py), None in files that only hold weights.
+    `config` is the merged configuration as plain types, None where the file has none. `progress`
+    is what resuming needs besides (see trainer/loop.py), None in files that only hold weights.
     """
 
     path: Path
@@ -60,21 +62,40 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
     epoch = content.get("epoch", 0)
-    if not isinstance(epoch, int) or epoch < 0:
-        raise CheckpointError(f"{path}: its epoch is {epoch!r}; expected a whole number")
-    best = content.get("monitor_best")
+    if not is_count(epoch):
+        raise CheckpointError(f"{path}: its epoch is {shown(epoch)}; expected a whole number")
+    best: Any = content.get("monitor_best")
     optimizer = content.get("optimizer")
-    config = content.get("config")
     progress = content.get("progress") if content.get("format") == FORMAT else None
     return Checkpoint(
         path=path,
         epoch=epoch,
-        config=config if isinstance(config, dict) else None,
+        config=_plain_config(content.get("config")),
         state_dict=dict(state),
         optimizer=optimizer if isinstance(optimizer, dict) else None,
-        monitor_best=float(best) if isinstance(best, int | float) else None,
+        monitor_best=float(best) if is_finite_number(best) else None,
         progress=progress if isinstance(progress, dict) else None,
     )
+
+
+def _plain_config(stored: object) -> dict[str, Any] | None:
+    """Return the merged configuration, which released files hold inside a pickled object."""
+    if isinstance(stored, Opaque) and isinstance(stored.state, dict):
+        stored = stored.state.get("_config")
+    return stored if isinstance(stored, dict) else None
+
+
+def load_weights(
+    model: RetrievalModel, checkpoint: Checkpoint, config_file: str = "the configuration"
+) -> None:
+    """Load a checkpoint's weights into the model that `config_file` describes.
+
+    Raises CheckpointError naming both files when they are of different architectures.
+    """
+    try:
+        model.load_published(checkpoint.state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path} does not fit {config_file}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -136,12 +157,17 @@ def _keep_previous(path: Path) -> None:
         share_file(path, previous_of(path))
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """Say whether a value of a file is a whole number from 0 up."""
+    return isinstance(value, int) and is_finite_number(value) and value >= 0
+
+
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, model: RetrievalModel, checkpoint: Checkpoint
 ) -> None:
     """Load a checkpoint's optimiser state, matched by the names of its parameters.
 
-    Raises CheckpointError when the file has none, or one that does not fit.
+    Raises CheckpointError when the file has none, or one that does not fit or cannot be true.
     """
     stored = checkpoint.optimizer
     if stored is None:
@@ -154,36 +180,75 @@ def restore_optimizer(
     try:
         groups = stored["param_groups"]
         indices = [index for group in groups for index in group["params"]]
+        if sorted(indices) != list(range(len(indices))):
+            raise ValueError("its parameters are not numbered from 0 up")
         index_of = {stored_names[index]: index for index in indices}
         order = {index_of[name]: position for position, name in enumerate(names)}
         state = {order[i]: dict(value) for i, value in stored["state"].items() if i in order}
-        _check_shapes(state, list(model.parameters()), names, checkpoint.path)
-        group = {**optimizer.state_dict()["param_groups"][0], **_plain(groups[0])}
-        group["params"] = list(range(len(names)))
+        settings = _settings(optimizer, groups[0])
+        kept, parameters = _state_keys(optimizer, settings), list(model.parameters())
+        for position, entries in state.items():
+            _check_state(names[position], entries, kept, parameters[position])
+        group = {**optimizer.state_dict()["param_groups"][0], **settings}
         optimizer.load_state_dict({"state": state, "param_groups": [group]})
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(
-            f"{checkpoint.path}: its optimiser state does not fit this one ({error})"
+            f"{checkpoint.path}: its optimiser state does not fit {type(optimizer).__name__}: "
+            f"{reason}; start a new run from its weights with --finetune and "
+            "trainer.finetune_optimizer false"
         ) from error
 
 
-def _check_shapes(
-    state: Mapping[int, Mapping[str, Any]],
-    parameters: list[torch.nn.Parameter],
-    names: list[str],
-    path: Path,
+def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stored group that a configuration can set too, by its rules.
+
+    What else a foreign file holds there is left out. Raises ValueError naming a wrong one.
+    """
+    settings = {}
+    for key in optimizer.defaults:
+        if entry := SCHEMA.get(f"optimizer.args.{key}"):
+            value = list(group[key]) if isinstance(group[key], tuple) else group[key]
+            if problem := entry.kind.problem(value):
+                raise ValueError(f"{key}: {problem}")
+            settings[key] = group[key]
+    return settings
+
+
+def _state_keys(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> set[str]:
+    """Return what an optimiser keeps of each parameter."""
+    kept = {"step", "exp_avg", "exp_avg_sq"}
+    kept |= {"slow_buffer"} if isinstance(optimizer, Ranger) else set()
+    return kept | ({"max_exp_avg_sq"} if settings.get("amsgrad") else set())
+
+
+def _check_state(
+    name: str, entries: Mapping[str, Any], keys: set[str], parameter: torch.Tensor
 ) -> None:
-    """Refuse moments of another shape than their parameter."""
-    for position, entries in state.items():
-        expected = parameters[position].shape
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor) and value.dim() and value.shape != expected:
-                raise CheckpointError(
-                    f"{path}: {key} of {names[position]} is {tuple(value.shape)}, expected "
-                    f"{tuple(expected)}"
-                )
+    """Refuse a parameter's state that no training leaves, with a ValueError naming the entry."""
+    if entries.keys() != keys:
+        raise ValueError(f"of {name} it keeps {sorted(map(str, entries))}, expected {sorted(keys)}")
+    for key, value in entries.items():
+        found = _wrong_step(value) if key == "step" else _wrong_moments(key, value, parameter)
+        if found:
+            raise ValueError(f"{key} of {name} {found}")
 
 
-def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group's settings without what a foreign file pickled as an object."""
-    return {key: value for key, value in group.items() if not isinstance(value, Opaque)}
+def _wrong_step(value: Any) -> str | None:  # noqa: ANN401
+    """Say what is wrong with a count of steps, which some optimisers keep in a tensor."""
+    count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+    if is_finite_number(count) and count == int(count) >= 0:
+        return None
+    return f"is {shown(count)}, expected a whole number from 0 up"
+
+
+def _wrong_moments(key: str, value: object, parameter: torch.Tensor) -> str | None:
+    """Say what is wrong with a tensor that goes with a parameter."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        found = f"of {value.dtype}" if isinstance(value, torch.Tensor) else shown(value)
+        return f"is {found}, expected a tensor of floating-point numbers"
+    if value.shape != parameter.shape:
+        return f"is {tuple(value.shape)}, expected {tuple(parameter.shape)}"
+    if not torch.isfinite(value).all():
+        return "holds NaN or infinite values"
+    return "holds negative values" if key.endswith("_sq") and (value < 0).any() else None

@@ -1,5 +1,6 @@
 """Training: epoch after epoch, validated, saved, and continued exactly where it was stopped."""
 
+import copy
 import logging
 import math
 import signal
@@ -17,13 +18,16 @@ from model.build import RetrievalModel
 from trainer.checkpoint import (
     Checkpoint,
     Snapshot,
+    is_count,
     load_checkpoint,
+    load_weights,
     restore_optimizer,
     share_file,
 )
 from trainer.distributed import ALONE, Processes
 from trainer.evaluator import EvaluationData, evaluate
 from utils.config import TrainerConfig
+from utils.config.kinds import is_finite_number, shown
 from utils.errors import CheckpointError, DataError, ProjectError
 from utils.seeds import random_state, restore_random_state
 from utils.stop import StoppedError, StopSignals
@@ -34,6 +38,8 @@ LAST = "last.pth"
 BEST = "trained_model.pth"
 READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
 PERIODIC_KEPT = 3
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""What using a wrong value of a file raises; torch refuses generators' states as RuntimeError."""
 
 Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
 Record = dict[str, Any]
@@ -69,6 +75,25 @@ class Progress:
     stale: int = 0
     history: list[Record] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Raise ValueError naming the first field that holds what no training leaves."""
+        for name in ("epoch", "batches", "best_epoch", "stale"):
+            self._expect(name, is_count(getattr(self, name)), "a whole number from 0 up")
+        are_losses = isinstance(self.losses, list) and all(map(is_finite_number, self.losses))
+        self._expect("losses", are_losses, "a list of finite numbers")
+        fits = not self.losses or len(self.losses) <= self.batches
+        self._expect("batches", fits, f"at least {len(self.losses)}, the batches done")
+        self._expect("best", self.best is None or is_finite_number(self.best), "a finite number")
+        self._expect("best_epoch", self.best_epoch <= self.epoch, "no epoch to come")
+        are_records = isinstance(self.history, list) and all(map(_is_record, self.history))
+        self._expect("history", are_records, "a list of records, one for each epoch")
+        epochs = [0, *(record["epoch"] for record in self.history), self.epoch + 1]
+        self._expect("history", epochs == sorted(set(epochs)), "finished epochs in their order")
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} is {shown(getattr(self, name))}, expected {expected}")
+
 
 @dataclass
 class Training:
@@ -96,29 +121,35 @@ class Training:
             },
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, config_file: str = "the configuration") -> None:
         """Continue from a checkpoint: exactly from one of ours, as well as can be from others.
 
-        Raises CheckpointError when weights or optimiser belong to another architecture.
+        Raises CheckpointError when weights or optimiser belong to another architecture than that
+        of `config_file`, and for values that no training leaves.
         """
-        self.model.load_published(checkpoint.state_dict)
+        load_weights(self.model, checkpoint, config_file)
         restore_optimizer(self.optimizer, self.model, checkpoint)
-        stored = checkpoint.progress
+        epoch, stored = checkpoint.epoch, checkpoint.progress
         if stored is None:
-            self.progress = Progress(epoch=checkpoint.epoch, best=checkpoint.monitor_best)
-            self.progress.best_epoch = checkpoint.epoch
+            self.progress = Progress(epoch, best=checkpoint.monitor_best, best_epoch=epoch)
             if self.scheduler is not None:
-                self.scheduler.last_epoch = checkpoint.epoch
+                self.scheduler.last_epoch = epoch
             return
         try:
-            self.progress = Progress(**{name: stored[name] for name in asdict(Progress())})
-            if self.scheduler is not None and stored["scheduler"] is not None:
-                self.scheduler.load_state_dict(stored["scheduler"])
+            names = asdict(Progress())
+            self.progress = Progress(**{name: copy.deepcopy(stored[name]) for name in names})
+            self.progress.check()
+            if self.progress.epoch != epoch:
+                raise ValueError(f"epoch is {self.progress.epoch} in one place, {epoch} in another")
+            if self.scheduler is not None:
+                _restore_scheduler(self.scheduler, stored["scheduler"], epoch)
             restore_random_state(stored["random"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except DAMAGE as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(
-                f"{checkpoint.path}: its training state is incomplete ({error}); start a new run "
-                "from its weights with --finetune"
+                f"{checkpoint.path}: its training state is damaged or incomplete: {reason}; "
+                "continue from another checkpoint, or start a new run from its weights with "
+                "--finetune"
             ) from error
 
     def forget_lost_best(self, restored: Path, folder: Path) -> None:
@@ -137,6 +168,43 @@ class Training:
             found = None
         if found != self.progress.best_epoch:
             self.progress.best = None
+
+
+def _is_record(value: object) -> bool:
+    """Say whether a value of a file is the record of an epoch."""
+    return (
+        isinstance(value, dict)
+        and {"epoch", "loss", "learning_rate", "seconds"} <= value.keys()
+        and is_count(value["epoch"])
+        and all(isinstance(name, str) for name in value)
+        and all(map(is_finite_number, value.values()))
+    )
+
+
+def _restore_scheduler(
+    scheduler: torch.optim.lr_scheduler.StepLR, stored: Mapping[str, Any], epoch: int
+) -> None:
+    """Load the state of a schedule that stands at `epoch`; raises ValueError for another one."""
+    if stored["last_epoch"] != epoch:
+        raise ValueError(f"scheduler.last_epoch is {shown(stored['last_epoch'])}, expected {epoch}")
+    known = scheduler.state_dict()
+    taken = {key: value for key, value in stored.items() if key in known}
+    for key, value in taken.items():
+        if not _is_like(value, known[key]):
+            raise ValueError(f"scheduler.{key} is {shown(value)}, expected one like {known[key]}")
+    scheduler.load_state_dict(taken)
+
+
+def _is_like(value: object, example: object) -> bool:
+    """Say whether a value of a file has the form of another one, its numbers finite."""
+    if isinstance(example, list):
+        return (
+            isinstance(value, list)
+            and len(value) == len(example)
+            and all(map(_is_like, value, example))
+        )
+    are_alike = type(value) is type(example)
+    return are_alike and (not isinstance(value, float) or math.isfinite(value))
 
 
 def fit(

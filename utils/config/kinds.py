@@ -19,7 +19,7 @@ def shown(value: object) -> str:
     """Return a value as it may stand in a message: short and on one line."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list of lists
         text = f"a {type(value).__name__} too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
