@@ -55,8 +55,9 @@ class BatchNorm(nn.BatchNorm1d):
         groups, momentum = len(means), self.momentum or 0.0
         keep = 1.0 - momentum
         weights = momentum * keep ** torch.arange(groups - 1, -1, -1, device=means.device)
-        for running, statistics in ((self.running_mean, means), (self.running_var, variances)):
-            if running is not None:
-                running.mul_(keep**groups).add_(weights.to(running.dtype) @ statistics)
+        with torch.autocast(means.device.type, enabled=False):  # it would round the statistics
+            for running, statistics in ((self.running_mean, means), (self.running_var, variances)):
+                if running is not None:
+                    running.mul_(keep**groups).add_(weights.to(running.dtype) @ statistics)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)

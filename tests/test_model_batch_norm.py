@@ -91,3 +91,39 @@ def test_large_offsets_lose_no_accuracy():
 def test_a_single_row_cannot_be_normalised():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         BatchNorm(3)(torch.randn(1, 2, 3))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_autocast_does_not_round_the_statistics(groups):
+    plain, cast = twins(6)[0].float(), twins(6)[0].float()
+    rows = (torch.randn(64, groups, 6) + 3).bfloat16()
+    plain(rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cast(rows).dtype == torch.bfloat16
+    assert torch.equal(cast.running_mean, plain.running_mean)
+    assert torch.equal(cast.running_var, plain.running_var)
+
+
+@pytest.fixture
+def summed_alone(monkeypatch):
+    """Pretend that several processes train of which the others hold no rows."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+
+
+@pytest.mark.parametrize("shape", [(1827, 6), (1827, 3, 6)])
+def test_shared_statistics_of_low_precision(summed_alone, shape):
+    alone, shared = twins(6)[0].float(), twins(6)[0].float()
+    shared.shared = True
+    rows = (torch.randn(shape) + 3).bfloat16()
+    found = shared(rows)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, alone(rows.float()).bfloat16(), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(shared.running_mean, alone.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(shared.running_var, alone.running_var, rtol=1e-5, atol=1e-6)
+
+
+def test_shared_gradients_by_finite_differences(summed_alone):
+    layer = twins(2)[0].train()
+    layer.shared = True
+    rows = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (rows, *layer.parameters()), atol=1e-6)
