@@ -14,7 +14,11 @@ class Mish(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x tanh(log(1 + e^x))."""
-        own = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        own = (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and not torch.compiler.is_compiling()
+        )
         return _Mish.apply(x) if own else F.mish(x)
 
 
@@ -22,7 +26,7 @@ class _Mish(torch.autograd.Function):
     """Mish by one exponential, where torch's kernel for the CPU takes four functions.
 
     With e = e^x and n = e (e + 2), tanh(log(1 + e)) is t = n / (n + 2), and its derivative
-    t' = 4 e (e + 1) / (n + 2)^2.
+    t' = 4 e (e + 1) / (n + 2)^2. The square of e^LEVEL overflows in half precision.
     """
 
     @staticmethod

@@ -48,3 +48,12 @@ def test_shape_and_argument_stay():
 def test_gradient_by_finite_differences():
     x = torch.linspace(-5, 5, 40, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(Mish(), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_is_left_to_torch(dtype):
+    x = torch.linspace(-20, 20, 401).to(dtype).requires_grad_()
+    found = Mish()(x)
+    assert torch.equal(found, F.mish(x))
+    found.sum().backward()
+    assert x.grad.isfinite().all()
