@@ -65,18 +65,25 @@ class CollaborativeExperts(nn.Module):
             partners = [j for j in range(len(experts)) if self.include_self or j != i]
             first = linear(expert, left)  # (B, S)
             pairs = first[:, None] + torch.stack([seconds[j] for j in partners], dim=1)
-            message = self._mean(self.pair_network(pairs), available, i, partners)
+            message = self._mean(self.pair_network(pairs), self._both_there(available, i))
             gated = self.gates[i](expert, self.self_network(message))
             embedded.append(gated)
             if i + 1 < len(experts):  # later experts see this one gated
                 seconds[i] = linear(gated, right, self.pair_input.bias)
         return embedded
 
+    def _both_there(self, available: torch.Tensor, i: int) -> torch.Tensor:
+        """Return for each pair of expert i whether both are there: (B, M) -> (B, P) of 0/1.
+
+        Indexed by a list, availabilities on a GPU would wait for a copy of the list.
+        """
+        partners = available
+        if not self.include_self:
+            partners = torch.cat([available[:, :i], available[:, i + 1 :]], dim=1)
+        return available[:, i, None] * partners
+
     @staticmethod
-    def _mean(
-        pairs: torch.Tensor, available: torch.Tensor, i: int, partners: list[int]
-    ) -> torch.Tensor:
-        """Average the messages (B, P, S) of pairs whose two experts are both there -> (B, S)."""
-        both = available[:, i, None] * available[:, partners]  # (B, P)
+    def _mean(pairs: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
+        """Average the messages (B, P, S) of pairs that count, both (B, P) of 0/1 -> (B, S)."""
         total = torch.einsum("bp,bps->bs", both, pairs)
         return total / (both.sum(dim=1, keepdim=True) + TINY)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.collaborative_experts import CollaborativeExperts
 
@@ -161,3 +162,22 @@ def test_a_clip_with_nothing_has_the_message_zero():
         ours.eval()(vectors, available), pairs_one_by_one(slow.eval(), vectors, available)
     )
     assert all(e.isfinite().all() for e in ours.train()(vectors, available))
+
+
+class ListsAsTensors(TorchDispatchMode):
+    """Note whether a tensor is indexed by a tensor made of a list."""
+
+    met = False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.met = self.met or function is torch.ops.aten.index.Tensor
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_nothing_waits_for_the_host(include_self):
+    """Indexed by a list, a tensor on a GPU waits until the list has been copied there."""
+    ours, _ = twins(include_self=include_self)
+    with ListsAsTensors() as noted:
+        ours(*draw_inputs())
+    assert not noted.met
