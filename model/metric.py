@@ -116,12 +116,21 @@ def _of_blocks(sims: np.ndarray, work: Callable[[slice], T]) -> Iterator[T]:
     """
     rows = max(1, BLOCK_BYTES // max(1, sims[0].nbytes))
     blocks = [slice(start, start + rows) for start in range(0, len(sims), rows)]
-    threads = min(len(blocks), os.cpu_count() or 1)
+    threads = min(len(blocks), _usable_threads())
     if threads == 1:
         yield from map(work, blocks)
         return
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(work, blocks)
+
+
+def _usable_threads() -> int:
+    """Return the number of cores that are this process's, or OMP_NUM_THREADS if that is less."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, max(1, int(wanted))) if wanted.isdecimal() else cores
 
 
 def _count_in_rows(hits: np.ndarray) -> np.ndarray:
