@@ -12,7 +12,14 @@ import torch.distributed as dist
 
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
-from trainer.distributed import Processes, _GatherRows, gather_rows, local_device, tell_sizes
+from trainer.distributed import (
+    Processes,
+    _GatherRows,
+    gather_rows,
+    local_device,
+    processes_of,
+    tell_sizes,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,10 +139,42 @@ def test_parts_are_gathered_with_their_shapes(equal_twin):
 
 def test_gradients_of_others_stay_as_they_are(equal_twin):
     own, other = torch.ones(2, 3, requires_grad=True), torch.ones(4, 3, requires_grad=True)
-    total = _GatherRows.apply(own, [2, 2]) + other
+    total = other * 1
+    total = _GatherRows.apply(own, [2, 2]) + total
     (total * torch.ones(4, 3)).sum().backward()  # both are handed the same gradient
     assert (own.grad == 2).all()
     assert (other.grad == 1).all()
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Pretend to be the second of two processes; return what was done to join and leave."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    done = []
+    for module, name in (
+        (torch.cuda, "set_device"),
+        (dist, "init_process_group"),
+        (dist, "destroy_process_group"),
+    ):
+        monkeypatch.setattr(module, name, lambda *args, name=name, **_: done.append((name, *args)))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    return done
+
+
+def test_the_gpu_is_set_before_the_processes_join(joined):
+    gpu = torch.device("cuda", 1)
+    with processes_of(gpu) as processes:
+        assert processes == Processes(1, 2)
+        assert joined == [("set_device", gpu), ("init_process_group", "nccl")]
+    assert joined[2:] == [("destroy_process_group",)]
+
+
+def test_who_fails_does_not_wait_for_the_others(joined):
+    with pytest.raises(KeyError), processes_of(torch.device("cpu")):
+        raise KeyError
+    assert joined == [("init_process_group", "gloo")]
 
 
 def test_each_local_process_gets_its_own_gpu(monkeypatch):
