@@ -128,7 +128,7 @@ def test_these_are_all_experiments_there_are():
     files = {
         str(path.relative_to(ROOT / "configs").with_suffix(""))
         for path in (ROOT / "configs").glob("*/*.json")
-        if path.parent.name != "datasets"
+        if path.parent.name not in ("datasets", "mine")
     }
     assert files == set(EVERY)
     assert len(PUBLISHED) == 28
@@ -230,7 +230,7 @@ def test_fine_tuning_starts_from_audiocaps_with_its_optimiser(form):
             assert load(experiment).trainer.start_from is None
 
 
-@pytest.mark.parametrize("experiment", OURS)
+@pytest.mark.parametrize("experiment", [name for name in OURS if name.startswith("soundscenes/")])
 def test_soundscenes(experiment):
     config = load(experiment)
     assert config.data.layout == "SoundScenes"
