@@ -29,6 +29,8 @@ from data_loader.soundscenes.write import read_wav
 from utils.errors import DataError, UsageError, run_main
 from utils.files import read_list, write_text
 
+CAPTIONS = "raw-captions.pkl"
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --dim: #777; }
 @media (prefers-color-scheme: dark) { :root { --good: #4ac26b; --dim: #999; } }
@@ -104,10 +106,12 @@ def load(similarities: Path, data: Path, split: str) -> Retrieval:
     """Load similarities and what they compare. Raises DataError when the two do not fit."""
     root = data / "structured-symlinks"
     clips = read_list(root / f"{split}_list.txt")
-    said = read_captions(root / "raw-captions.pkl")
+    nested, file = root / "structured-symlinks" / CAPTIONS, root / CAPTIONS
+    file = nested if nested.is_file() else file
+    said = read_captions(file)
     missing = [clip for clip in clips if clip not in said]
     if missing:
-        raise DataError(f"{root / 'raw-captions.pkl'} has no captions of {missing[0]}")
+        raise DataError(f"{file} has no captions of {missing[0]}")
     try:
         scores = np.load(similarities, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -146,9 +150,9 @@ class Page:
         clips, chance = len(found.clips), 100 * min(10 / len(found.clips), 1.0)
         first, ten = 100 * np.mean(ranks == 1), 100 * np.mean(ranks < 11)
         summary = (
-            f"{len(ranks):,} captions, each searched for among {clips:,} clips it was not trained "
-            f"on. Its own clip comes first for {first:.1f} % of them and among the first ten for "
-            f"{ten:.1f} % (guessing: {chance:.1f} %)."
+            f"{len(ranks):,} captions, each searched for among {clips:,} clips. Its own clip "
+            f"comes first for {first:.1f} % of them and among the first ten for {ten:.1f} % "
+            f"(guessing: {chance:.1f} %)."
         )
         parts = [
             "<!doctype html>",
