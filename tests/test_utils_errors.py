@@ -63,6 +63,7 @@ def test_interruption_is_130(capsys):
         (errno.ENOSPC, "the disk is full"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
+        (errno.ENOENT, "no such file or directory"),
     ],
 )
 def test_disk_problems_name_the_file(number, words, capsys):

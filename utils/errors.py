@@ -53,6 +53,7 @@ PLACE_PROBLEMS = {
     errno.EIO,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ENOENT,
     errno.ENOTDIR,
     errno.EPERM,
 }
