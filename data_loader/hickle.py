@@ -1,7 +1,7 @@
 """Read and write the `.hickle` files of features: HDF5 in the layout of hickle 4.0.4.
 
-Files may come from strangers: they are read by `data_loader/hdf5.py`, and the pickles that hickle
-keeps as attributes are never looked at.
+Files may come from untrusted sources: they are read by `data_loader/hdf5.py`, and the pickles that
+hickle keeps as attributes are never looked at.
 """
 
 from __future__ import annotations
