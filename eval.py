@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     published.add_argument("--experiment", metavar="NAME", help="one of --list; default: all")
     published.add_argument("--list", action="store_true", help="show experiments and what is here")
     published.add_argument("--root_url", default=ROOT_URL, help="fetch from a mirror")
-    own = parser.add_argument_group("a checkpoint of one's own")
+    own = parser.add_argument_group("your own checkpoint")
     own.add_argument("--config", help="default: config.json beside the checkpoint")
     own.add_argument("--resume", metavar="CKPT", help="the checkpoint to score")
     own.add_argument(

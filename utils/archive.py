@@ -300,7 +300,7 @@ class _Place:
             ) from error
         except OSError as error:
             raise DataError(
-                f"{self.archive}: {path} cannot be written: {error.strerror}; mend that and start "
+                f"{self.archive}: {path} cannot be written: {error.strerror}; fix that and start "
                 "again: what is unpacked stays"
             ) from error
 

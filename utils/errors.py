@@ -1,4 +1,4 @@
-"""The errors a user can mend, and how a command ends because of one."""
+"""The errors a user can fix, and how a command ends because of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 
 class ProjectError(Exception):
-    """A failure the user can mend: its message says what was found, expected and to do next."""
+    """A failure the user can fix: its message says what was found, expected and to do next."""
 
     exit_status = 1
 
@@ -64,7 +64,7 @@ BROKEN_PIPE = 141
 
 
 def run_main(main: Callable[[], int]) -> int:
-    """Run a command and turn the failures a user can mend into one message and an exit status.
+    """Run a command and turn the failures a user can fix into one message and an exit status.
 
     Anything else is a mistake of the program and keeps its traceback.
     """
@@ -87,7 +87,7 @@ def run_main(main: Callable[[], int]) -> int:
             _say(f"error: {where}{DISK_PROBLEMS[error.errno]}")
         elif error.errno in PLACE_PROBLEMS and where:
             reason = os.strerror(error.errno).lower()
-            _say(f"error: {where}{reason}; choose another place or mend it")
+            _say(f"error: {where}{reason}; choose another location or fix the problem")
         else:
             raise
         return ProjectError.exit_status

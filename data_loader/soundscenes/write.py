@@ -8,7 +8,7 @@
     soundscenes.json                                               what was asked for; is it whole?
 
 All of it follows from the seed and the numbers of clips alone, byte for byte on one machine. Every
-file appears whole or not at all, so a generation that was cut off is finished by asking again.
+file appears whole or not at all, so run it again to complete an interrupted generation.
 """
 
 import io
@@ -148,8 +148,8 @@ def _each(jobs: list[tuple[Scene, Path]], workers: int) -> Iterator[dict[str, ND
             yield from pool.map(_write_sound, jobs, chunksize=8)
         except BrokenProcessPool as error:
             raise ProjectError(
-                "a process that made sounds was ended, perhaps for want of memory; "
-                "go on from there by asking again, with --workers 1"
+                "a process that made sounds was killed, possibly out of memory; "
+                "run the command again with --workers 1: it continues where this one stopped"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -201,7 +201,7 @@ _KEYS: dict[str, Key] = {
     f"{_FEATURES}.file": Key(
         PathBelow(below="root_feat_folder", suffixes=_ALL_SUFFIXES, or_null=True),
         None,
-        "file of an expert of one's own, with `width`",
+        "file of your own expert, with `width`",
     ),
     f"{_FEATURES}.width": Key(
         Whole(least=1, or_null=True), None, "width of its tokens, or of its averaged vector"
