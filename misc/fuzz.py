@@ -52,12 +52,15 @@ from data_loader.hickle import write_hickle
 from data_loader.packed_file import TAIL, map_packed
 from data_loader.readers import read_captions, read_features, read_text_features
 from data_loader.store import FeatureStore
+from model import build_model
 from trainer.checkpoint import load_checkpoint
+from trainer.loop import Progress, Training
+from trainer.optimizer import build_optimizer, build_scheduler
 from utils.archive import check_archive
 from utils.config import load_config
 from utils.errors import ProjectError, UsageError, nearest, run_main
 from utils.files import atomic_writer, read_json, read_list, write_json, write_text
-from utils.unpickle import ExpertStore, dump_plain, load_plain
+from utils.unpickle import ExpertStore, dump_plain, load_plain, read_torch_checkpoint
 
 MEMORY = 2 << 30
 """Bytes of address space that one reading may add."""
@@ -450,6 +453,11 @@ TEXTS = (
     "? ", "../", "/etc/passwd", "\\", "\\ud800", "\\u0000", "inherit_from", "<script>x</script>",
 )  # fmt: skip
 
+VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 1, 1.5, 2**70, 10**400, float("nan"), float("inf"), "", "x", b"x", [], ["x"],
+    {}, {"x": 1}, (), (1, 2), torch.zeros(2), torch.zeros(()), torch.full((2, 3), float("nan")),
+)  # fmt: skip
+
 
 def _inside_zip(content: bytes, draw: random.Random) -> bytes:
     """Damage one record of a checkpoint, mostly its pickle, and seal it with a right checksum."""
@@ -462,6 +470,24 @@ def _inside_zip(content: bytes, draw: random.Random) -> bytes:
     with zipfile.ZipFile(sealed, "w") as archive:
         for name, record in records.items():
             archive.writestr(name, record)
+    return sealed.getvalue()
+
+
+def _inside_checkpoint(content: bytes, draw: random.Random) -> bytes:
+    """Damage a record, or put a wrong value into a right file: few random bytes come to that."""
+    if draw.random() < 0.5:
+        return _inside_zip(content, draw)
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        file.write(content)
+        file.flush()
+        place: Any = read_torch_checkpoint(file.name)
+    whole, key = place, draw.choice(list(place))
+    while isinstance(place[key], dict | list) and place[key] and draw.random() < 0.9:
+        place = place[key]
+        key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+    place[key] = draw.choice(VALUES)
+    sealed = io.BytesIO()
+    torch.save(whole, sealed)
     return sealed.getvalue()
 
 
@@ -565,23 +591,50 @@ def _make_masks(folder: Path) -> None:
     dump_plain({f"clip {n}": [1, 0, n % 2] for n in range(8)}, folder / "masks.pkl")
 
 
+def _small_training() -> Training:
+    """Build what checkpoints are restored into, so small that a mutation often hits a number."""
+    sizes = {"text": 1, "audio": 1}
+    changes = {"experts.ce_shared_dim": 2, "arch.args.vlad_clusters": sizes}
+    config = load_config(ROOT / "configs" / "clotho" / "train-full-ce-only-audio.json", changes)
+    model = build_model(config)
+    optimizer = build_optimizer(config.optimizer, model.parameters())
+    scheduler = build_scheduler(config.lr_scheduler, optimizer)
+    return Training(model, model, optimizer, scheduler)
+
+
 def _make_checkpoint(folder: Path) -> None:
-    layer = torch.nn.Linear(3, 2)
-    state = {"state_dict": layer.state_dict(), "epoch": 3, "monitor_best": np.float64(0.5)}
-    optimizer = {"state": {0: {"step": 1, "exp_avg": torch.zeros(2, 3)}}, "param_groups": []}
-    with atomic_writer(folder / "ours.pth") as file:
-        torch.save({**state, "config": {"a": [1, None]}, "optimizer": optimizer}, file)
+    training = _small_training()
+    for parameter in training.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    training.optimizer.step()
+    record = {"epoch": 1, "loss": 0.5, "learning_rate": 0.01, "seconds": 2.0}
+    training.progress = Progress(1, [0.25], 4, 0.5, 1, 0, [record])
+    if training.scheduler is not None:
+        training.scheduler.step()
+    ours = training.snapshot({"a": [1, None]})
+    ours.write(folder / "ours.pth")
     foreign = types.ModuleType("parse_config")
     parser = type("ConfigParser", (), {"__module__": "parse_config"})
     foreign.ConfigParser = parser  # type: ignore[attr-defined]
     held = parser()
     held.resume, held.save_dir, held.args = None, Path("a/b"), argparse.Namespace(device="0")
+    held._config = {"a": [1, None]}
     sys.modules["parse_config"] = foreign
     try:
         with atomic_writer(folder / "released.pth") as file:
-            torch.save({**state, "config": held, "optimizer": optimizer}, file)
+            theirs = {**vars(ours), "config": held, "monitor_best": np.float64(0.5)}
+            torch.save({name: theirs[name] for name in theirs if name != "progress"}, file)
     finally:
         del sys.modules["parse_config"]
+
+
+def _read_checkpoint(path: Path) -> None:
+    """Restore a training from the file, and let it take a step."""
+    training = _small_training()
+    training.restore(load_checkpoint(path))
+    for parameter in training.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    training.optimizer.step()
 
 
 def _make_config(folder: Path) -> None:
@@ -670,7 +723,7 @@ KINDS: dict[str, Kind] = {
     "text": Kind(".pkl", _make_text, _read_text),
     "captions": Kind(".pkl", _make_captions, read_captions),
     "masks": Kind(".pkl", _make_masks, _read_masks),
-    "checkpoint": Kind(".pth", _make_checkpoint, load_checkpoint, _inside_zip),
+    "checkpoint": Kind(".pth", _make_checkpoint, _read_checkpoint, _inside_checkpoint),
     "config": Kind(".json", _make_config, load_config, _inside_text),
     "yaml": Kind(".yaml", _make_yaml, load_config, _inside_text),
     "json": Kind(".json", _make_json, read_json, _inside_text),
