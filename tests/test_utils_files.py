@@ -194,6 +194,21 @@ def test_the_file_of_a_writer_at_work_is_no_leftover(tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["file"]
 
 
+def test_a_finished_file_is_no_leftover_before_it_has_its_name(tmp_path, monkeypatch):
+    """Flushing may take minutes, after which the file is old enough for another process."""
+    monkeypatch.setattr(files, "LEFTOVER_AGE", -1.0)
+    replace, removed = Path.replace, []
+
+    def look(path, target):
+        removed.append(remove_leftovers(tmp_path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    write_text(tmp_path / "file", "x")
+    assert removed == [0]
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_leftovers_that_are_no_files_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LEFTOVER_AGE", -1.0)
     (tmp_path / "precious").write_text("kept")

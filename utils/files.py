@@ -49,7 +49,7 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(handle)
-            beside.replace(final)
+                beside.replace(final)  # still locked: `remove_leftovers` may take it for old
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
