@@ -44,7 +44,7 @@ class DownloadError(ProjectError):
 DISK_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",
-    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EROFS: "the file system is read-only; choose another location",
     errno.EFBIG: "the file would be larger than files may be here; raise the limit (ulimit -f)",
 }
 PLACE_PROBLEMS = {
