@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 BLOCK_BYTES = 1 << 19  # scores looked at together: they stay in a core's cache
-FITS_IN_A_BYTE = 255
+FIT_IN_A_BYTE = 127  # points of at most 2
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ def t2v_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
     own = sims[np.arange(len(sims)), owner]
 
     def rank(rows: slice) -> np.ndarray:
-        block, mark = sims[rows], own[rows, None]
-        return (_count_in_rows(block > mark) + _count_in_rows(block >= mark) - 1) / 2
+        block, mark = _numbers(sims, rows), own[rows, None]
+        return (_above_and_level(block, mark).sum(axis=1, dtype=np.int32) - 1) / 2
 
     return np.concatenate(list(_of_blocks(sims, rank)))[exists]
 
@@ -59,10 +59,10 @@ def v2t_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
     best = np.where(exists.reshape(clips, per_clip), own, lowest).max(axis=1)
 
     def count(rows: slice) -> np.ndarray:
-        block = sims[rows]
+        block = _numbers(sims, rows)
         if not exists[rows].all():
             block = block[exists[rows]]
-        return _count_in_columns(block > best) + _count_in_columns(block >= best)
+        return _sum_of_columns(_above_and_level(block, best))
 
     counted = sum(_of_blocks(sims, count), start=np.zeros(clips, dtype=np.int64))
     return np.where(exists.reshape(clips, per_clip).any(axis=1), (counted - 1) / 2, np.inf)
@@ -98,9 +98,6 @@ def _existing(sims: np.ndarray, query_masks: np.ndarray | None) -> np.ndarray:
         raise ValueError(
             f"similarities are {sims.shape}; expected (Q, V) with Q a multiple of V, Q and V > 0"
         )
-    if any(_of_blocks(sims, lambda rows: np.isnan(sims[rows]).any())):
-        query, clip = np.argwhere(np.isnan(sims))[0]
-        raise ValueError(f"the similarity of caption {query} and clip {clip} is NaN")
     if query_masks is None:
         return np.ones(len(sims), dtype=bool)
     expected = (sims.shape[1], len(sims) // sims.shape[1])
@@ -133,15 +130,23 @@ def _usable_threads() -> int:
     return min(cores, max(1, int(wanted))) if wanted.isdecimal() else cores
 
 
-def _count_in_rows(hits: np.ndarray) -> np.ndarray:
-    """Count the True entries of hits (n, m) -> (n,)."""
-    return hits.sum(axis=1, dtype=np.int32)
+def _numbers(sims: np.ndarray, rows: slice) -> np.ndarray:
+    """Return a block of scores; ValueError when one is NaN."""
+    block = sims[rows]
+    if np.isnan(block).any():
+        query, clip = np.argwhere(np.isnan(block))[0]
+        raise ValueError(f"the similarity of caption {rows.start + query} and clip {clip} is NaN")
+    return block
 
 
-def _count_in_columns(hits: np.ndarray) -> np.ndarray:
-    """Count the True entries of hits (n, m) -> (m,)."""
-    counts = np.zeros(hits.shape[1], dtype=np.int64)
-    for start in range(0, len(hits), FITS_IN_A_BYTE):  # bytes are added many at a time
-        part = hits[start : start + FITS_IN_A_BYTE]
-        counts += part.view(np.uint8).sum(axis=0, dtype=np.uint8)
-    return counts
+def _above_and_level(block: np.ndarray, mark: np.ndarray) -> np.ndarray:
+    """Give 2 to scores better than their mark, 1 to equal ones, 0 to others: (n, m) of bytes."""
+    return (block > mark).view(np.uint8) + (block >= mark).view(np.uint8)
+
+
+def _sum_of_columns(points: np.ndarray) -> np.ndarray:
+    """Add up points (n, m) of 0, 1 and 2 -> (m,)."""
+    sums = np.zeros(points.shape[1], dtype=np.int64)
+    for start in range(0, len(points), FIT_IN_A_BYTE):  # bytes are added many at a time
+        sums += points[start : start + FIT_IN_A_BYTE].sum(axis=0, dtype=np.uint8)
+    return sums
