@@ -1,5 +1,6 @@
 """Training loop: what is kept and when it ends, with validations that say what the test wants."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -419,3 +420,28 @@ def test_the_model_trains_in_training_mode_after_a_validation(runner):
     training.model.eval()
     runner.fit(training, epochs=2)
     assert modes == [True] * 6
+
+
+class Replayed(nn.Module):
+    """A step whose loss lies in memory that the next step writes over, as in a CUDA graph."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.last = step, None
+
+    def forward(self, *batch):
+        if self.last is not None:
+            self.last.fill_(-1)
+        loss = self.step(*batch)
+        self.last = loss.detach()
+        return loss
+
+
+def test_losses_outlive_the_memory_of_their_step(runner, monkeypatch):
+    runner.fit(epochs=2)
+    expected = [record["loss"] for record in runner.records]
+    training = runner.new()
+    training.step = Replayed(training.step)
+    monkeypatch.setattr(sys.modules[__name__], "CPU", torch.device("cuda"))  # losses are read late
+    runner.fit(training, epochs=2)
+    assert [record["loss"] for record in runner.records[2:]] == expected

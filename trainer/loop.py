@@ -302,7 +302,7 @@ def _train_one_epoch(
         loss = training.step(text, experts, available)
         loss.backward()
         training.optimizer.step()
-        unread.append(loss.detach())
+        unread.append(loss.detach().clone())  # a replayed graph writes over its own
         bar.update()
         if device.type != "cpu" and len(unread) < READ_LOSSES_EVERY:
             continue
