@@ -21,15 +21,14 @@ import torch
 from data_loader import BaseDataset, build_dataset
 from model import build_model, count_parameters
 from model.build import RetrievalModel
-from model.loss import build_loss
 from trainer.checkpoint import Checkpoint, load_checkpoint, restore_optimizer
 from trainer.compare import compare, render
-from trainer.device import choose_device, describe, set_precision
-from trainer.distributed import Processes, local_device, processes_of, share_training
+from trainer.device import check_cuda_graphs, choose_device, describe, set_precision
+from trainer.distributed import Processes, local_device, processes_of
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.loop import BEST, Batch, Record, Training, fit
 from trainer.optimizer import build_optimizer, build_scheduler
-from trainer.ranking_step import RankingStep
+from trainer.ranking_step import build_step
 from trainer.report import Board, MetricsFile, describe_epoch, results
 from trainer.runs import (
     Run,
@@ -239,14 +238,7 @@ def build_training(job: Job, seed: int) -> Training:
     seed_everything(seed)
     model = build_model(config).to(job.device)
     optimizer = build_optimizer(config.optimizer, model.parameters())
-    step: torch.nn.Module = share_training(
-        RankingStep(model, build_loss(config.loss), precision=config.trainer.precision),
-        job.processes,
-        unused_parameters=config.arch.keep_missing_modalities,  # the mixture's weights
-    )
-    if config.trainer.compile or config.trainer.cuda_graphs:
-        mode = "reduce-overhead" if config.trainer.cuda_graphs else "default"
-        step.compile(mode=mode)
+    step = build_step(config, model, job.processes)
     return Training(model, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
 
 
@@ -475,6 +467,8 @@ def run(argv: Sequence[str] | None) -> int:
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
     with processes_of(device) as processes:
+        if config.trainer.cuda_graphs:
+            check_cuda_graphs(device, processes.world_size)
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)
         if args.purge_exp_dir and processes.is_writer:

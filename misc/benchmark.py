@@ -4,7 +4,7 @@ python misc/benchmark.py --reference            AudioCaps' size, on the CPU, wit
 python misc/benchmark.py --device 0             the same on a GPU
 python misc/benchmark.py --quick                everything at a small size, in under a minute
 
-Features are made up, in a temporary folder. Every stage runs in a process of its own.
+Features are made up, in a temporary folder. Every stage runs in a process of its own. Needs Linux.
 """
 
 from __future__ import annotations
@@ -280,6 +280,8 @@ def _row(name: str, *cells: str) -> str:
 def run(argv: Sequence[str] | None) -> int:
     """Measure, print the table, write the JSON."""
     args = parse_arguments(argv)
+    if sys.platform != "linux":
+        raise UsageError(f"memory is read from /proc, which {sys.platform} lacks; needs Linux")
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=args.folder) as folder:
         report = measure(args, Path(folder))
     print(table(report))

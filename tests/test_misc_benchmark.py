@@ -13,7 +13,7 @@ import torch
 from data_loader import build_dataset
 from golden import DATA, build_recorded_model, load_case, model_inputs, published_state
 from misc import benchmark
-from misc.benchmarking import reference
+from misc.benchmarking import reference, stages
 from misc.benchmarking.limit import Limit
 from misc.benchmarking.made_up_data import write_data_set, write_sparse_data_set
 from model.loss import MaxMarginRankingLoss
@@ -141,6 +141,19 @@ def test_holes_take_no_room(config_of, tmp_path):
     assert packed.stat().st_blocks * 512 < packed.stat().st_size / 10
 
 
+def test_measured_steps_are_those_of_training(tmp_path, monkeypatch):
+    flags = ["--quick", "--set", "trainer.precision=tf32", "--set", "trainer.cuda_graphs=true"]
+    config = benchmark.write_config(tmp_path, benchmark.parse_arguments(flags))
+    write_sparse_data_set(load_config(config), {**SIZES, "train": 40})
+    precisions, modes = [], []
+    monkeypatch.setattr(stages, "set_precision", precisions.append)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, mode: modes.append(mode))
+    settings = {"config": config, "device": None, "reference": False, "rounds": 0, "steps": 1}
+    stages.run("steps", settings)
+    assert precisions == ["tf32"]
+    assert modes == ["reduce-overhead"]
+
+
 def test_summaries_by_hand():
     figures = {
         "limit": [1.0, 3.0, 2.0],
@@ -221,6 +234,12 @@ def test_a_failing_stage_is_told(tmp_path, capsys):
 def test_wrong_usage(flags, message, capsys):
     assert benchmark.main(flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_only_linux_tells_what_memory_is_private(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark.sys, "platform", "darwin")
+    assert benchmark.main(["--quick"]) == 2
+    assert "which darwin lacks; needs Linux" in capsys.readouterr().err
 
 
 def test_help_from_another_folder(tmp_path):

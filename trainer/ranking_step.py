@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from model.build import RetrievalModel
-from trainer.distributed import gather_rows, tell_sizes
+from model.loss import build_loss
+from trainer.distributed import ALONE, Processes, gather_rows, share_training, tell_sizes
+from utils.config import Config
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -50,3 +52,15 @@ class RankingStep(nn.Module):
         if captions > 1:
             sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
         return self.loss(sims)
+
+
+def build_step(config: Config, model: RetrievalModel, processes: Processes = ALONE) -> nn.Module:
+    """Return the configured step of a model that is on its device: shared, compiled or replayed."""
+    step = share_training(
+        RankingStep(model, build_loss(config.loss), precision=config.trainer.precision),
+        processes,
+        unused_parameters=config.arch.keep_missing_modalities,  # the mixture's weights
+    )
+    if config.trainer.compile or config.trainer.cuda_graphs:
+        step.compile(mode="reduce-overhead" if config.trainer.cuda_graphs else "default")
+    return step

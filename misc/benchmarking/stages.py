@@ -28,12 +28,11 @@ from misc.benchmarking.limit import Limit
 from misc.benchmarking.made_up_data import write_data_set, write_sparse_data_set
 from model import build_model, count_parameters
 from model.build import RetrievalModel
-from model.loss import build_loss
 from model.metric import t2v_ranks, v2t_ranks
-from trainer.device import choose_device, describe
+from trainer.device import choose_device, describe, set_precision
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.optimizer import build_optimizer
-from trainer.ranking_step import RankingStep
+from trainer.ranking_step import build_step
 from utils.config import Config, load_config
 from utils.errors import ProjectError
 
@@ -116,7 +115,7 @@ def growth(settings: Mapping[str, Any]) -> Figures:
     """Start the training command, then take steps beyond its first ones."""
     with Memory() as memory:
         figures = {"start-up": _run_training(settings, "--mini_train")["start-up"]}
-    config, device = _config(settings), choose_device(settings["device"])
+    config, device = _config_and_device(settings)
     data = build_dataset(config, "train").to(device)
     ours = _Steps(config, _seeded_model(config, device), data, device)
     ours.take()
@@ -149,7 +148,7 @@ def _run_training(settings: Mapping[str, Any], *flags: str) -> Figures:
 
 def steps(settings: Mapping[str, Any]) -> Figures:
     """Take training steps, the limit's products and the opponent's steps in turn."""
-    config, device = _config(settings), choose_device(settings["device"])
+    config, device = _config_and_device(settings)
     data = build_dataset(config, "train").to(device)
     model = _seeded_model(config, device)
     ours = _Steps(config, model, data, device)
@@ -187,7 +186,7 @@ def steps(settings: Mapping[str, Any]) -> Figures:
 
 def evaluation(settings: Mapping[str, Any]) -> Figures:
     """Validate (one caption a clip) and test (five); the opponent embeds clips for every chunk."""
-    config, device = _config(settings), choose_device(settings["device"])
+    config, device = _config_and_device(settings)
     model = _seeded_model(config, device)
     plain = reference.with_plain_layers(model).eval()
     figures: Figures = {}
@@ -246,9 +245,7 @@ class _Steps:
         self, config: Config, model: RetrievalModel, data: BaseDataset, device: torch.device
     ) -> None:
         self._device = device
-        self._step = RankingStep(model, build_loss(config.loss), precision=config.trainer.precision)
-        if config.trainer.compile:
-            self._step.compile()
+        self._step = build_step(config, model)
         self._optimizer = build_optimizer(config.optimizer, model.parameters())
         self._batches = _endless(data, device)
         self._batch = next(self._batches)
@@ -381,6 +378,13 @@ def _in_turn(
 
 def _config(settings: Mapping[str, Any]) -> Config:
     return load_config(settings["config"])
+
+
+def _config_and_device(settings: Mapping[str, Any]) -> tuple[Config, torch.device]:
+    """Return both, with products as precise as the configuration wants them."""
+    config = _config(settings)
+    set_precision(config.trainer.precision)
+    return config, choose_device(settings["device"])
 
 
 def _seeded_model(config: Config, device: torch.device) -> RetrievalModel:

@@ -1,0 +1,147 @@
+"""The training step as configured: its precision, its compiler, and the same on a GPU."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model import build_model
+from small_runs import CE
+from trainer.device import set_precision
+from trainer.evaluator import EvaluationData, evaluate
+from trainer.loop import READ_LOSSES_EVERY
+from trainer.optimizer import Ranger, build_optimizer
+from trainer.ranking_step import build_step
+from utils.config import load_config
+
+SMALL = {
+    "experts.ce_shared_dim": 16,
+    "arch.args.vlad_clusters": {"text": 2, "audio": 2, "vggsound": 2},
+    "data_loader.args.max_tokens": {"text": 4, "audio": 3, "vggsound": 2},
+}
+CPU = torch.device("cpu")
+
+
+def config_of(**changes):
+    return load_config(CE, SMALL | {f"trainer.{key}": value for key, value in changes.items()})
+
+
+def draw_batch(clips=12, captions=1, device=CPU):
+    draw = torch.Generator().manual_seed(3)
+    topics = torch.randn(clips, 1, 512, generator=draw)  # heard and read of alike
+
+    def near(*shape):
+        return torch.randn(*shape, generator=draw) + topics[..., : shape[-1]]
+
+    text = near(clips, 4 * captions, 300).view(clips, captions, 4, 300)
+    experts = {"audio": near(clips, 3, 128), "vggsound": near(clips, 2, 512)}
+    available = {"audio": torch.ones(clips), "vggsound": (torch.arange(clips) % 5 > 0).float()}
+    return (
+        text.to(device),
+        {name: value.to(device) for name, value in experts.items()},
+        {name: value.to(device) for name, value in available.items()},
+    )
+
+
+def parts_of(config, device=CPU):
+    torch.manual_seed(0)
+    model = build_model(config).to(device).train()
+    return model, build_step(config, model), build_optimizer(config.optimizer, model.parameters())
+
+
+def train(config, steps, device=CPU):
+    """Return the losses of some steps on one batch, read at the end, and the model."""
+    model, step, optimizer = parts_of(config, device)
+    batch, losses = draw_batch(device=device), []
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss = step(*batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach().clone())
+    return torch.stack(losses).tolist(), model
+
+
+def test_bfloat16_trains_almost_like_float32():
+    exact, _ = train(config_of(), 15)
+    found, model = train(config_of(precision="bf16"), 15)
+    assert found != exact
+    assert found == pytest.approx(exact, abs=3e-3)
+    assert exact[-1] < exact[0] / 2
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "modes"),
+    [
+        ({}, []),
+        ({"compile": True}, ["default"]),
+        ({"cuda_graphs": True}, ["reduce-overhead"]),
+        ({"compile": True, "cuda_graphs": True}, ["reduce-overhead"]),
+    ],
+)
+def test_the_step_is_compiled_as_configured(monkeypatch, changes, modes):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda _, mode: asked.append(mode))
+    parts_of(config_of(**changes))
+    assert asked == modes
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    device = torch.device("cuda", 0)
+
+    @pytest.fixture(autouse=True)
+    def exact_products(self):
+        set_precision("fp32")
+
+    def test_a_step_is_that_of_the_cpu(self):
+        for device in (CPU, self.device):
+            model, step, _ = parts_of(config_of(), device)
+            loss = step(*draw_batch(device=device))
+            loss.backward()
+            if device == CPU:
+                expected, twin = loss.item(), model
+        assert loss.item() == pytest.approx(expected, abs=1e-5)
+        for name, parameter in model.named_parameters():
+            wanted = twin.get_parameter(name).grad
+            allowed = max(1e-3 * float(wanted.abs().max()), 1e-5)
+            torch.testing.assert_close(parameter.grad.cpu(), wanted, rtol=0, atol=allowed, msg=name)
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(buffer.cpu(), twin.get_buffer(name), rtol=1e-4, atol=1e-5)
+
+    def test_ranger_takes_the_steps_of_the_cpu(self):
+        found = []
+        for device in (CPU, self.device):
+            draw = torch.Generator().manual_seed(0)
+            weights = [nn.Parameter(torch.randn(n, 3, generator=draw).to(device)) for n in (2, 5)]
+            optimizer = Ranger(weights, lr=0.01, weight_decay=1e-3)
+            for _ in range(14):  # past two Lookahead steps
+                for weight in weights:
+                    weight.grad = torch.randn(weight.shape, generator=draw).to(device)
+                optimizer.step()
+            found.append([weight.detach().cpu() for weight in weights])
+        torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+    def test_the_evaluator_scores_as_on_the_cpu(self):
+        torch.manual_seed(0)
+        model = build_model(config_of())
+        text, experts, available = draw_batch(captions=3)
+        names = [f"clip {number}" for number in range(len(text))]
+        data = EvaluationData(text, experts, available, torch.ones(len(text), 3), names)
+        expected = evaluate(model, data, device=CPU)
+        found = evaluate(model.to(self.device), data, device=self.device)
+        np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-5)
+
+    @pytest.mark.parametrize("changes", [{"cuda_graphs": True}, {"compile": True}])
+    @pytest.mark.filterwarnings("default")  # the compiler's own
+    def test_many_replayed_steps_are_the_plain_ones(self, changes):
+        steps = READ_LOSSES_EVERY + 5
+        expected, _ = train(config_of(), steps, self.device)
+        found, _ = train(config_of(**changes), steps, self.device)
+        assert found[:5] == pytest.approx(expected[:5], abs=1e-4)
+        assert found == pytest.approx(expected, abs=0.02)
+
+    def test_bfloat16_trains(self):
+        losses, _ = train(config_of(precision="bf16"), 15, self.device)
+        assert losses[-1] < losses[0] / 2
