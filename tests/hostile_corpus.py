@@ -121,6 +121,20 @@ def expert_store(**state):
     return b"\x80\x02" + name("utils.datastructures.ExpertStore") + b")\x81}(" + fields + b"ub."
 
 
+def again(repeated, *remembered):
+    """Instructions for a list of `repeated` 40,000 times; h0, h1, ... stand for `remembered`."""
+    kept = b"".join(value + b"q" + bytes([n]) + b"0" for n, value in enumerate(remembered))
+    return kept + b"(" + repeated * 40_000 + b"l"
+
+
+LONG = 200_000
+CALL_AGAIN = b"h\x00h\x01R"
+BIG_ENDIAN = b"(K\x03U\x01>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+NUMBERS = b"".join(b"M" + struct.pack("<H", n) for n in range(1 << 16))
+PAIRS = b"".join(b"M" + struct.pack("<H", n) + b"N\x86" for n in range(1 << 16))
+COLLIDING = b"".join(number(n * (2**61 - 1)) + b"N" for n in range(LONG))
+
+
 class Runs:
     def __reduce__(self):
         return os.system, (COMMAND,)
@@ -186,6 +200,12 @@ PICKLES = [
     features("a list inside itself", clips(b"]q\x00h\x00a"), "found a list"),
     features("a dict inside itself", b"\x80\x02}q\x00" + text("clip") + b"h\x00s.", "found a dict"),
     features("a dict whose names are lists", clips(b"N", b"]"), "key of type list"),
+    features("one text encoded again and again", clips(again(CALL_AGAIN, name("_codecs.encode"), b"(" + text("x" * LONG) + text("latin1") + b"t")), "more objects"),
+    features("one list made a set again and again", clips(again(CALL_AGAIN, name("builtins.set"), b"](" + NUMBERS + b"e\x85")), "more objects"),
+    features("one list made a dict again and again", clips(again(CALL_AGAIN, name("collections.OrderedDict"), b"](" + PAIRS + b"e\x85")), "more objects"),
+    features("big-endian numbers turned again and again", clips(again(CALL_AGAIN + b"h\x02b", name("numpy.core.multiarray._reconstruct"), b"(" + name("numpy.ndarray") + b"(K\x00tU\x01bt", b"(K\x01" + number(LONG // 4) + b"\x85" + call("numpy.dtype", text("f4"), b"K\x00", b"K\x01") + BIG_ENDIAN + b"\x89T" + struct.pack("<I", LONG) + bytes(LONG) + b"t")), "more objects"),
+    features("one long name again and again", b"\x80\x04" + again(b"h\x00h\x01\x93", text("datastructures"), text("x" * LONG)) + b".", "200014 letters"),
+    features("keys whose hashes are all the same", b"\x80\x02}(" + COLLIDING + b"u.", "as a key"),
     features("an integer of 16 MB", clips(b"\x8b" + struct.pack("<I", 1 << 24) + b"\x7f" * (1 << 24)), "an integer of"),
     features("an integer of a million digits", b"(lL" + b"9" * 1_000_000 + b"L\na.", "an integer of"),
     features("one array under 2,000 names", shared_array, "share"),
@@ -312,6 +332,13 @@ CHECKPOINTS = [
     checkpoint("torch.Tensor of 10^12 stays inert", checkpoint_of(GOOD + text("a") + call("torch.Tensor", number(10**12)) + b"s", FOUR), outcome="read"),
     checkpoint("bytearray(10^12)", checkpoint_of(call("builtins.bytearray", number(10**12))), "bytearray"),
     checkpoint("a tensor for the named arguments of a call", checkpoint_of(name("collections.OrderedDict") + b")" + tensor() + b"\x92", FOUR), "named arguments"),
+    checkpoint("one list made a torch.Size again and again", checkpoint_of(again(CALL_AGAIN, name("torch.Size"), b"](" + NUMBERS + b"e\x85")), "more objects"),
+    checkpoint("one text made a torch.Size", checkpoint_of(call("torch.Size", text("\u0100" * LONG))), "cannot be followed"),
+    checkpoint("one path cleaned up again and again", checkpoint_of(again(CALL_AGAIN, name("pathlib.PurePosixPath"), text("./" * LONG) + b"\x85")), "more objects"),
+    checkpoint("foreign arguments copied again and again", checkpoint_of(again(CALL_AGAIN, name("copyreg._reconstructor"), b"(" + name("evil.Model") + NUMBERS + b"t")), "more objects"),
+    checkpoint("names of 200,000 letters", checkpoint_of(b"(" + text("x" * LONG) + b"q\x00" + b"".join(text(f"m{n}") + b"h\x00\x93" for n in range(1500)) + b"l"), "letters"),
+    checkpoint("a part of torch that is imported when asked for", checkpoint_of(GOOD + text("a") + name("torch._dynamo") + b"s", FOUR), outcome="read"),
+    checkpoint("weights in numbers of 8 bits", checkpoint_of(state(call("torch._utils._rebuild_tensor_v3", storage(length=16, kind="torch.storage.UntypedStorage"), b"K\x00", b"K\x10\x85", b"K\x01\x85", b"\x89", call("collections.OrderedDict"), name("torch.float8_e4m3fn"))), FOUR), "holds a tensor of torch.float8_e4m3fn"),
     checkpoint("a tensor that starts outside its storage", checkpoint_of(state(tensor(offset=100)), FOUR), "storage of 4"),
     checkpoint("strides that reach outside", checkpoint_of(state(tensor(stride=(2**39, 1))), FOUR), "storage of 4"),
     checkpoint("sizes of a trillion by strides of 0", checkpoint_of(state(tensor(size=(10**12,), stride=(0,))), FOUR), "storage of 4"),

@@ -1,6 +1,7 @@
 """Files made to do harm are refused or contained; fuzzing finds no other end of reading them."""
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import hostile_corpus
 from hostile_corpus import CASES, run_case
 from misc.fuzz import KINDS, Watch, main, mutation, seed_contents
+from utils.errors import ProjectError
 
 LONGEST = 20.0  # seconds for the slowest reading, on a slow machine
 WATCH = Watch(Path("/nowhere"))
@@ -35,6 +37,20 @@ def test_there_are_many_different_cases():
     assert {case.kind for case in CASES} == {
         "pickle", "checkpoint", "hdf5", "json", "config", "yaml", "list", "archive",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "again and again" in case.name], ids=lambda case: case.name
+)
+def test_what_is_asked_for_again_and_again_takes_little_memory(case, tmp_path):
+    path = tmp_path / f"hostile{case.suffix}"
+    case.make(path)
+    tracemalloc.start()
+    with pytest.raises(ProjectError):
+        case.read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * path.stat().st_size
 
 
 def test_the_watch_would_notice_an_attack_that_works(tmp_path, watch):

@@ -7,6 +7,7 @@ import gc
 import math
 import pathlib
 import pickle
+import subprocess
 import sys
 import tracemalloc
 import types
@@ -24,7 +25,8 @@ from utils.errors import CheckpointError, DataError, UnsafeFileError
 from utils.pickle_machine import Builder, run_pickle
 from utils.unpickle import ExpertStore, Opaque, dump_plain, load_plain, read_torch_checkpoint
 
-MINIDATA = Path(__file__).resolve().parent / "data" / "minidata"
+ROOT = Path(__file__).resolve().parent.parent
+MINIDATA = ROOT / "tests" / "data" / "minidata"
 PROTOCOLS = range(6)
 
 
@@ -63,6 +65,7 @@ def save(tmp_path, content):
 # Pickles that are right
 
 
+KEY_NUMBERS = st.integers(-(2**64) + 1, 2**64 - 1)
 PLAIN = st.recursive(
     st.none()
     | st.booleans()
@@ -71,13 +74,13 @@ PLAIN = st.recursive(
     | st.floats()
     | st.text()
     | st.binary(min_size=1)
-    | st.sets(st.text() | st.integers())
+    | st.sets(st.text() | KEY_NUMBERS)
     | st.frozensets(st.text()),
     lambda inner: (
         st.lists(inner)
         | st.tuples(inner)
         | st.tuples(inner, inner, inner, inner)
-        | st.dictionaries(st.text() | st.integers() | st.none(), inner)
+        | st.dictionaries(st.text() | KEY_NUMBERS | st.none(), inner)
     ),
     max_leaves=30,
 )
@@ -247,6 +250,26 @@ def test_nothing_named_is_imported(tmp_path):
     assert "antigravity" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (b"C\x01a", "a key of type bytes"),
+        (b"]", "a key of type list"),
+        (b"\x8a\x09" + bytes(8) + b"\x01", "a whole number of 65 bits as a key"),
+    ],
+)
+def test_keys_that_are_refused(tmp_path, key, message):
+    for content in (b"}" + key + b"Ns.", b"\x8f(" + key + b"\x90."):
+        with pytest.raises(UnsafeFileError, match=message):
+            load_plain(save(tmp_path, b"\x80\x04" + content))
+
+
+def test_a_long_name_is_refused(tmp_path):
+    path = save(tmp_path, b"cos\n" + b"x" * 2000 + b"\n.")
+    with pytest.raises(UnsafeFileError, match="names something in 2002 letters"):
+        load_plain(path)
+
+
 @pytest.mark.parametrize("end", range(0, 200, 7))
 def test_a_pickle_cut_short_is_damaged(tmp_path, end):
     content = pickle.dumps({"clip": np.ones(3), "other": [["a", "b"]] * 3}, 4)
@@ -341,7 +364,7 @@ def state():
         "kinds": {
             str(dtype): torch.ones(3, 2).to(dtype)
             for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8,
-                          torch.int8, torch.int16, torch.int32, torch.int64, torch.float8_e4m3fn)
+                          torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16)
         },
         "empty": [torch.empty(0), torch.empty(3, 0), torch.tensor(2.5)],
         "numbers": [1, 2**200, -1, 0.5, float("nan"), None, True, "ü", b"bytes", (1, (2,))],
@@ -428,6 +451,42 @@ def test_checkpoints_saved_without_checksums_are_read(tmp_path):
     finally:
         torch.serialization.set_crc32_options(before)
     assert read_torch_checkpoint(tmp_path / "x.pth")["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_tensors_of_numbers_that_torch_cannot_check_are_refused(tmp_path, dtype):
+    torch.save({"state_dict": {"a": torch.ones(2).to(dtype)}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"x\.pth: holds a tensor of {dtype}; convert it"):
+        read_torch_checkpoint(tmp_path / "x.pth")
+
+
+def test_naming_a_part_of_torch_imports_nothing(tmp_path):
+    """In a process of its own: this one may have imported it already."""
+    torch.save({"a": 1, "kind": torch.float32}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content.replace(b"ctorch\nfloat32\n", b"ctorch\n_dynamo\n"))
+    program = (
+        "import sys; from utils.unpickle import read_torch_checkpoint\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "print(read_torch_checkpoint(sys.argv[1])['kind'].name)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "y.pth"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (run.stdout, run.stderr) == ("torch._dynamo\n", "")
+
+
+def test_types_of_numbers_come_back(tmp_path):
+    torch.save({"a": torch.float16, "b": torch.float8_e5m2}, tmp_path / "x.pth")
+    assert read_torch_checkpoint(tmp_path / "x.pth") == {
+        "a": torch.float16,
+        "b": torch.float8_e5m2,
+    }
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -4,7 +4,7 @@ A pickle is a program for a small stack machine (`pickletools` of the standard l
 it). The machine here knows the instructions that build plain values. Names of classes and
 functions become `Name`, and what the program asks to do with them goes to a `Builder`, which knows
 a few by name and refuses the rest. Long byte strings are views of the file, so arrays cost no
-copy; what is built is counted, so a small file cannot fill the memory.
+copy; what is built and what calls copy is counted, so a small file cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from utils.errors import DataError, UnsafeFileError
@@ -25,12 +25,25 @@ LONGEST_NUMBER = 1024
 BYTES_PER_OBJECT = 2
 """A file must hold this many bytes for each object it builds, beyond OBJECTS_FREE."""
 OBJECTS_FREE = 10_000
+BYTES_OF_OBJECT = 64
+"""Bytes that a call may copy, or look through, for the price of one object."""
+LONGEST_NAME = 1000
+"""Letters of a class or function, its module included."""
+KEY_BITS = 64
+"""Of a whole number as a key: Python hashes longer ones into so few numbers that they collide."""
 
 WINDOW = 1 << 16
 MEMOIZE, GET1, GET4, PUT4, SHORT_TEXT, TEXT, NUMBER1, STOP = b"\x94hjr\x8cXK."
 
 PLAIN_KEYS: Final = frozenset({str, int, float, bool, bytes, type(None)})
 """Types a key may have: hashing nested tuples recurses in C, without limit."""
+SIZES: Final[dict[type, int]] = {
+    str: 4,
+    bytes: 1,
+    memoryview: 1,
+    **dict.fromkeys((list, tuple, dict, set, frozenset), BYTES_OF_OBJECT),
+}
+"""Bytes of memory that each item of a value may take in a copy of it."""
 
 
 class Name:
@@ -85,7 +98,7 @@ def describe(value: object) -> str:
     """Return a short text for an object of a pickle, for messages."""
     if isinstance(value, (Name, Pending)):
         return (value.text if isinstance(value, Name) else value.name)[:200]
-    return type(value).__name__
+    return "bytes" if isinstance(value, memoryview) else type(value).__name__
 
 
 def run_pickle(content: memoryview, builder: Builder) -> object:
@@ -344,43 +357,55 @@ class _Machine:
         value = self.memo[number] if 0 <= number < len(self.memo) else self.far_memo[number]
         self.stack.append(value.value if type(value) is Pending else value)
 
-    # Everything that is not plain
+    # Everything that is not plain: paid for before it is made, because a file can ask for the same
+    # long text or list again and again in a few bytes
 
     def name_of_lines(self) -> None:
         module, name = (str(self.take_line(), "utf-8") for _ in range(2))
-        self.push_new(self.builder.name(module, name), 8)
+        self.push_name(module, name)
 
     def name_of_stack(self) -> None:
         module, name = self.stack[-2:]
         del self.stack[-2:]
-        if type(module) is not str or type(name) is not str:
+        self.push_name(module, name)
+
+    def push_name(self, module: object, name: object) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError
-        self.push_new(self.builder.name(module, name), 8)
+        self.count(8 + weight((module, name)))
+        if len(module) + len(name) > LONGEST_NAME:
+            raise UnsafeFileError(f"names something in {len(module) + len(name)} letters")
+        self.stack.append(self.builder.name(module, name))
+
+    def push_call(self, function: object, arguments: object) -> None:
+        self.count(4 + weight(arguments))
+        self.stack.append(self.builder.call(function, arguments))
 
     def call(self) -> None:
         function, arguments = self.stack[-2:]
         del self.stack[-2:]
-        self.push_new(self.builder.call(function, arguments), 4)
+        self.push_call(function, arguments)
 
     def call_with_keywords(self) -> None:
         function, arguments, keywords = self.stack[-3:]
         del self.stack[-3:]
         if type(keywords) is not dict or keywords:
             raise UnsafeFileError(f"makes a {describe(function)} with named arguments")
-        self.push_new(self.builder.call(function, arguments), 4)
+        self.push_call(function, arguments)
 
     def call_of_lines(self) -> None:
         arguments = tuple(self.pop_to_mark())
         self.name_of_lines()
-        self.push_new(self.builder.call(self.stack.pop(), arguments), 4)
+        self.push_call(self.stack.pop(), arguments)
 
     def call_of_mark(self) -> None:
         function, *arguments = self.pop_to_mark()
-        self.push_new(self.builder.call(function, tuple(arguments)), 4)
+        self.push_call(function, tuple(arguments))
 
     def build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
+        self.count(weight(state))
         built = self.builder.set_state(target, state)
         if type(target) is Pending:
             self.count(4)
@@ -398,11 +423,27 @@ def fill(target: dict[Any, Any], pairs: list[Any]) -> None:
     target.update(zip(keys, pairs[1::2], strict=True))
 
 
-def check_keys(keys: list[Any]) -> None:
+def check_keys(keys: Iterable[Any]) -> None:
     """Refuse keys that are not plain."""
     for key in keys:
-        if type(key) not in PLAIN_KEYS:
-            raise UnsafeFileError(f"has a key of type {type(key).__name__}")
+        kind = type(key)
+        if kind is str:
+            continue
+        if kind not in PLAIN_KEYS:
+            raise UnsafeFileError(f"has a key of type {describe(key)}")
+        if kind is int and key.bit_length() > KEY_BITS:
+            raise UnsafeFileError(f"has a whole number of {key.bit_length()} bits as a key")
+
+
+def weight(values: object) -> int:
+    """Return how many objects a copy of these values, one level deep, is worth."""
+    if type(values) is not tuple:
+        return 0
+    size = 8 * len(values)
+    for value in values:
+        if type(value) in SIZES:
+            size += SIZES[type(value)] * len(value)
+    return size // BYTES_OF_OBJECT
 
 
 def unescape(quoted: bytes) -> bytes:

@@ -177,7 +177,7 @@ def _default_dict(factory: object = None) -> dict[Any, Any]:
 def _set(values: object = ()) -> set[Any]:
     if not isinstance(values, (list, tuple)):
         raise TypeError
-    check_keys(list(values))
+    check_keys(values)
     return set(values)
 
 

@@ -8,7 +8,7 @@ Here foreign objects become `Opaque`, and every tensor lies inside the bytes the
 from __future__ import annotations
 
 import math
-import pathlib
+import posixpath
 import re
 import zipfile
 import zlib
@@ -43,6 +43,12 @@ STORAGES: Final = {
     "torch.BoolStorage": torch.bool,
     "torch.storage.UntypedStorage": torch.uint8,
 }
+NUMBERS: Final = frozenset({*STORAGES.values(), torch.uint16, torch.uint32, torch.uint64})
+"""Types a tensor may have: of floats of 8 bits torch cannot even say whether they are finite."""
+DTYPES: Final = {
+    f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+}
+"""A table, because asking torch for a name may import it."""
 PATHS: Final = frozenset(
     f"{module}.{name}"
     for module in ("pathlib", "pathlib._local")
@@ -205,10 +211,8 @@ class _CheckpointBuilder(ValueBuilder):
             return Name(full)
         if full == "torch._utils._rebuild_tensor_v3" or full == "torch.Size":
             return Name(full)
-        if full.startswith("torch.") and isinstance(
-            dtype := getattr(torch, full[6:], None), torch.dtype
-        ):
-            return dtype
+        if full in DTYPES:
+            return DTYPES[full]
         try:
             return super().new_name(full)
         except UnsafeFileError:
@@ -238,9 +242,11 @@ class _CheckpointBuilder(ValueBuilder):
         if function.text in PATHS:
             if not all(isinstance(part, str) for part in arguments):
                 raise TypeError
-            return str(pathlib.PurePosixPath(*arguments))
+            return posixpath.join(*arguments) if arguments else "."
         if function.text == "torch.Size":
             (size,) = arguments
+            if not isinstance(size, (list, tuple)):
+                raise TypeError
             return tuple(size)
         return super().call(function, arguments)
 
@@ -292,6 +298,8 @@ class _CheckpointBuilder(ValueBuilder):
 def _retyped(storage: object, dtype: object) -> _Storage:
     if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
         raise TypeError
+    if dtype not in NUMBERS:
+        raise DataError(f"holds a tensor of {dtype}; convert it to torch.float32 and save it anew")
     return _storage_of(storage.numbers.view(torch.uint8), dtype)
 
 
