@@ -11,14 +11,20 @@ from model.mish import Mish
 TINY = 1e-11  # the published guard for a clip whose pairs are all unavailable
 
 
-def residual_layers(count: int, width: int, *, batch_norm: bool, mish: bool) -> nn.Sequential:
-    """Return `count` times [batch norm, non-linearity, linear], numbered as published."""
+def residual_layers(
+    count: int, width: int, *, batch_norm: bool, mish: bool, before_norm: bool
+) -> nn.Sequential:
+    """Return `count` times [batch norm, non-linearity, linear], numbered as published.
+
+    `before_norm` says that another batch norm takes what they put out.
+    """
     layers: list[nn.Module] = []
-    for _ in range(count):
+    for i in range(count):
         if batch_norm:
             layers.append(BatchNorm(width))
         layers.append(Mish() if mish else nn.ReLU())
-        layers.append(Linear(width, width))
+        followed = batch_norm if i + 1 < count else before_norm
+        layers.append(Linear(width, width, before_norm=followed))
     return nn.Sequential(*layers)
 
 
@@ -46,11 +52,15 @@ class CollaborativeExperts(nn.Module):
         super().__init__()
         self.out_dims = [shared_dim] * len(in_dims)
         self.include_self = include_self
-        style = {"batch_norm": use_bn_reason, "mish": use_mish}
         self.reduce = nn.ModuleList(ReduceDim(in_dim, shared_dim) for in_dim in in_dims)
-        self.pair_input = Linear(2 * shared_dim, shared_dim)
-        self.pair_network = residual_layers(num_g_layers - 1, shared_dim, **style)
-        self.self_network = residual_layers(num_h_layers, shared_dim, **style)
+        first_norm = use_bn_reason and num_g_layers > 1
+        self.pair_input = Linear(2 * shared_dim, shared_dim, before_norm=first_norm)
+        style = {"batch_norm": use_bn_reason, "mish": use_mish}
+        # Messages are averaged over the experts that are there: not every clip gets the last bias.
+        self.pair_network = residual_layers(
+            num_g_layers - 1, shared_dim, **style, before_norm=False
+        )
+        self.self_network = residual_layers(num_h_layers, shared_dim, **style, before_norm=True)
         self.gates = nn.ModuleList(ContextGate(shared_dim, with_message=True) for _ in in_dims)
 
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
@@ -59,7 +69,8 @@ class CollaborativeExperts(nn.Module):
         # g's first layer on cat(r_i, r_j) is a sum of two halves, so each expert passes each half
         # once, and the second half once more when it has been gated: 3M-1 products, not 2M^2.
         left, right = (h.contiguous() for h in self.pair_input.weight.chunk(2, dim=1))
-        seconds = [linear(expert, right, self.pair_input.bias) for expert in experts]
+        bias = self.pair_input.usable_bias()
+        seconds = [linear(expert, right, bias) for expert in experts]
         embedded: list[torch.Tensor] = []
         for i, expert in enumerate(experts):
             partners = [j for j in range(len(experts)) if self.include_self or j != i]
@@ -69,7 +80,7 @@ class CollaborativeExperts(nn.Module):
             gated = self.gates[i](expert, self.self_network(message))
             embedded.append(gated)
             if i + 1 < len(experts):  # later experts see this one gated
-                seconds[i] = linear(gated, right, self.pair_input.bias)
+                seconds[i] = linear(gated, right, bias)
         return embedded
 
     def _both_there(self, available: torch.Tensor, i: int) -> torch.Tensor:

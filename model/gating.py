@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.batch_norm import BatchNorm
-from model.linear import Linear, linear
+from model.linear import Linear
 
 
 class ContextGate(nn.Module):
@@ -18,27 +18,18 @@ class ContextGate(nn.Module):
 
     def __init__(self, width: int, *, with_message: bool = False) -> None:
         super().__init__()
-        self.fc = Linear(width, width)
+        self.fc = Linear(width, width, before_norm=True)
         self.batch_norm = BatchNorm(width)
         self.batch_norm2 = BatchNorm(width) if with_message else None
 
     def forward(self, x: torch.Tensor, message: torch.Tensor | None = None) -> torch.Tensor:
         """Return the gated vectors; `message` is expected exactly when made `with_message`."""
-        own = linear(x, self.fc.weight, self._bias())
+        own = self.fc(x)
         if self.batch_norm2 is None:
             gate = self.batch_norm(own)
         else:
             gate = self.batch_norm(message) + self.batch_norm2(own)
         return F.normalize(x * torch.sigmoid(gate), dim=-1)
-
-    def _bias(self) -> torch.Tensor:
-        """Return the bias; before a batch norm that trains, its gradient is zero.
-
-        The batch's mean takes it out again. Autograd would add up B terms that cancel and return
-        rounding noise, which differs between machines and which an adaptive optimiser magnifies.
-        """
-        bias = self.fc.bias
-        return bias.detach() + 0.0 * bias if self.training else bias
 
 
 class GatedEmbeddingUnit(nn.Module):

@@ -9,11 +9,28 @@ from torch import nn
 
 
 class Linear(nn.Linear):
-    """torch's own linear layer, computed by `linear`: rows (..., in) -> (..., out)."""
+    """torch's own linear layer, computed by `linear`: rows (..., in) -> (..., out).
+
+    `before_norm` says that a batch norm takes all that this layer puts out, and nothing else does.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, before_norm: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.before_norm = before_norm
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return rows @ weight.T + bias."""
-        return linear(rows, self.weight, self.bias)
+        return linear(rows, self.weight, self.usable_bias())
+
+    def usable_bias(self) -> torch.Tensor:
+        """Return the bias; before a batch norm that trains, its gradient is zero.
+
+        The batch's mean takes it out again. Autograd would add up B terms that cancel and return
+        rounding noise, which differs between machines and which an adaptive optimiser magnifies.
+        """
+        if self.before_norm and self.training:
+            return self.bias.detach() + 0.0 * self.bias
+        return self.bias
 
 
 def linear(
