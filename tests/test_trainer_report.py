@@ -25,9 +25,12 @@ def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
     ]
 
 
-def test_damaged_metrics_are_written_anew(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "damaged", ['{"seed": 0, "epo', "5", '{"seed": 1}\n[]', "null", "[" * 10**5, "\xff\xfe"]
+)
+def test_damaged_metrics_are_written_anew(tmp_path, caplog, damaged):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"seed": 0, "epo')
+    path.write_text(damaged, encoding="latin-1")
     MetricsFile(path).replace(0, [{"epoch": 1}])
     assert path.read_text() == '{"seed": 0, "epoch": 1}\n'
     assert "damaged" in caplog.text

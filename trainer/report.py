@@ -33,8 +33,11 @@ class MetricsFile:
         if path.is_file():
             try:
                 text = path.read_text(encoding="utf-8")
-                self._lines = [json.loads(line) for line in text.splitlines()]
-            except ValueError as error:
+                lines = [json.loads(line) for line in text.splitlines()]
+                if not all(isinstance(line, dict) for line in lines):
+                    raise ValueError("a line holds something else than a record")
+                self._lines = lines
+            except (ValueError, RecursionError) as error:
                 logger.warning("%s is damaged and written anew: %s", path, error)
 
     def replace(self, seed: int, history: Sequence[Record]) -> None:
