@@ -8,7 +8,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from utils.experiments import (
     sync_command,
     what_is_here,
 )
-from utils.files import atomic_writer, read_list, write_json, write_text
+from utils.files import atomic_writer, read_list, sha256_of, write_json, write_text
 from utils.log import start_logging
 
 logger = logging.getLogger("eval")
@@ -103,10 +103,18 @@ def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Confi
     return config.for_evaluation()
 
 
+def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
+    """Return the clips that count as queries (None: all), and what the protocol says of them."""
+    if ids_file is None:
+        return None, {}
+    clips = read_list(ids_file)
+    return clips, {"queried_clips": len(clips), "queried_list_sha256": sha256_of(ids_file)}
+
+
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint."""
     started = time.perf_counter()
-    only = read_list(Path(args.per_class)) if args.per_class else None
+    only, asked = queries(args.per_class)
     saved = Path(args.save_similarities) if args.save_similarities else None
     if saved and (saved.is_dir() or not saved.parent.is_dir()):
         raise UsageError(f"--save_similarities {saved}: expected a file path in an existing folder")
@@ -122,7 +130,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     seeds = {str(config.seed if seed is None else seed): reached}
     comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
     folder = result_folder(args, config.name)
-    write_results(folder, config, data, seeds, comparison, device, started)
+    write_results(folder, config, data, seeds, comparison, device, started, asked=asked)
     print(render([comparison], args.format), end="")
     logger.info("results: %s", folder / "results.json")
     return 0
@@ -224,8 +232,10 @@ def write_results(
     device: torch.device,
     started: float,
     failures: Sequence[str] = (),
+    *,
+    asked: Mapping[str, object] | None = None,
 ) -> None:
-    """Write results.json and the table beside it."""
+    """Write results.json and the table beside it; `asked` adds to what it says of the protocol."""
     content = results(
         config=config,
         seeds=seeds,
@@ -235,6 +245,7 @@ def write_results(
         device=describe(device),
         seconds=time.perf_counter() - started,
     )
+    content["protocol"] |= asked or {}
     if failures:
         content["failed"] = list(failures)
     write_json(folder / "results.json", content)

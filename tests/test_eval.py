@@ -1,5 +1,6 @@
 """eval.py by whole command lines: our checkpoints, a released one, and what is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -97,6 +98,11 @@ def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
     assert reached["t2v_metrics"]["MeanR"] == pytest.approx(np.mean(ranks) + 1)
     best = [min(int((sims[:, c] > sims[5 * c + i, c]).sum()) for i in range(5)) for c in asked]
     assert reached["v2t_metrics"]["MeanR"] == pytest.approx(np.mean(best) + 1)
+    asked_for = {
+        "queried_clips": 3,
+        "queried_list_sha256": hashlib.sha256(listed.read_bytes()).hexdigest(),
+    }
+    assert results["protocol"] == run.results["protocol"] | asked_for
 
 
 def test_where_results_go(place, run, capsys):
@@ -198,6 +204,16 @@ def test_the_config_inside_a_checkpoint_serves_where_there_is_no_file(place, run
     assert results["seeds"] == {"3": run.results["seeds"]["3"]}
 
 
+def test_the_config_inside_a_released_checkpoint_serves_too(released, monkeypatch):
+    (released / "alone").mkdir()
+    alone = shutil.copy(PUBLISHED / "trained_model.pth", released / "alone")
+    assert call(released, monkeypatch, "--resume", alone, "--out", "scored") == 0
+    results = json.loads((released / "scored" / "results.json").read_text())
+    recorded = json.loads((PUBLISHED / "result.json").read_text())["test_metrics"]
+    (reached,) = results["seeds"].values()
+    assert reached["t2v_metrics"]["R5"] == recorded["test_t2v_metrics_R5"]
+
+
 # What is refused
 
 
@@ -216,7 +232,11 @@ def test_the_config_inside_a_checkpoint_serves_where_there_is_no_file(place, run
         (["--resume", "no.pth"], 1, ["no.pth", "missing"]),
         (["--resume", "TEXT"], 1, ["text.pth"]),
         (["--resume", "BARE"], 2, ["config.json"]),
-        (["--resume", "CKPT", "--config", "SINGLE"], 1, ["another architecture", "unknown"]),
+        (
+            ["--resume", "CKPT", "--config", "SINGLE"],
+            1,
+            ["trained_model.pth does not fit", "single.json: ", "another architecture", "unknown"],
+        ),
         (["--resume", "NAN"], 1, ["nan.pth", "NaN"]),
         (["--resume", "CKPT", "--out", "EMPTY"], 1, ["empty"]),
         (["--resume", "CKPT", "--data_dir", "nowhere"], 1, ["nowhere/CLOTHO", "missing"]),
