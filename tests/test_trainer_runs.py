@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from trainer import runs
-from trainer.checkpoint import Snapshot
+from trainer.checkpoint import Snapshot, load_checkpoint
+from trainer.compare import COLUMNS
 from trainer.runs import (
     damaged_hint,
     finished_checkpoint,
@@ -18,15 +19,22 @@ from trainer.runs import (
     open_run,
     purge_runs,
     seed_of,
+    set_damaged_aside,
     stamped_folder,
 )
 from utils.errors import DataError, UsageError
 
 
-def save(path, epoch, **changes):
+def save(path, epoch, *, keep_previous=False, **changes):
     state = {"w": torch.ones(1)}
     content = {"optimizer": {}, "progress": {}, "monitor_best": None, **changes}
-    Snapshot(epoch=epoch, config={}, state_dict=state, **content).write(path)
+    Snapshot(epoch=epoch, config={}, state_dict=state, **content).write(
+        path, keep_previous=keep_previous
+    )
+
+
+METRICS = dict.fromkeys(COLUMNS, 5.0)
+REACHED = {"t2v_metrics": METRICS, "v2t_metrics": METRICS, "best_epoch": 2}
 
 
 def test_folders_of_a_run(tmp_path):
@@ -82,8 +90,8 @@ def refuse(path, parents=False, exist_ok=False):
 def test_results_of_a_seed(tmp_path, caplog):
     run = new_run(tmp_path, "exp", [0, 1])
     assert run.result(0) is None
-    run.save_result(0, {"best_epoch": 2}, epochs=5)
-    assert run.result(0) == run.result(0, epochs=5) == {"best_epoch": 2}
+    run.save_result(0, REACHED, epochs=5)
+    assert run.result(0) == run.result(0, epochs=5) == REACHED
     assert run.result(0, epochs=9) is None  # more epochs are wanted now
     assert run.result(1) is None
     for damaged in ("{", "[]", "{}"):
@@ -93,9 +101,25 @@ def test_results_of_a_seed(tmp_path, caplog):
         caplog.clear()
 
 
+@pytest.mark.parametrize(
+    "reached",
+    [
+        *(5, None, [], {}, {"t2v_metrics": {}}, {**REACHED, "best_epoch": "x"}),
+        {**REACHED, "v2t_metrics": {}},
+        {**REACHED, "v2t_metrics": {**METRICS, "R1": "x"}},
+        {**REACHED, "t2v_metrics": {**METRICS, "R7": 1.0}},
+    ],
+)
+def test_a_result_that_is_none(tmp_path, caplog, reached):
+    run = new_run(tmp_path, "exp", [0])
+    run.save_result(0, reached, epochs=5)
+    assert run.result(0, epochs=5) is None
+    assert f"{run.models / 'result.json'} is damaged and left aside" in caplog.text
+
+
 def test_what_does_not_hold_any_more_is_cleared(tmp_path):
     run = new_run(tmp_path, "exp", [0])
-    run.save_result(0, {}, epochs=1)
+    run.save_result(0, REACHED, epochs=1)
     run.prepare(0)
     assert run.result(0) is None
     run.prepare(0)
@@ -178,10 +202,29 @@ def test_the_newest_usable_state(tmp_path, caplog):
 def test_the_checkpoint_of_a_finished_seed(tmp_path):
     assert finished_checkpoint(tmp_path, "exp", 0) is None
     run = new_run(tmp_path, "exp", [0, 1])
-    run.save_result(1, {}, epochs=1)
+    run.save_result(1, REACHED, epochs=1)
     new_run(tmp_path, "exp", [1])  # newer, but not finished
     assert finished_checkpoint(tmp_path, "exp", 0) is None
     assert finished_checkpoint(tmp_path, "exp", 1) == run.models / "seed-1" / "trained_model.pth"
+
+
+def test_a_damaged_last_state_does_not_take_the_place_of_the_one_before(tmp_path, caplog):
+    folder = new_run(tmp_path, "exp", [0]).models
+    last = folder / "last.pth"
+    set_damaged_aside(folder)
+    save(folder / "last.previous.pth", 2)
+    save(last, 3)
+    set_damaged_aside(folder)
+    assert load_checkpoint(last).epoch == 3
+    last.unlink()
+    last.write_bytes(b"damaged")
+    set_damaged_aside(folder)
+    assert not last.exists()
+    assert (folder / "last.damaged.pth").read_bytes() == b"damaged"
+    assert f"{last}: " in caplog.text
+    assert f"it is kept as {folder / 'last.damaged.pth'}" in caplog.text
+    save(last, 4, keep_previous=True)
+    assert load_checkpoint(folder / "last.previous.pth").epoch == 2
 
 
 def test_purging(tmp_path):

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
+from trainer.checkpoint import Checkpoint, is_count, load_checkpoint, previous_of
+from trainer.compare import COLUMNS, TASKS
 from trainer.loop import BEST, LAST
+from utils.config.kinds import is_finite_number
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import read_json, remove_leftovers, write_json
 
@@ -52,11 +54,12 @@ class Run:
             return None
         try:
             stored = read_json(path)
-            if epochs is None or stored["epochs"] == epochs:
-                return stored["reached"]
-        except (DataError, LookupError, TypeError) as error:
+            if not isinstance(stored, dict) or not _is_reached(stored.get("reached")):
+                raise DataError("it does not hold all metrics of both tasks and the best epoch")
+        except DataError as error:
             logger.warning("%s is damaged and left aside: %s", path, error)
-        return None
+            return None
+        return stored["reached"] if epochs in (None, stored.get("epochs")) else None
 
     def save_result(self, seed: int, reached: dict, epochs: int) -> None:
         """Note that a seed is finished after so many epochs, and what it reached."""
@@ -184,6 +187,22 @@ def last_usable(run: Run, seed: int) -> Checkpoint | None:
     return None
 
 
+def set_damaged_aside(folder: Path) -> None:
+    """Rename the last state of a seed if it cannot be read.
+
+    Otherwise the next one saved would keep it in the place of the readable state before it.
+    """
+    last = folder / LAST
+    if not last.is_file():
+        return
+    try:
+        load_checkpoint(last)
+    except (CheckpointError, DataError) as error:
+        aside = last.with_name(f"{last.stem}.damaged{last.suffix}")
+        last.replace(aside)
+        logger.warning("%s; it is kept as %s", error, aside)
+
+
 def damaged_hint(path: Path) -> str:
     """Return how to go on when `path` cannot be read: another state of the run that can be."""
     for other in _states(path.parent):
@@ -222,6 +241,20 @@ def purge_runs(save_dir: str | Path, name: str) -> int:
         if _is_run_folder(folder) and not (models / folder.relative_to(log)).exists():
             shutil.rmtree(folder)
     return count
+
+
+def _is_reached(value: object) -> bool:
+    """Say whether a value of a file has every metric of both tasks, and the best epoch."""
+    return (
+        isinstance(value, dict)
+        and is_count(value.get("best_epoch"))
+        and all(
+            isinstance(metrics := value.get(f"{task}_metrics"), dict)
+            and metrics.keys() == COLUMNS.keys()
+            and all(map(is_finite_number, metrics.values()))
+            for task in TASKS
+        )
+    )
 
 
 def _is_run_folder(folder: Path) -> bool:
