@@ -21,12 +21,18 @@ import torch
 from data_loader import BaseDataset, build_dataset
 from model import build_model, count_parameters
 from model.build import RetrievalModel
-from trainer.checkpoint import Checkpoint, load_checkpoint, restore_optimizer
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    previous_of,
+    restore_optimizer,
+)
 from trainer.compare import compare, render
 from trainer.device import check_cuda_graphs, choose_device, describe, set_precision
 from trainer.distributed import Processes, local_device, processes_of
 from trainer.evaluator import EvaluationData, evaluate
-from trainer.loop import BEST, Batch, Record, Training, fit
+from trainer.loop import BEST, LAST, Batch, Record, Training, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import build_step
 from trainer.report import Board, MetricsFile, describe_epoch, results
@@ -39,8 +45,9 @@ from trainer.runs import (
     newest_runs,
     open_run,
     purge_runs,
+    set_damaged_aside,
 )
-from utils.config import Config, load_config
+from utils.config import Config, config_from_dict, load_config, parse_custom_args
 from utils.errors import (
     CheckpointError,
     DataError,
@@ -150,12 +157,42 @@ def read_config(args: argparse.Namespace) -> Config:
         changes["trainer.tensorboard"] = False
     if args.disable_workers:
         changes["data_loader.args.num_workers"] = 0
+    if names_a_run(args):
+        return config_of_run(args, changes)
     return load_config(
-        args.config or Path(args.resume).parent / "config.json",
+        args.config,
         changes,
         custom_args=args.custom_args or "",
         tag="-train-single-epoch" if args.train_single_epoch else "",
     )
+
+
+def names_a_run(args: argparse.Namespace) -> bool:
+    """Say whether --resume names a checkpoint whose run goes on."""
+    return args.resume not in (None, "auto") and not args.finetune
+
+
+def config_of_run(args: argparse.Namespace, changes: dict[str, object]) -> Config:
+    """Load the configuration that the run of a checkpoint goes on with, under the run's own name.
+
+    It is --config, or else the config.json beside the checkpoint, or else the checkpoint's own.
+    """
+    checkpoint = load_named(Path(args.resume))
+    stored, beside = checkpoint.config or {}, checkpoint.path.parent / "config.json"
+    changes = parse_custom_args(args.custom_args or "") | changes
+    if "name" in stored:
+        changes["name"] = stored["name"]
+    if stored and args.config is None and not beside.is_file():
+        return config_from_dict(stored, beside, changes)
+    return load_config(args.config or beside, changes)
+
+
+def load_named(path: Path) -> Checkpoint:
+    """Load the checkpoint that --resume names, offering the one before where it is damaged."""
+    try:
+        return load_checkpoint(path)
+    except (CheckpointError, DataError) as error:
+        raise CheckpointError(f"{error}{damaged_hint(path)}") from error
 
 
 def choose_seeds(args: argparse.Namespace, config: Config) -> tuple[int, ...]:
@@ -242,27 +279,88 @@ def build_training(job: Job, seed: int) -> Training:
     return Training(model, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
 
 
-def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> RetrievalModel:
+def agree_on_start(job: Job, seed: int) -> Path | None:
+    """Let the writer find or fetch what a seed starts from, and tell the other processes."""
+    found = None
+    if job.processes.is_writer:
+        save_dir = Path(job.config.trainer.save_dir)
+        found = starting_checkpoint(job.start, save_dir, seed, job.root_url)
+    told = json.dumps(None if found is None else str(found))
+    place = json.loads(job.processes.text_of_writer(told, job.device))
+    return None if place is None else Path(place)
+
+
+def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path | None:
+    """Continue from the checkpoint `named` or else from the newest; start anew without any.
+
+    Returns what it continues from. Nothing that was read is held any longer then: a checkpoint is
+    as large as all that a training holds.
+    """
+    config = job.config
+    resume = last_usable(job.run, seed) if named is None else load_checkpoint(named)
+    if resume is not None:
+        logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
+        check_settings(config, resume)
+        training.restore(resume, config.path)
+        training.forget_lost_best(resume.path, job.run.folder(seed))
+        return resume.path
+    start = agree_on_start(job, seed)
+    if start is not None:
+        logger.info("starting from the weights of %s", start)
+        checkpoint = load_checkpoint(start)
+        load_weights(training.model, checkpoint, config.path)
+        if config.trainer.finetune_optimizer:
+            restore_optimizer(training.optimizer, training.model, checkpoint)
+    return None
+
+
+def check_settings(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuse to continue with another optimiser or schedule than the one of the stored state.
+
+    The state brings its own settings along, so that changed ones would be told but not used.
+    """
+    if checkpoint.config is None:
+        return
+    before = settings_of(config_from_dict(checkpoint.config, checkpoint.path))
+    now = settings_of(config)
+    changed = [
+        f"  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+        for key in before | now
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UsageError(
+            "\n".join(
+                [
+                    f"{checkpoint.path} was trained with other settings than {config.path} has:",
+                    *changed,
+                    "continue with those it was trained with, or start a new run from its weights: "
+                    f"--resume {checkpoint.path} --finetune",
+                ]
+            )
+        )
+
+
+def settings_of(config: Config) -> dict[str, object]:
+    """Return the settings of optimiser and schedule by their keys in the configuration."""
+    schedule = {} if config.lr_scheduler is None else vars(config.lr_scheduler)
+    return {
+        "optimizer.type": config.optimizer.type,
+        **{f"optimizer.args.{key}": value for key, value in config.optimizer.args.items()},
+        **{f"lr_scheduler.args.{key}": value for key, value in schedule.items()},
+    }
+
+
+def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
     """Train one seed to its end; return the model, whose optimiser and gradients are let go."""
     config, run = job.config, job.run
     training = build_training(job, seed)
-    start = None
-    if resume is None:
-        save_dir = Path(config.trainer.save_dir)
-        start = starting_checkpoint(job.start, save_dir, seed, job.root_url)
-    if resume is not None:
-        logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
-        training.restore(resume)
-        training.forget_lost_best(resume.path, run.folder(seed))
-    elif start is not None:
-        logger.info("starting from the weights of %s", start)
-        checkpoint = load_checkpoint(start)
-        training.model.load_published(checkpoint.state_dict)
-        if config.trainer.finetune_optimizer:
-            restore_optimizer(training.optimizer, training.model, checkpoint)
+    continued = begin(job, training, seed, named)
     own_config = {**config.raw, "seed": seed}
     if job.processes.is_writer:
         run.prepare(seed)
+        if continued != run.folder(seed) / LAST:
+            set_damaged_aside(run.folder(seed))
         write_json(run.models / "config.json", config.raw)
         write_json(run.folder(seed) / "config.json", own_config)
     metrics_file = MetricsFile(run.log / "metrics.jsonl")
@@ -302,16 +400,33 @@ def train_seed(job: Job, seed: int, resume: Checkpoint | None) -> RetrievalModel
 def test_seed(job: Job, seed: int, model: RetrievalModel) -> dict[str, Any]:
     """Test the best checkpoint of a seed; return metrics by task and the best epoch."""
     job.processes.wait()
-    best = load_checkpoint(job.run.folder(seed) / BEST)
-    model.load_published(best.state_dict)
+    best = load_best(job.run.folder(seed))
+    load_weights(model, best, job.config.path)
     epoch = best.epoch
     del best  # as large as all that training held
     tested = evaluate(model, job.data.test, device=job.device, processes=job.processes)
     return {**tested.metrics, "best_epoch": epoch}
 
 
-def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int | None) -> None:
-    """Train every seed of a run that is not finished yet; write and print its results."""
+def load_best(folder: Path) -> Checkpoint:
+    """Load the best checkpoint of a finished training, saying how to go on where it is lost."""
+    try:
+        return load_checkpoint(folder / BEST)
+    except (CheckpointError, DataError) as error:
+        last = folder / LAST
+        before = previous_of(last)
+        repeat = f"; or repeat the last epochs: train.py --resume {before}"
+        raise CheckpointError(
+            f"{error}\nall epochs are done, but the best of them is lost; score the last one: "
+            f"eval.py --resume {last}{repeat if before.is_file() else ''}"
+        ) from error
+
+
+def train_run(job: Job, named: Path | None, seed_of_named: int | None) -> None:
+    """Train every seed of a run that is not finished yet; write and print its results.
+
+    The seed `seed_of_named` continues from the checkpoint `named`.
+    """
     config, run, data = job.config, job.run, job.data
     with torch.device("meta"):  # no memory for weights that are only counted
         parameters = count_parameters(build_model(config))
@@ -331,12 +446,11 @@ def train_run(job: Job, checkpoint: Checkpoint | None, seed_of_checkpoint: int |
     seeds: dict[str, dict[str, Any]] = {}
     failures: list[str] = []
     for seed in run.seeds:
-        named = seed == seed_of_checkpoint
-        reached = None if named else run.result(seed, config.trainer.epochs)
+        state = named if seed == seed_of_named else None
+        reached = None if state else run.result(seed, config.trainer.epochs)
         if reached is None:
-            resume = checkpoint if named else last_usable(run, seed)
             try:
-                reached = test_seed(job, seed, train_seed(job, seed, resume))
+                reached = test_seed(job, seed, train_seed(job, seed, state))
             except StoppedError:
                 raise
             except ProjectError as error:
@@ -381,7 +495,7 @@ def choose_run(
                 logger.info("continuing the run %s", run.models)
                 return run, None
         logger.info("no run of %s to continue; starting a new one", config.name)
-    elif args.resume and not args.finetune:
+    elif names_a_run(args):
         run, seed = open_run(save_dir, Path(args.resume), config.seed)
         if chosen and run.seeds != seeds:
             raise UsageError(
@@ -417,15 +531,13 @@ def run_job(
     """
     started = time.perf_counter()
     with StopSignals() as stop:
-        named = args.resume not in (None, "auto") and not args.finetune
-        checkpoint = load_named(Path(args.resume)) if named else None
         start = args.resume if args.finetune else config.trainer.start_from
-        if args.resume is None or args.finetune:
+        if processes.is_writer and (args.resume is None or args.finetune):
             for seed in choose_seeds(args, config):
                 starting_checkpoint(start, Path(config.trainer.save_dir), seed, args.root_url)
         data = load_splits(config)
         data.train.to(device)
-        run, seed_of_checkpoint = agree_on_run(args, config, processes, device)
+        run, seed_of_named = agree_on_run(args, config, processes, device)
         job = Job(
             config=config,
             run=run,
@@ -441,7 +553,7 @@ def run_job(
         with run.locked() if processes.is_writer else nullcontext():
             handler = add_log_file(run.log / "info.log") if processes.is_writer else None
             try:
-                train_run(job, checkpoint, seed_of_checkpoint)
+                train_run(job, Path(args.resume) if names_a_run(args) else None, seed_of_named)
             except BaseException as error:
                 if handler is not None:
                     handler.note_failure(error)
@@ -449,14 +561,6 @@ def run_job(
             finally:
                 if handler is not None:
                     remove_log_file(handler)
-
-
-def load_named(path: Path) -> Checkpoint:
-    """Load the checkpoint that --resume names, offering the one before where it is damaged."""
-    try:
-        return load_checkpoint(path)
-    except (CheckpointError, DataError) as error:
-        raise CheckpointError(f"{error}{damaged_hint(path)}") from error
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -471,9 +575,11 @@ def run(argv: Sequence[str] | None) -> int:
             check_cuda_graphs(device, processes.world_size)
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)
-        if args.purge_exp_dir and processes.is_writer:
-            removed = purge_runs(config.trainer.save_dir, config.name)
-            logger.info("removed %d earlier runs of %s", removed, config.name)
+        if args.purge_exp_dir:
+            if processes.is_writer:
+                removed = purge_runs(config.trainer.save_dir, config.name)
+                logger.info("removed %d earlier runs of %s", removed, config.name)
+            processes.wait()  # until then, another one might start from a run that goes away
         run_job(args, config, device, processes)
     return 0
 

@@ -2,6 +2,10 @@
 
 import json
 import statistics
+import weakref
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ import train
 from small_runs import CE, Finished, Place, assert_same_run, content_of, make_data, same
 from synthetic import write_dataset, write_features, write_list
 from trainer.checkpoint import load_checkpoint
+from trainer.distributed import Processes
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
@@ -348,6 +353,161 @@ def test_a_damaged_newest_checkpoint(place, capsys, undisturbed, caplog):
     assert again.models == run.models
     assert str(run.last.relative_to(place.folder)) in caplog.text
     assert_same_run(again, undisturbed)
+    aside = run.models / "last.damaged.pth"
+    assert aside.read_bytes() == content[: len(content) // 2]  # not kept as the previous state
+    assert load_checkpoint(run.models / "last.previous.pth").epoch == 3
+
+
+def spoiled(run, spoil):
+    """Change what last.pth holds."""
+    content = torch.load(run.last, weights_only=True)
+    spoil(content)
+    run.last.unlink()
+    torch.save(content, run.last)
+
+
+@pytest.mark.parametrize("resume", ["auto", "last"])
+def test_wrong_values_are_refused_before_anything_is_touched(place, capsys, resume):
+    run = place.train("--config", place.config({"trainer.epochs": 1}))
+    config = place.config({"trainer.epochs": 2})
+
+    def spoil(content):
+        content["optimizer"]["state"][0]["exp_avg"][0] = float("nan")
+
+    spoiled(run, spoil)
+    before = {path.name: path.read_bytes() for path in run.models.iterdir()}
+    flags = ("--config", config, "--resume", run.last if resume == "last" else "auto")
+    words = ["last.pth: ", "exp_avg of", "NaN", "--finetune"]
+    fails(place, capsys, *flags, status=1, words=words)
+    assert {path.name: path.read_bytes() for path in run.models.iterdir()} == before
+
+
+def test_a_lost_best_of_a_finished_training(place, capsys):
+    """Killed after its last epoch, before the test."""
+    config = place.config(LONG | {"trainer.epochs": 2})
+    run = place.train("--config", config)
+    (run.models / "result.json").unlink()
+    run.trained_model.unlink()
+    run.trained_model.write_bytes(b"damaged")
+    before = run.models.relative_to(place.folder) / "last.previous.pth"
+    words = ["trained_model.pth", "eval.py --resume", "last.pth", f"train.py --resume {before}"]
+    fails(place, capsys, "--config", config, "--resume", "auto", status=1, words=words)
+    assert place.call(train.main, "--resume", before) == 0  # the remedy is one
+    assert load_checkpoint(run.trained_model).epoch == 2
+
+
+def test_the_damaged_files_of_a_run_do_not_stop_it(place):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    (run.log / "metrics.jsonl").write_text("5")
+    (run.models / "result.json").write_text('{"epochs": 1, "reached": {"t2v_metrics": {}}}')
+    place.train("--config", config, "--resume", "auto")
+    assert [line["epoch"] for line in run.metrics] == [1]
+    assert run.results["seeds"]["0"]["t2v_metrics"].keys() == METRICS
+
+
+@pytest.mark.parametrize(
+    ("custom", "words"),
+    [
+        ("optimizer.args.lr@0.00001", ["optimizer.args.lr: 0.01 there, 1e-05 now"]),
+        ("optimizer.type@Adam", ["optimizer.type: Ranger there, Adam now"]),
+        ("optimizer.args.k@3", ["optimizer.args.k: unset there, 3 now"]),
+        ("lr_scheduler.args.gamma@0.5", ["lr_scheduler.args.gamma: 0.95 there, 0.5 now"]),
+    ],
+)
+def test_other_settings_of_the_optimiser_are_refused(place, capsys, trained, custom, words):
+    before = (trained.models / "config.json").read_bytes()
+    flags = ("--resume", trained.last, "--custom_args", custom)
+    remedy = f"--resume {trained.last} --finetune"
+    fails(place, capsys, *flags, status=2, words=[f"{trained.last} was", *words, remedy])
+    assert (trained.models / "config.json").read_bytes() == before
+
+
+def test_a_run_goes_on_under_its_own_name(place):
+    config = place.config({"trainer.epochs": 1})
+    tag = "trainer.early_stop@7"
+    run = place.train(
+        *("--config", config, "--custom_args", tag), name="clotho-tiny-trainer-early_stop-7"
+    )
+    named = run.config["name"]
+    for flags in ([], ["--config", config]):
+        more = ("--custom_args", "trainer.epochs@2", "--resume", run.last)
+        assert place.call(train.main, *flags, *more) == 0
+        assert run.config["name"] == run.results["config"] == named
+        assert run.config["trainer"]["epochs"] == 2
+        assert load_checkpoint(run.last).config["name"] == named
+
+
+def test_the_config_inside_a_checkpoint_serves_where_there_is_no_file(place):
+    run = place.train("--config", place.config({"trainer.epochs": 1}))
+    alone = place.folder / "alone"
+    alone.mkdir()
+    (alone / "last.pth").write_bytes(run.last.read_bytes())
+    more = ("--custom_args", "trainer.epochs@2")
+    assert place.call(train.main, "--resume", alone / "last.pth", *more) == 0
+    assert load_checkpoint(alone / "last.pth").epoch == 2
+
+
+def test_a_checkpoint_is_let_go_before_the_training(place, monkeypatch):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    read, alive = [], []
+
+    def noted(load):
+        def load_noted(*args):
+            checkpoint = load(*args)
+            if checkpoint is not None:
+                read.append(weakref.ref(checkpoint))
+            return checkpoint
+
+        return load_noted
+
+    def fit(*_, **__):
+        alive.append([reference() for reference in read if reference() is not None])
+        raise KeyboardInterrupt
+
+    for name in ("load_checkpoint", "last_usable"):
+        monkeypatch.setattr(train, name, noted(getattr(train, name)))
+    monkeypatch.setattr(train, "fit", fit)
+    more = place.config({"trainer.epochs": 2})
+    for flags in (("auto",), (run.last,), (run.last, "--finetune")):
+        assert place.call(train.main, "--config", more, "--resume", *flags) == 130
+    assert len(read) >= 4
+    assert alive == [[], [], []]
+
+
+# With other processes
+
+
+class Second(Processes):
+    """The second of two processes; the writer's words come from `told`."""
+
+    told = ()
+
+    def text_of_writer(self, text, device):
+        assert json.loads(text) is None
+        return self.told
+
+    def wait(self):
+        raise KeyboardInterrupt
+
+
+def test_only_the_writer_looks_for_a_start(monkeypatch):
+    monkeypatch.setattr(train, "starting_checkpoint", refuse)
+    monkeypatch.setattr(Second, "told", '"a/trained_model.pth"')
+    job = SimpleNamespace(processes=Second(1, 2), device=torch.device("cpu"))
+    assert train.agree_on_start(job, 0) == Path("a/trained_model.pth")
+
+
+def test_the_others_wait_while_the_writer_purges(place, monkeypatch):
+    monkeypatch.setattr(train, "purge_runs", refuse)
+    monkeypatch.setattr(train, "run_job", refuse)
+    monkeypatch.setattr(train, "processes_of", lambda _: nullcontext(Second(1, 2)))
+    assert place.call(train.main, "--config", place.config(), "--purge_exp_dir") == 130
+
+
+def refuse(*_, **__):
+    raise AssertionError("not this process")
 
 
 def test_a_run_without_a_usable_checkpoint_is_passed_over(place):
@@ -414,7 +574,8 @@ def test_a_checkpoint_of_another_architecture(place, capsys):
     run = place.train("--config", place.config({"trainer.epochs": 1}))
     kept = {path.name: path.read_bytes() for path in run.models.iterdir()}
     both = place.config(base=CE)
-    words = ["another architecture", "missing: pooling.vggsound.clusters", "config.json"]
+    words = [f"{run.last} does not fit ", "tiny.json: the weights belong to another architecture"]
+    words += ["missing: pooling.vggsound.clusters", "config.json"]
     fails(place, capsys, "--config", both, "--resume", run.last, status=1, words=words)
     assert {path.name: path.read_bytes() for path in run.models.iterdir()} == kept
 
