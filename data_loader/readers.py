@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
@@ -15,6 +15,9 @@ from utils.unpickle import ExpertStore, load_plain
 LARGEST_RATIO = 4
 """Bytes that the clips of a pickle may share: one array under many names fills a disk later."""
 ALWAYS_ALLOWED = 64 << 20
+CAPTION_SIZE, WORD_SIZE = 32, 4
+"""Bytes that a caption counts besides its words, and a word besides its letters: half of those it
+takes in memory, for files may hold the same word many times in few bytes."""
 PICKLES = (".pkl", ".pickle")
 
 
@@ -33,10 +36,13 @@ def read_features(path: str | Path) -> Iterator[tuple[str, np.ndarray | None]]:
 
 
 def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Yield (clip, captions), each caption a (words, T) array of finite numbers."""
+    """Yield (clip, captions), each caption a (words, T) array of finite numbers.
+
+    A clip may have no captions: only those of the split lists need any.
+    """
     volume = _Volume(path)
     for clip, captions in _clips(path, load_plain(path)):
-        if not isinstance(captions, (list, tuple)) or not captions:
+        if not isinstance(captions, (list, tuple)):
             raise DataError(
                 f"{path}: clip {clip[:200]!r}: found {_kind(captions)}, expected a list of arrays, "
                 "one for each caption"
@@ -47,16 +53,16 @@ def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]
                     f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
                     "expected an array (words, width) of finite numbers"
                 )
-            volume.take(words.nbytes)
+            volume.take(CAPTION_SIZE + words.nbytes)
         yield clip, list(captions)
 
 
 def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
-    """Return the captions of each clip as lists of words."""
+    """Return the captions of each clip as lists of words; a clip may have none."""
     volume = _Volume(path)
     captions: dict[str, list[list[str]]] = {}
     for clip, found in _clips(path, load_plain(path)):
-        if not isinstance(found, (list, tuple)) or not found:
+        if not isinstance(found, (list, tuple)):
             raise DataError(
                 f"{path}: clip {clip[:200]!r}: found {_kind(found)}, expected a list of captions"
             )
@@ -66,9 +72,35 @@ def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
                     f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
                     "expected a list of words"
                 )
-            volume.take(sum(map(len, words)))
+            volume.take(CAPTION_SIZE + WORD_SIZE * len(words) + sum(map(len, words)))
         captions[clip] = [list(words) for words in found]
     return captions
+
+
+def read_masks(path: str | Path) -> dict[str, np.ndarray]:
+    """Return which captions of each clip may be used: (captions,) uint8, 0 or 1."""
+    volume = _Volume(path)
+    content = load_plain(path)
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{path}: found {_kind(content)}, expected a dict from clips to masks")
+    masks: dict[str, np.ndarray] = {}
+    for clip, found in _clips(path, content):
+        if not _is_mask(found):
+            raise DataError(
+                f"{path}: clip {clip[:200]!r}: found {_kind(found)}, expected a list of 0 or 1, "
+                "one for each caption"
+            )
+        volume.take(len(found))
+        masks[clip] = np.asarray(found, np.uint8)
+    return masks
+
+
+def _is_mask(value: object) -> TypeGuard[Sequence[int] | np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and bool(np.isin(value, (0, 1)).all())
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(item, int | float) and item in (0, 1) for item in value
+    )
 
 
 class _Volume:
@@ -114,11 +146,14 @@ def _rows_of(path: str | Path, content: ExpertStore) -> Iterator[tuple[str, obje
         raise DataError(f"{path}: found an ExpertStore without rows, expected an array (clips, D)")
     if not isinstance(missing, (set, frozenset, list, tuple, dict)):
         missing = ()
+    missing = {clip for clip in missing if type(clip) is str}
+    volume = _Volume(path)
     for clip, row in _clips(path, rows):
         if type(row) is not int or not 0 <= row < len(store):
             raise DataError(
                 f"{path}: clip {clip[:200]!r}: found row {str(row)[:50]} of {len(store)}"
             )
+        volume.take(store[row].nbytes)
         yield clip, None if clip in missing else store[row]
 
 
@@ -155,6 +190,7 @@ def _kind(value: object) -> str:
     """Return a short description of a value, for messages."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and {value.dtype}"
-    return {"str": "text", "NoneType": "nothing"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
+    name = type(value).__name__
+    return {"str": "text", "NoneType": "nothing", "int": "an int", "memoryview": "bytes"}.get(
+        name, f"a {name}"
     )

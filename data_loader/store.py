@@ -37,10 +37,9 @@ from data_loader.packed_file import (
     map_packed,
     open_packed,
 )
-from data_loader.readers import read_captions, read_features, read_text_features
+from data_loader.readers import read_captions, read_features, read_masks, read_text_features
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_writer, remove_leftovers, sha256_of
-from utils.unpickle import load_plain
 
 logger = logging.getLogger(__name__)
 
@@ -425,20 +424,9 @@ def _pack_captions(source: Path, writer: PackedWriter, _: np.dtype | None) -> No
 
 
 def _pack_masks(source: Path, writer: PackedWriter, _: np.dtype | None) -> None:
-    masks = load_plain(source)
-    if not isinstance(masks, dict) or not masks:
-        raise DataError(f"{source}: expected a dict of clip -> 0/1 per caption")
-    flat: list[np.ndarray] = []
-    for clip, mask in masks.items():
-        try:
-            values = np.asarray(mask)
-        except ValueError:  # rows of different lengths
-            values = np.empty((0, 0))
-        if not isinstance(clip, str) or values.ndim != 1 or not np.isin(values, (0, 1)).all():
-            raise DataError(f"{source}: clip {clip!r}: expected one 0 or 1 per caption")
-        flat.append(values.astype(np.uint8))
-    writer.add("allowed", np.concatenate(flat))
-    writer.add("offsets", _offsets(map(len, flat)))
+    masks = read_masks(source)
+    writer.add("allowed", np.concatenate(list(masks.values())))
+    writer.add("offsets", _offsets(map(len, masks.values())))
     writer.add("names", encode_names(list(masks)))
 
 

@@ -528,6 +528,19 @@ class TestBadInput:
         assert str(made.files["captions"]) in message
         build_dataset(config_of(made), "val")
 
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_a_clip_with_an_empty_list_of_captions(self, made, packed, tmp_path):
+        """It may lie in the files, which serve other lists too, but not in a list."""
+        clip = made.clips["train"][4]
+        for what in ("captions", "text"):
+            self.change(made, what, lambda values: values.__setitem__(clip, []))
+        place = str(tmp_path / "packed") if packed else None
+        with pytest.raises(DataError) as caught:
+            build_dataset(config_of(made, packed_dir=place), "train")
+        assert f"1 clip without captions in {made.files['captions']}" in str(caught.value)
+        assert repr(clip) in str(caught.value)
+        build_dataset(config_of(made, packed_dir=place), "val").evaluation()
+
     def test_captions_and_text_vectors_of_different_numbers(self, made):
         clip = made.clips["val"][1]
         self.change(made, "captions", lambda values: values[clip].pop())

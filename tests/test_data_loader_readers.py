@@ -1,12 +1,14 @@
 """Features, text vectors and captions are yielded clip by clip, checked, with errors that help."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_loader import readers
 from data_loader.hickle import write_hickle
-from data_loader.readers import read_captions, read_features, read_text_features
+from data_loader.readers import read_captions, read_features, read_masks, read_text_features
 from utils.errors import DataError, UnsafeFileError
 from utils.unpickle import dump_plain
 
@@ -140,23 +142,74 @@ def test_one_array_under_many_names_is_refused(tmp_path):
     assert len(list(read_features(tmp_path / "x.pkl"))) == 100
 
 
+def test_rows_of_an_expert_store_that_many_clips_share_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    rows = np.ones((2, 1000), np.float16)
+    own = {"a": 0, "b": 1}
+    assert len(list(read_features(expert_store(tmp_path / "x.pkl", store=rows, keymap=own)))) == 2
+    shared = {str(n): 0 for n in range(100)}
+    path = expert_store(tmp_path / "y.pkl", store=rows, keymap=shared)
+    with pytest.raises(UnsafeFileError, match="its clips share values"):
+        list(read_features(path))
+
+
+def test_what_is_missing_from_an_expert_store_may_be_a_long_list(tmp_path):
+    """Each clip was looked for in the list: 30,000 among 30,000 took half a minute."""
+    clips = {str(n): 0 for n in range(30_000)}
+    missing = [["nested"], *(f"other {n}" for n in range(30_000)), "7"]
+    path = expert_store(tmp_path / "x.pkl", store=np.ones((1, 2)), keymap=clips, missing=missing)
+    began = time.monotonic()
+    ours = dict(read_features(path))
+    assert [clip for clip, value in ours.items() if value is None] == ["7"]
+    assert time.monotonic() - began < 5
+
+
 # Text
 
 
+@pytest.mark.parametrize("shared", [[""] * 2000, []], ids=["empty words", "captions without words"])
+def test_shared_captions_are_counted_even_when_they_say_nothing(tmp_path, monkeypatch, shared):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    dump_plain({"a": [shared] * 2000}, tmp_path / "x.pkl")
+    with pytest.raises(UnsafeFileError, match="its clips share values"):
+        read_captions(tmp_path / "x.pkl")
+
+
+def test_shared_text_vectors_are_counted_even_when_they_are_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    shared = [np.ones((0, 3))] * 2000
+    dump_plain({str(n): shared for n in range(100)}, tmp_path / "x.pkl")
+    with pytest.raises(UnsafeFileError, match="its clips share values"):
+        list(read_text_features(tmp_path / "x.pkl"))
+
+
+def test_the_densest_real_captions_stay_far_from_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    words = [f"word {n}" for n in range(500)]
+    draw = np.random.default_rng(0).integers(500, size=(2000, 5, 10))
+    values = {str(n): [[words[i] for i in line] for line in draw[n]] for n in range(2000)}
+    dump_plain(values, tmp_path / "x.pkl")
+    assert read_captions(tmp_path / "x.pkl") == values
+
+
 def test_text_vectors_come_back(tmp_path):
-    values = {"a": [np.ones((3, 5)), np.ones((1, 5))], "b": (np.ones((0, 5), np.float16),)}
+    values = {
+        "a": [np.ones((3, 5)), np.ones((1, 5))],
+        "b": (np.ones((0, 5), np.float16),),
+        "c": [],
+    }
     dump_plain(values, tmp_path / "x.pkl")
     ours = dict(read_text_features(tmp_path / "x.pkl"))
     assert [[words.shape for words in captions] for captions in ours.values()] == [
         [(3, 5), (1, 5)],
         [(0, 5)],
+        [],
     ]
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "clip 'a': found a list, expected a list of arrays"),
         (np.ones((2, 3)), "clip 'a': found an array"),
         ("text", "clip 'a': found text"),
         ([np.ones((2, 3)), np.ones(3)], r"clip 'a', caption 1: found an array of shape \(3,\)"),
@@ -172,9 +225,9 @@ def test_what_is_no_text_vectors_is_refused(tmp_path, value, message):
 
 
 def test_captions_come_back_word_by_word(tmp_path):
-    values = {"a": [["a", "dog"], ["<b>", "größe"]], "b": ((),)}
+    values = {"a": [["a", "dog"], ["<b>", "größe"]], "b": ((),), "c": []}
     dump_plain(values, tmp_path / "x.pkl")
-    assert read_captions(tmp_path / "x.pkl") == {"a": values["a"], "b": [[]]}
+    assert read_captions(tmp_path / "x.pkl") == {"a": values["a"], "b": [[]], "c": []}
 
 
 def test_published_captions_and_vectors_belong_together():
@@ -188,7 +241,7 @@ def test_published_captions_and_vectors_belong_together():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "clip 'a': found a list, expected a list of captions"),
+        (1, "clip 'a': found an int, expected a list of captions"),
         ("a dog", "clip 'a': found text"),
         (["a dog"], "clip 'a', caption 0: found text, expected a list of words"),
         ([["a"], [1]], "clip 'a', caption 1: found a list, expected a list of words"),
@@ -200,3 +253,36 @@ def test_what_is_no_captions_is_refused(tmp_path, value, message):
     dump_plain({"a": value}, tmp_path / "x.pkl")
     with pytest.raises(DataError, match=message):
         read_captions(tmp_path / "x.pkl")
+
+
+# Masks
+
+
+def test_masks_come_back(tmp_path):
+    values = {"a": [1, 0.0, True], "b": (), "c": np.array([0, 1], np.int64)}
+    dump_plain(values, tmp_path / "x.pkl")
+    ours = read_masks(tmp_path / "x.pkl")
+    assert {clip: mask.tolist() for clip, mask in ours.items()} == {
+        "a": [1, 0, 1],
+        "b": [],
+        "c": [0, 1],
+    }
+    assert {mask.dtype for mask in ours.values()} == {np.dtype(np.uint8)}
+
+
+def test_masks_that_share_values_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    shared = [1] * 1000
+    dump_plain({str(n): shared for n in range(100)}, tmp_path / "x.pkl")
+    with pytest.raises(UnsafeFileError, match="its clips share values"):
+        read_masks(tmp_path / "x.pkl")
+
+
+def test_lists_in_lists_in_lists_are_no_mask(tmp_path):
+    """As an array it would have 30^10 numbers."""
+    nested = [1]
+    for _ in range(10):
+        nested = [nested] * 30
+    dump_plain({"a": nested}, tmp_path / "x.pkl")
+    with pytest.raises(DataError, match="clip 'a': found a list, expected a list of 0 or 1"):
+        read_masks(tmp_path / "x.pkl")

@@ -273,12 +273,12 @@ def test_packed_files_serve_after_the_folder_of_features_was_linked(tmp_path, so
 def test_text_captions_and_masks_come_back(tmp_path):
     draw = np.random.default_rng(0)
     root = tmp_path / "features"
-    text = {
+    text = {"no captions": []} | {
         name: [draw.normal(size=(n, 4)).astype(np.float32) for n in (2, 0, 5)[: 1 + k % 3]]
         for k, name in enumerate((*HARD_NAMES, "plain"))
     }
     lines = [["größe", "音"], ["a", "b"]]
-    captions = {name: lines[: 1 + k % 2] for k, name in enumerate(HARD_NAMES)}
+    captions = {name: lines[: k % 3] for k, name in enumerate(HARD_NAMES)}
     masks = {name: [0, 1, 1][:k] for k, name in enumerate(HARD_NAMES[:4])}
     for name, value in (("text", text), ("captions", captions), ("masks", masks)):
         write_features(root / f"{name}.pkl", value)
@@ -301,7 +301,8 @@ def test_text_captions_and_masks_come_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "masks", [{}, [1, 0], {"a": [1, 2]}, {"a": 1}, {3: [1]}, {"a": ["1"]}, {"a": [1, [0, 1]]}]
+    "masks",
+    [{}, [1, 0], {"a": [1, 2]}, {"a": 1}, {3: [1]}, {"a": ["1"]}, {"a": [1, [0, 1]]}, [[1]]],
 )
 def test_masks_of_another_form_are_refused(tmp_path, masks):
     (tmp_path / "features").mkdir()
