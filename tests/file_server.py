@@ -40,6 +40,7 @@ class Faults:
     silent_after: list[int] = field(default_factory=list)  # bytes of body, then silence
     retry_after: str | None = None
     also_after: bytes = b""  # sent behind the body
+    whole_answer: bytes | None = None  # sent as it is instead of everything else
 
 
 @dataclass
@@ -104,7 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path  # a request to a proxy names the whole address
         self.owner.requests.append(Request(path, dict(self.headers)))
         faults = self.owner.faults.get(path, Faults())
-        if faults.statuses and (status := faults.statuses.pop(0)) != 200:
+        if faults.whole_answer is not None:
+            self.wfile.write(faults.whole_answer)
+            self.close_connection = True
+        elif faults.statuses and (status := faults.statuses.pop(0)) != 200:
             self.answer_status(status, faults.retry_after)
         elif faults.redirect is not None:
             self.send_response(302)

@@ -305,6 +305,39 @@ def test_redirects_to_other_schemes_are_not_followed(server, tmp_path, target):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "header", "message"),
+    [
+        ("200 OK", b"Content-Length: " + b"9" * 5000, "a Content-Length of 5000 digits"),
+        ("200 OK", b"Content-Length: " + b"9" * 19, "a Content-Length of 19 digits"),
+        ("302 Found", b"Location: http://[::1", "cannot be understood: ValueError: Invalid IPv6"),
+        ("302 Found", b"Location: http://a:99999/", "ValueError: Port out of range"),
+        ("302 Found", b"Location: /\xff", "cannot be understood: UnicodeDecodeError"),
+        ("200 OK", b"Transfer-Encoding: chunked\r\n\r\n-5", "cannot be understood: ValueError"),
+    ],
+)
+def test_answers_that_cannot_be_understood_are_final(server, tmp_path, status, header, message):
+    answer = f"HTTP/1.1 {status}\r\n".encode() + header + b"\r\n\r\n"
+    server.faults["/a.bin"] = Faults(whole_answer=answer)
+    with pytest.raises(DownloadError, match=f"tried: gave up: .*{message}"):
+        get(server, tmp_path)
+    assert len(server.requests) == 1
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_what_a_server_says_cannot_move_the_cursor(server, tmp_path, caplog, status):
+    caplog.set_level(logging.INFO)
+    answer = b"HTTP/1.1 %d \x1b[2Jgr\xfcn\x9b1m\r\nContent-Length: 0\r\n\r\n" % status
+    server.faults["/a.bin"] = Faults(whole_answer=answer)
+    with pytest.raises(DownloadError) as caught:
+        get(server, tmp_path)
+    for said in (str(caught.value), caplog.text):
+        assert "\x1b" not in said
+        assert "\x9b" not in said
+    assert rf"status {status} \x1b[2Jgrün\x9b1m" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.pth", "a.json", "a.bin"])
 @pytest.mark.parametrize("padding", [0, 5000])
 def test_an_html_page_is_recognised(server, tmp_path, name, padding):

@@ -47,6 +47,8 @@ PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 
 # A server that names no version of its file (ETag, Last-Modified) is asked again for the last bytes
 # we have: when they differ, the file has changed and the parts do not belong together.
 OVERLAP = 4096
+MOST_DIGITS = 18
+"""Of a length that a server announces; a million terabytes have 19."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybod
     """A failure that a later try may mend."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
+        super().__init__(_printable(reason))
         self.wait = wait
 
 
@@ -232,6 +234,10 @@ class _Transfer:
             raise DownloadError(self._explain(f"gave up: {_reason(error)}")) from error
         except PASSING_FAILURES as error:
             raise _Passing(_reason(error)) from error
+        except ValueError as error:  # headers that the libraries did not expect
+            raise DownloadError(
+                self._explain(f"gave up: the answer cannot be understood: {_reason(error)}")
+            ) from error
 
     def _read_head(self, response: requests.Response, start: int) -> bytes:
         """Judge status and headers; returns the bytes we have that the body begins with."""
@@ -251,7 +257,10 @@ class _Transfer:
         self.start_over()
         length = headers.get("Content-Length", "")
         chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        self.total = int(length) if length.isascii() and length.isdigit() and not chunked else None
+        counts = length.isascii() and length.isdigit() and not chunked
+        if counts and len(length) > MOST_DIGITS:
+            raise DownloadError(self._explain(f"gave up: a Content-Length of {len(length)} digits"))
+        self.total = int(length) if counts else None
         etag = headers.get("ETag", "")
         # a weak ETag promises the same meaning, not the same bytes
         self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")
@@ -339,7 +348,7 @@ class _Transfer:
     def _explain(self, tried: str) -> str:
         return (
             f"could not fetch {shown(self.url)}\n"
-            f"  tried: {tried}\n"
+            f"  tried: {_printable(tried)}\n"
             f"  by hand: curl -L -o {shlex.quote(str(self.path))} {shlex.quote(shown(self.url))}\n"
             "  then start again; or name a mirror with --root_url"
         )
@@ -431,6 +440,11 @@ def _reason(error: BaseException) -> str:
         cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
     text = re.sub(r"<?\w*Connection\([^)]*\)>?: ", "", str(error))
     return f"{type(error).__name__}: {text}"[:300]
+
+
+def _printable(text: str) -> str:
+    """Return what a server said without the characters by which it could move the cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _free(path: Path) -> int:
