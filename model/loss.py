@@ -31,9 +31,9 @@ class MaxMarginRankingLoss(nn.Module):
         return (costs * others).sum() / (2 * count * (count - 1))
 
 
-LOSSES = {"MaxMarginRankingLoss": MaxMarginRankingLoss}
+LOSSES: dict[str, type[nn.Module]] = {"MaxMarginRankingLoss": MaxMarginRankingLoss}
 
 
 def build_loss(config: LossConfig) -> nn.Module:
-    """Return the configured loss; a loss of one's own is a class above and a line in LOSSES."""
-    return LOSSES[config.type](margin=config.margin, fix_norm=config.fix_norm)
+    """Return the configured loss; a loss of your own is a class and a line in LOSSES."""
+    return LOSSES[config.type](**config.args)

@@ -69,7 +69,7 @@ def test_nan_shows():
 
 
 def test_build_loss_reads_its_section():
-    loss = build_loss(LossConfig(type="MaxMarginRankingLoss", margin=0.5, fix_norm=False))
+    loss = build_loss(LossConfig("MaxMarginRankingLoss", {"margin": 0.5, "fix_norm": False}))
     assert (loss.margin, loss.fix_norm) == (0.5, False)
 
 

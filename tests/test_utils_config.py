@@ -435,13 +435,13 @@ def test_whole_numbers_are_fine_for_real_ones_and_0_and_1_for_switches():
     config = load_config(
         CE, {"loss.args.margin": 1, "loss.args.fix_norm": 0, "trainer.tensorboard": 1}
     )
-    assert (config.loss.margin, config.loss.fix_norm, config.trainer.tensorboard) == (
+    assert (*config.loss.args.values(), config.trainer.tensorboard) == (
         1.0,
         False,
         True,
     )
-    assert isinstance(config.loss.margin, float)
-    assert isinstance(config.loss.fix_norm, bool)
+    assert isinstance(config.loss.args["margin"], float)
+    assert isinstance(config.loss.args["fix_norm"], bool)
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ class _ReferenceSteps:
 
     def __init__(self, config: Config, data: BaseDataset, device: torch.device) -> None:
         self._device = device
-        self._margin = config.loss.margin
+        self._margin = config.loss.args["margin"]
         self._model = reference.with_plain_layers(_seeded_model(config, device).train())
         args = config.optimizer.args
         self._optimizer = reference.Ranger(

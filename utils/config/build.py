@@ -19,7 +19,7 @@ from utils.config.experts import (
 from utils.config.files import label_of, resolve_inside
 from utils.config.kinds import shown
 from utils.config.problems import Problems
-from utils.config.schema import LAYOUTS, OPTIMIZER_ARGS, split_path
+from utils.config.schema import LAYOUTS, LOSS_ARGS, OPTIMIZER_ARGS, split_path
 from utils.config.sections import (
     ArchConfig,
     Config,
@@ -313,11 +313,9 @@ class Builder:
         )
 
     def _loss(self) -> LossConfig:
-        return LossConfig(
-            type=self._get("loss.type"),
-            margin=self._get("loss.args.margin"),
-            fix_norm=self._get("loss.args.fix_norm"),
-        )
+        kind = self._get("loss.type")
+        args = {name: self._get(f"loss.args.{name}") for name in LOSS_ARGS[kind]}
+        return LossConfig(type=kind, args=args)
 
     def _trainer(self) -> TrainerConfig:
         def get(key: str) -> Value:

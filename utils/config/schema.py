@@ -37,6 +37,11 @@ OPTIMIZER_ARGS = {
     "AdamW": ("lr", "weight_decay", "betas", "eps", "amsgrad"),
 }
 
+LOSS_ARGS = {
+    "MaxMarginRankingLoss": ("margin", "fix_norm"),
+}
+"""Losses, and the keys of loss.args that each takes; those of others are left aside."""
+
 ABLATIONS = ("pairwise-star", "pairwise-star-specific", "pairwise-star-tensor", "triplet")
 
 EXPERT = "<expert>"
@@ -245,7 +250,7 @@ _KEYS: dict[str, Key] = {
     "lr_scheduler.args.gamma": Key(
         Real(open_below=True, most=1.0), REQUIRED, "factor of the learning rate at each"
     ),
-    "loss.type": Key(Choice(words=("MaxMarginRankingLoss",)), REQUIRED, "the loss"),
+    "loss.type": Key(Choice(words=tuple(LOSS_ARGS)), REQUIRED, "the loss"),
     "loss.args.margin": Key(Real(open_below=True), REQUIRED, "margin of the ranking"),
     "loss.args.fix_norm": Key(Flag(), True, "average over the pairs that do not match only"),
     "trainer.epochs": Key(Whole(least=1), REQUIRED, "epochs of a run"),

@@ -112,11 +112,10 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The ranking loss by name."""
+    """The ranking loss by name, and its arguments."""
 
-    type: Literal["MaxMarginRankingLoss"]
-    margin: float
-    fix_norm: bool
+    type: str
+    args: dict[str, Any]
 
 
 @dataclass(frozen=True)
