@@ -259,7 +259,9 @@ _KEYS: dict[str, Key] = {
     "trainer.save_only_best": Key(
         Flag(), True, "false: also keep checkpoint-epoch<N>.pth, the newest three"
     ),
-    "trainer.skip_first_n_saves": Key(Whole(), 0, "keep none of these in the first n epochs"),
+    "trainer.skip_first_n_saves": Key(
+        Whole(), 0, "with save_only_best false: keep them from epoch n on"
+    ),
     "trainer.include_optim_in_ckpts": Key(
         Flag(), True, "the optimiser's state is saved with the best weights"
     ),
@@ -270,7 +272,9 @@ _KEYS: dict[str, Key] = {
         'what decides on the best epoch; "off": the last epoch is the best',
     ),
     "trainer.early_stop": Key(
-        Whole(or_null=True), None, "stop after more than n validations without improvement"
+        Whole(or_null=True),
+        None,
+        "stop after more than n validations that are worse than the best one; an equal one is not",
     ),
     "trainer.verbosity": Key(Whole(most=2), 2, "0: warnings, 1: results, 2: progress too"),
     "trainer.tensorboard": Key(Flag(), True, "write curves for TensorBoard"),
@@ -290,7 +294,9 @@ _KEYS: dict[str, Key] = {
         Choice(words=("fp32", "tf32", "bf16")), "fp32", "arithmetic of the matrix products"
     ),
     "trainer.compile": Key(Flag(), False, "compile the model with torch.compile"),
-    "trainer.cuda_graphs": Key(Flag(), False, "replay the step as a CUDA graph"),
+    "trainer.cuda_graphs": Key(
+        Flag(), False, "replay the step as a CUDA graph; one process on a GPU only"
+    ),
     "eval_settings.tester.save_dir": Key(
         Place(or_null=True), None, "`trainer.save_dir` of the test run"
     ),
