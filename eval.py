@@ -51,7 +51,7 @@ class TestData:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     published = parser.add_argument_group("published experiments")
     published.add_argument("--experiment", metavar="NAME", help="one of --list; default: all")
     published.add_argument("--list", action="store_true", help="show experiments and what is here")
@@ -76,6 +76,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                 raise UsageError(f"--{flag} belongs to one checkpoint; name it with --resume CKPT")
     elif args.experiment is not None or args.list:
         raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
+    if args.list and args.format != "text":
+        raise UsageError("--format is for tables of scores; --list has none")
     return args
 
 

@@ -226,6 +226,8 @@ def test_the_config_inside_a_released_checkpoint_serves_too(released, monkeypatc
         (["--resume", "CKPT", "--experiment", "x"], 2, ["--experiment"]),
         (["--resume", "CKPT", "--device", "3"], 2, ["--device 3", "GPU"]),
         (["--resume", "CKPT", "--save_similarities", "no/where/x.npy"], 2, ["no/where/x.npy"]),
+        (["--list", "--format", "json"], 2, ["--format", "--list"]),
+        (["--res", "CKPT"], 2, ["unrecognized arguments: --res"]),
         (["--resume", "CKPT", "--per_class", "no-list.txt"], 1, ["no-list.txt", "missing"]),
         (["--resume", "CKPT", "--per_class", "EMPTY"], 1, ["no names"]),
         (["--resume", "CKPT", "--per_class", "OTHER"], 1, ["'other clip'", "test split"]),
