@@ -13,6 +13,7 @@ from misc.soak import differences
 from model import build_model
 from small_runs import CE, SINGLE
 from trainer.checkpoint import (
+    FORMAT,
     Checkpoint,
     Snapshot,
     load_checkpoint,
@@ -154,6 +155,10 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         ({"state_dict": {"a": torch.ones(1)}, "epoch": "x"}, "epoch is 'x'"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": -1}, "epoch is -1"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": True}, "epoch is True"),
+        (
+            {"state_dict": {"a": torch.ones(1)}, "format": FORMAT, "progress": [1]},
+            r"progress is \[1\]",
+        ),
     ],
 )
 def test_no_checkpoint(tmp_path, content, words):

@@ -67,6 +67,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     best: Any = content.get("monitor_best")
     optimizer = content.get("optimizer")
     progress = content.get("progress") if content.get("format") == FORMAT else None
+    if not isinstance(progress, dict | None):
+        raise CheckpointError(f"{path}: its progress is {shown(progress)}; expected a dict")
     return Checkpoint(
         path=path,
         epoch=epoch,
@@ -74,7 +76,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         state_dict=dict(state),
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         monitor_best=float(best) if is_finite_number(best) else None,
-        progress=progress if isinstance(progress, dict) else None,
+        progress=progress,
     )
 
 

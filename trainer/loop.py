@@ -184,27 +184,15 @@ def _is_record(value: object) -> bool:
 def _restore_scheduler(
     scheduler: torch.optim.lr_scheduler.StepLR, stored: Mapping[str, Any], epoch: int
 ) -> None:
-    """Load the state of a schedule that stands at `epoch`; raises ValueError for another one."""
-    if stored["last_epoch"] != epoch:
-        raise ValueError(f"scheduler.last_epoch is {shown(stored['last_epoch'])}, expected {epoch}")
-    known = scheduler.state_dict()
-    taken = {key: value for key, value in stored.items() if key in known}
-    for key, value in taken.items():
-        if not _is_like(value, known[key]):
-            raise ValueError(f"scheduler.{key} is {shown(value)}, expected one like {known[key]}")
-    scheduler.load_state_dict(taken)
-
-
-def _is_like(value: object, example: object) -> bool:
-    """Say whether a value of a file has the form of another one, its numbers finite."""
-    if isinstance(example, list):
-        return (
-            isinstance(value, list)
-            and len(value) == len(example)
-            and all(map(_is_like, value, example))
-        )
-    are_alike = type(value) is type(example)
-    return are_alike and (not isinstance(value, float) or math.isfinite(value))
+    """Load the state of this very schedule at `epoch`; raises ValueError for any other."""
+    for key, value in (scheduler.state_dict() | {"last_epoch": epoch}).items():
+        if key == "_last_lr":
+            fits = len(stored[key]) == len(value) and all(map(is_finite_number, stored[key]))
+        else:
+            fits = is_count(stored[key]) if key == "_step_count" else stored[key] == value
+        if not fits:
+            raise ValueError(f"scheduler.{key} is {shown(stored[key])}, expected one like {value}")
+    scheduler.load_state_dict({key: stored[key] for key in scheduler.state_dict()})
 
 
 def fit(
