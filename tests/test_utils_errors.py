@@ -127,6 +127,9 @@ def test_the_nearest_word_is_the_one_with_fewest_edits_then_by_alphabet():
 def test_far_words_are_not_suggested():
     assert nearest_word("zzz", ["margin", "epochs"]) is None
     assert nearest_word("x", []) is None
+    assert nearest_word("a", ["k", "cd"]) is None
+    assert nearest_word("", ["k"]) is None
+    assert nearest_word("rl", ["k", "lr"]) == "lr"
     assert nearest("zzz", ["margin"]) == ""
     assert nearest("margn", ["margin"]) == "; did you mean 'margin'?"
 

@@ -100,14 +100,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word closest to `word`, None when none is close; ties by alphabet."""
+    """Return the known word closest to `word`, None when none is close; ties by alphabet.
+
+    Words without a letter in common are never close, however short they are.
+    """
     candidates = sorted(set(known))
     typed = word[:100].lower()
     allowed = max(1, len(typed) // 3)
     ranked = [
         (edit_distance(typed, candidate.lower()), candidate)
         for candidate in candidates
-        if abs(len(candidate) - len(typed)) <= allowed
+        if abs(len(candidate) - len(typed)) <= allowed and set(typed) & set(candidate.lower())
     ]
     if ranked and min(ranked)[0] <= allowed:
         return min(ranked)[1]
