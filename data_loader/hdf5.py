@@ -270,7 +270,6 @@ class Hdf5File(CheckedBytes):
 
     def _link(self, start: int, end: int) -> tuple[bytes, int]:
         """Read a link of the new form <link message>."""
-        self.step()
         version, flags = self.raw(start, 2)
         at = start + 2
         if version != 1:
@@ -285,6 +284,7 @@ class Hdf5File(CheckedBytes):
         at += width
         if at + length + 8 > end:
             raise DataError(f"is damaged: the link at byte {start} is longer than its place")
+        self.step(1 + length // 64)
         return self.raw(at, length), self.take(UINT8, at + length)[0]
 
     # Attributes
@@ -293,7 +293,7 @@ class Hdf5File(CheckedBytes):
         """Return the name and where type, space and value lie <attribute message>."""
         version, flags = self.raw(start, 2)
         name, form, space = self.take(ATTRIBUTE_SIZES, start + 2)
-        if version not in (1, 2, 3) or (version > 1 and flags & 3):
+        if version not in (1, 2, 3) or (version > 1 and flags & 3) or name > LONGEST_TEXT:
             return b"", 0, 0, 0
         at = start + (9 if version == 3 else 8)
         padded = [-(-n // 8) * 8 if version == 1 else n for n in (name, form, space)]
@@ -376,7 +376,7 @@ class Hdf5File(CheckedBytes):
             found = self.take(FLOAT_LAYOUT, at + 8)
             if (high_bits, found) == (sign, expected) and not bits & 0x40:
                 return np.dtype(f"{order}f{size}")
-        raise DataError("holds something else than plain numbers")
+        raise DataError("holds something other than plain numbers")
 
     def _stored(
         self, node: Node, at: int, shape: tuple[int, ...], dtype: np.dtype, size: int

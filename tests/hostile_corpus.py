@@ -466,6 +466,16 @@ def many_names(file, folder):
         folder[f"'clip {n}'"] = item
 
 
+def long_links(file, folder):
+    """A group of seven links with long names, which 1,500 names lead to."""
+    item = clip(folder)
+    for n in range(7):
+        item[str(n) + "x" * 60_000] = file
+    value(item)
+    for n in range(1500):
+        folder[f"'clip {n}'"] = item
+
+
 def circle(file, folder):
     clip(folder)["data"] = folder
 
@@ -547,6 +557,7 @@ HDF5S = [
     h5("300 MB of zeros in 300 kB", hdf5(bomb), "times as many"),
     h5("a chunk that unpacks to 256 MB", chunk_bomb, "does not unpack to its 1048576 bytes"),
     h5("one array under 5,000 names", hdf5(many_names), "times as many|over and over"),
+    h5("long names of links under 1,500 names", hdf5(long_links, libver=("v108", "v108")), "over and over"),
     h5("a filter that is not supported", with_value(compression="lzf"), "filter 32000"),
     h5("checksums by a filter", with_value(fletcher32=True), "filter 3"),
     h5("a reference to an object", with_value(data=None, shape=(2,), dtype=REFERENCE), "plain numbers"),
@@ -603,6 +614,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 JSONS = [
+    config("forty thousand unknown keys", json.dumps({f"unknown{n}": 1 for n in range(40_000)}).encode(), "mistakes in"),
     plain_json("the same key twice", b'{"a": 1, "a": 2}', "comes twice"),
     plain_json("the same key twice, deep inside", b'[{"b": {"a": 1, "\\u0061": 2}}]', "comes twice"),
     plain_json("a hundred thousand lists in each other", b"[" * DEEP + b"]" * DEEP, "deeper"),

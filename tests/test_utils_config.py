@@ -5,6 +5,8 @@ import dataclasses
 import json
 import logging
 import random
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -367,6 +369,44 @@ def test_all_mistakes_are_reported_at_once_with_their_file(write, tmp_path):
         ]
     )
     assert any(f"{path}: sed: unknown key; did you mean 'seed'?" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [(), ("loss",), ("eval_settings",), ("data_loader", "args", "feat_aggregation"),
+     ("data_loader", "args", "max_tokens"), ("arch", "args", "vlad_clusters")],
+    ids=".".join,
+)  # fmt: skip
+def test_of_thousands_of_mistakes_the_first_are_listed(write, table):
+    """Each was compared with all others, and its line repeated all that is known."""
+    content: dict = {f"unknown{n}": {} for n in range(10_000)}
+    for key in reversed(table):
+        content = {key: content}
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_config(write({"inherit_from": CE, **content}))
+    assert time.monotonic() - began < 10
+    first, *lines, last = str(caught.value).splitlines()
+    count = int(re.match(r"(\d+) mistakes in ", first)[1])
+    assert count >= 10_000
+    assert len(lines) == 50
+    assert last == f"  and {count - 50} more"
+
+
+def test_mistakes_are_known_at_below_and_above_their_key():
+    problems = Problems("x.json")
+    assert not problems.at(())
+    problems.add(("a", "b"), "wrong")
+    problems.add(("a", "b"), "wrong")
+    assert [path for path in [(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "c"), ("b",)]
+            if problems.at(path)] == [(), ("a",), ("a", "b"), ("a", "b", "c")]  # fmt: skip
+    assert problems.lines() == ["x.json: a.b: wrong"]
+
+
+def test_an_expert_that_is_no_section_is_a_mistake_like_others(write):
+    content = {"data_loader": {"args": {"feat_aggregation": {"mine": {}, "other": 1}}}}
+    with pytest.raises(ConfigError, match="other: found 1, expected a section"):
+        load_config(write({"inherit_from": CE, **content}))
 
 
 def test_the_file_named_is_the_one_that_gave_the_value(write):

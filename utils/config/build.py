@@ -128,7 +128,7 @@ class Builder:
 
     def _check_names_of_experts(self, entries: Mapping[str, Any]) -> None:
         """Find names in the tables of clusters and tokens that no expert has."""
-        known = ("text", *entries, *WITHOUT_PLACE)
+        known = {"text", *entries, *WITHOUT_PLACE}
         for table in (
             ("arch", "args", "vlad_clusters"),
             ("arch", "args", "ghost_clusters"),
@@ -136,9 +136,8 @@ class Builder:
         ):
             for name in self._table(*table):
                 if name not in known and not is_known_place(name):
-                    self._problems.add(
-                        (*table, name), f"there is no expert of this name{nearest(name, known)}"
-                    )
+                    hint = "" if self._problems.are_many else nearest(name, known)
+                    self._problems.add((*table, name), f"there is no expert of this name{hint}")
 
     def _expert(self, name: str) -> ExpertConfig:
         entry = (*TABLE_OF_EXPERTS, name)

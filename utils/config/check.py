@@ -58,7 +58,8 @@ def _check_section(section: object, tree: Tree, path: Path, problems: Problems) 
         inner = (*path, name)
         entry = entry_below(tree, name)
         if entry is None:
-            problems.add(inner, f"unknown key{_suggestion(name, tree, path)}")
+            hint = "" if problems.are_many else _suggestion(name, tree, path)
+            problems.add(inner, f"unknown key{hint}")
         elif isinstance(entry, Key):
             mistake = entry.kind.problem(value)
             if mistake is not None:
@@ -75,10 +76,15 @@ def _check_expert(
     """Check one expert's entry; a misspelt name makes an entry that lacks all else."""
     _check_section(value, tree, path, problems)
     if isinstance(value, Mapping) and "temporal" not in value:
-        name = path[-1]
-        whole = [other for other, entry in table.items() if other != name and "temporal" in entry]
         expected = _key_at((*path, "temporal")).kind.expected
-        problems.add(path, f"temporal is missing, expected {expected}{nearest(name, whole)}")
+        hint = "" if problems.are_many else nearest(path[-1], _whole_experts(table))
+        problems.add(path, f"temporal is missing, expected {expected}{hint}")
+
+
+def _whole_experts(table: Mapping[str, Any]) -> list[str]:
+    return [
+        name for name, entry in table.items() if isinstance(entry, Mapping) and "temporal" in entry
+    ]
 
 
 def _suggestion(name: str, tree: Tree, path: Path) -> str:
