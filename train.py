@@ -106,7 +106,7 @@ class Epochs:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--config", help="configuration, JSON or YAML")
     parser.add_argument("--device", help="number of a GPU; the CPU without it")
     parser.add_argument("--seeds", help="comma-separated, such as 0,1,2; default: the config's")
@@ -221,6 +221,15 @@ def load_splits(config: Config) -> Splits:
     train = build_dataset(config, "train")
     validation = build_dataset(config, config.data.split_name)
     test = build_dataset(test_config, test_config.data.split_name)
+    trained_on = set(train.clips) & set(test.clips)
+    if trained_on:
+        logger.warning(
+            "%d of the %d test clips are in the training list too, such as %r: the scores will be "
+            "better than on unknown sounds",
+            len(trained_on),
+            len(test),
+            min(trained_on),
+        )
     return Splits(
         train,
         EvaluationData(*validation.evaluation()),
@@ -428,6 +437,7 @@ def train_run(job: Job, named: Path | None, seed_of_named: int | None) -> None:
     The seed `seed_of_named` continues from the checkpoint `named`.
     """
     config, run, data = job.config, job.run, job.data
+    earlier = MetricsFile(run.log / "metrics.jsonl").seconds  # of epochs that others have done
     with torch.device("meta"):  # no memory for weights that are only counted
         parameters = count_parameters(build_model(config))
     logger.info(
@@ -461,6 +471,8 @@ def train_run(job: Job, named: Path | None, seed_of_named: int | None) -> None:
                 continue
             if job.processes.is_writer:
                 run.save_result(seed, reached, config.trainer.epochs)
+        else:
+            logger.info("seed %d is finished already", seed)
         seeds[str(seed)] = reached
     if failures:
         lines = "\n".join(f"  {failure}" for failure in failures)
@@ -476,8 +488,10 @@ def train_run(job: Job, named: Path | None, seed_of_named: int | None) -> None:
         identity=data.identity,
         parameters=parameters,
         device=describe(job.device),
-        seconds=time.perf_counter() - job.started,
+        seconds=earlier + time.perf_counter() - job.started,
     )
+    if run.mini:
+        content["mini_train"] = True
     write_json(run.log / "results.json", content)
     print(render([compare(seeds, name=config.name, parameters=parameters)]))
     print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
@@ -490,7 +504,8 @@ def choose_run(
     save_dir = config.trainer.save_dir
     chosen = args.seeds or args.group_id
     if args.resume == "auto":
-        for run in newest_runs(save_dir, config.name, seeds if chosen else None, args.group_id):
+        wanted = seeds if chosen else None
+        for run in newest_runs(save_dir, config.name, wanted, args.group_id, mini=args.mini_train):
             if any(run.result(seed) or last_usable(run, seed) for seed in run.seeds):
                 logger.info("continuing the run %s", run.models)
                 return run, None
@@ -502,8 +517,13 @@ def choose_run(
                 f"{args.resume} belongs to a run of the seeds {_listed(run.seeds)}, not "
                 f"{_listed(seeds)}; leave the seeds out"
             )
+        if run.mini != args.mini_train:
+            found = "with" if run.mini else "without"
+            raise UsageError(
+                f"{args.resume} was trained {found} --mini_train; continue it likewise"
+            )
         return run, seed
-    return new_run(save_dir, config.name, seeds, args.group_id), None
+    return new_run(save_dir, config.name, seeds, args.group_id, mini=args.mini_train), None
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -519,7 +539,15 @@ def agree_on_run(
         run, seed = choose_run(args, config, choose_seeds(args, config))
         told = json.dumps([str(run.models), str(run.log), run.seeds, seed])
     models, log, seeds, seed = json.loads(processes.text_of_writer(told, device))
-    return Run(Path(models), Path(log), tuple(seeds)), seed
+    return Run(Path(models), Path(log), tuple(seeds), args.mini_train), seed
+
+
+def purge(config: Config, processes: Processes) -> None:
+    """Remove the earlier runs of this experiment."""
+    if processes.is_writer:
+        removed = purge_runs(config.trainer.save_dir, config.name)
+        logger.info("removed %d earlier runs of %s", removed, config.name)
+    processes.wait()  # until then, another one might start from a run that goes away
 
 
 def run_job(
@@ -531,12 +559,14 @@ def run_job(
     """
     started = time.perf_counter()
     with StopSignals() as stop:
+        data = load_splits(config)
+        data.train.to(device)
+        if args.purge_exp_dir:
+            purge(config, processes)
         start = args.resume if args.finetune else config.trainer.start_from
         if processes.is_writer and (args.resume is None or args.finetune):
             for seed in choose_seeds(args, config):
                 starting_checkpoint(start, Path(config.trainer.save_dir), seed, args.root_url)
-        data = load_splits(config)
-        data.train.to(device)
         run, seed_of_named = agree_on_run(args, config, processes, device)
         job = Job(
             config=config,
@@ -575,11 +605,6 @@ def run(argv: Sequence[str] | None) -> int:
             check_cuda_graphs(device, processes.world_size)
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)
-        if args.purge_exp_dir:
-            if processes.is_writer:
-                removed = purge_runs(config.trainer.save_dir, config.name)
-                logger.info("removed %d earlier runs of %s", removed, config.name)
-            processes.wait()  # until then, another one might start from a run that goes away
         run_job(args, config, device, processes)
     return 0
 

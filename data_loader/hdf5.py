@@ -127,7 +127,7 @@ class Hdf5File(CheckedBytes):
         if node.first(EXTERNAL_FILES):
             raise UnsafeFileError("keeps its numbers in another file, which is not followed")
         if None in parts:
-            raise DataError("is no array")
+            raise DataError("is not an array")
         (space, _), (form, _), (layout, _) = parts  # type: ignore[misc]
         shape, dtype = self._shape(space), self._dtype(form)
         size = math.prod(shape) * dtype.itemsize
@@ -140,7 +140,7 @@ class Hdf5File(CheckedBytes):
 
     def _root_address(self) -> int:
         if self.raw(0, 8) != SIGNATURE:
-            raise DataError("is no HDF5 file")
+            raise DataError("is not an HDF5 file")
         version = self.number(8, 1)
         if version < 2:
             sizes, base, root, driver = 13, 24 + 4 * version, 64 + 4 * version, 48 + 4 * version

@@ -141,7 +141,7 @@ def _items(file: Hdf5File, folder: Node) -> Iterator[tuple[str, int]]:
     for name, address in file.members(folder):
         key = _key_of(name)
         if key is None:
-            raise DataError(f"the key {name[:100]!r} is no text in quotes")
+            raise DataError(f"the key {name[:100]!r} is not a text in quotes")
         if key in seen:
             raise DataError(f"the key {key[:200]!r} comes twice")
         seen.add(key)

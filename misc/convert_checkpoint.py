@@ -55,7 +55,7 @@ def convert(checkpoint: Path, output: Path) -> int:
         )
     for name, weights in state.items():
         if not isinstance(name, str) or not isinstance(weights, torch.Tensor):
-            raise CheckpointError(f"{checkpoint}: {name!r} of its state_dict is no named tensor")
+            raise CheckpointError(f"{checkpoint}: {name!r} of its state_dict is not a named tensor")
     # safetensors takes no tensors that share their numbers.
     packed = save({name: weights.clone().contiguous() for name, weights in state.items()})
     with atomic_writer(output) as file:

@@ -73,6 +73,10 @@ def load_measured() -> list[Row]:
 def measured_row(args: argparse.Namespace) -> Row:
     """Return the row of a results.json."""
     results = read_json(args.add)
+    if isinstance(results, dict) and (
+        results.get("mini_train") or "queried_clips" in results.get("protocol", {})
+    ):
+        raise DataError(f"{args.add}: is of --mini_train or --per_class, not of a whole experiment")
     try:
         return {
             "config": results["config"],

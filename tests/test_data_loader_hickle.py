@@ -208,7 +208,7 @@ def test_files_that_hickle_did_not_write(path, build, message):
 def test_keys_that_are_no_text_are_refused(path, key):
     with hickle(path) as folder:
         add(folder, key, data=[1.0])
-    with pytest.raises(DataError, match="is no text in quotes"):
+    with pytest.raises(DataError, match="is not a text in quotes"):
         hickle_keys(path)
 
 

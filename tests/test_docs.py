@@ -396,6 +396,19 @@ def sections(text):
     return re.split(r"^#+ ", text, flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize("part", [{"mini_train": True}, {"protocol": {"queried_clips": 3}}])
+def test_results_of_a_part_are_no_measurement(tmp_path, part, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(part))
+    flags = {
+        "--add": str(tmp_path / "results.json"),
+        "--data": "a",
+        "--command": "b",
+        "--machine": "c",
+    }
+    assert results_page.main([word for pair in flags.items() for word in pair]) == 1
+    assert "not of a whole experiment" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/published-results.md"])
 def test_figures_name_the_command_that_made_them(page):
     for section in sections(read(page)):

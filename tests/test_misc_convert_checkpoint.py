@@ -57,7 +57,7 @@ def test_mistakes_are_named(tmp_path, checkpoint, capsys):
         (["missing.pth", "x.safetensors"], 1, "missing.pth is missing"),
         ([str(checkpoint[0]), "x.bin"], 2, "x.bin: expected a name that ends in .safetensors"),
         ([str(tmp_path / "empty.pth"), "x.safetensors"], 1, "holds no state_dict"),
-        ([str(tmp_path / "odd.pth"), "x.safetensors"], 1, "'a' of its state_dict is no named"),
+        ([str(tmp_path / "odd.pth"), "x.safetensors"], 1, "'a' of its state_dict is not a named"),
     ]:
         assert main(arguments) == status
         assert message in capsys.readouterr().err

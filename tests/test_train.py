@@ -1,6 +1,7 @@
 """train.py by whole command lines, in this process, on small made-up data."""
 
 import json
+import shutil
 import statistics
 import weakref
 from contextlib import nullcontext
@@ -501,13 +502,61 @@ def test_only_the_writer_looks_for_a_start(monkeypatch):
 
 def test_the_others_wait_while_the_writer_purges(place, monkeypatch):
     monkeypatch.setattr(train, "purge_runs", refuse)
-    monkeypatch.setattr(train, "run_job", refuse)
+    monkeypatch.setattr(train, "agree_on_run", refuse)
     monkeypatch.setattr(train, "processes_of", lambda _: nullcontext(Second(1, 2)))
     assert place.call(train.main, "--config", place.config(), "--purge_exp_dir") == 130
 
 
 def refuse(*_, **__):
     raise AssertionError("not this process")
+
+
+def test_nothing_is_purged_when_the_new_run_cannot_begin(place):
+    config = place.config({"trainer.epochs": 1})
+    earlier = place.train("--config", config)
+    without = place.config({"trainer.epochs": 1, "data_loader.args.data_dir": "data/Nothing"})
+    assert place.call(train.main, "--config", without, "--purge_exp_dir") == 1
+    assert earlier.trained_model.exists()
+
+
+def test_a_mini_run_is_never_taken_for_a_real_one(place, capsys):
+    config = place.config({"trainer.epochs": 1})
+    mini = place.train("--config", config, "--mini_train")
+    assert mini.results["mini_train"] is True
+    whole = place.train("--config", config, "--resume", "auto")
+    assert whole.models != mini.models
+    assert "mini_train" not in whole.results
+    assert place.call(train.main, "--config", config, "--mini_train", "--resume", "auto") == 0
+    assert f"continuing the run {mini.models.relative_to(place.folder)}" in capsys.readouterr().err
+    for run, flags in ((mini, ()), (whole, ("--mini_train",))):
+        assert place.call(train.main, "--resume", run.last, *flags) == 2
+        assert "--mini_train; continue it likewise" in capsys.readouterr().err
+    start = {"trainer.epochs": 1, "trainer.start_from": "clotho-tiny"}
+    (whole.models / "result.json").unlink()
+    assert place.call(train.main, "--config", place.config(start, name="from")) == 2
+    assert "finished seed 0" in capsys.readouterr().err
+
+
+def test_the_time_of_a_run_is_that_of_all_its_parts(place):
+    config = place.config({"trainer.epochs": 1})
+    run = place.train("--config", config)
+    (record,) = run.metrics
+    record["seconds"] = 1000.0
+    (run.log / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    place.train("--config", config, "--resume", "auto")
+    assert 1000 < run.results["wall_seconds"] < 1100
+
+
+def test_test_clips_that_are_trained_on_are_told(place, caplog):
+    root = place.folder / "data" / "Mine" / "structured-symlinks"
+    shutil.copytree(place.data.root, root)
+    trained = place.data.clips["train"][0]
+    with (root / "test_list.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{trained}\n")
+    own = {"dataset_name": "Mine", "layout": "CLOTHO", "data_dir": "data/Mine"}
+    changes = {f"data_loader.args.{key}": value for key, value in own.items()}
+    place.train("--config", place.config({"trainer.epochs": 1, **changes}))
+    assert f"1 of the 8 test clips are in the training list too, such as {trained!r}" in caplog.text
 
 
 def test_a_run_without_a_usable_checkpoint_is_passed_over(place):

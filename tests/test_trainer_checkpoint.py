@@ -149,7 +149,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     [
         ({"epoch": 1}, "no state_dict"),
         ({"state_dict": {}}, "no state_dict"),
-        ({"state_dict": {"a": 1}}, "'a' of its state_dict is no named tensor"),
+        ({"state_dict": {"a": 1}}, "'a' of its state_dict is not a named tensor"),
         ({"state_dict": {1: torch.ones(1)}}, "1 of its state_dict"),
         ({"state_dict": {"a": torch.tensor([torch.inf])}}, "'a' hold NaN or infinite"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": "x"}, "epoch is 'x'"),

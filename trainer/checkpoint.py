@@ -58,7 +58,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} holds no state_dict; it is not a checkpoint of a model")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {key!r} of its state_dict is no named tensor")
+            raise CheckpointError(f"{path}: {key!r} of its state_dict is not a named tensor")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
     epoch = content.get("epoch", 0)

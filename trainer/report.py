@@ -40,6 +40,11 @@ class MetricsFile:
             except (ValueError, RecursionError) as error:
                 logger.warning("%s is damaged and written anew: %s", path, error)
 
+    @property
+    def seconds(self) -> float:
+        """What the epochs that stand here took."""
+        return sum(float(line.get("seconds", 0)) for line in self._lines)
+
     def replace(self, seed: int, history: Sequence[Record]) -> None:
         """Write the history of a seed, leaving those of other seeds."""
         others = [line for line in self._lines if line.get("seed") != seed]

@@ -35,6 +35,8 @@ class Run:
     models: Path
     log: Path
     seeds: tuple[int, ...]
+    mini: bool = False
+    """Trained on a few batches an epoch, to try things out: never taken for a real one."""
 
     def folder(self, seed: int) -> Path:
         """Return where the checkpoints of a seed lie."""
@@ -82,16 +84,23 @@ class Run:
             yield
 
 
-def new_run(save_dir: str | Path, name: str, seeds: Sequence[int], group: str | None = None) -> Run:
+def new_run(
+    save_dir: str | Path,
+    name: str,
+    seeds: Sequence[int],
+    group: str | None = None,
+    *,
+    mini: bool = False,
+) -> Run:
     """Make the folders of a new run; two calls in one second get two names."""
     base = Path(name) if group is None else Path(name) / group / f"seed-{seeds[0]}"
     parent = Path(save_dir) / "models" / base
     models = stamped_folder(parent)
-    run = Run(models, Path(save_dir) / "log" / base / models.name, tuple(seeds))
+    run = Run(models, Path(save_dir) / "log" / base / models.name, tuple(seeds), mini)
     run.log.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         run.folder(seed).mkdir(exist_ok=True)
-    write_json(run.models / RUN, {"seeds": list(seeds)})
+    write_json(run.models / RUN, {"seeds": list(seeds), "mini_train": mini})
     return run
 
 
@@ -140,7 +149,12 @@ def seed_of(checkpoint: Path) -> int | None:
 
 
 def newest_runs(
-    save_dir: str | Path, name: str, seeds: Sequence[int] | None = None, group: str | None = None
+    save_dir: str | Path,
+    name: str,
+    seeds: Sequence[int] | None = None,
+    group: str | None = None,
+    *,
+    mini: bool = False,
 ) -> list[Run]:
     """Return the runs of an experiment, the newest first; only those of `seeds` and `group`."""
     parent = Path(save_dir) / "models" / name
@@ -158,7 +172,7 @@ def newest_runs(
         except DataError as error:
             logger.warning("%s; this run is left aside", error)
             continue
-        if seeds is None or run.seeds == tuple(seeds):
+        if run.mini == mini and (seeds is None or run.seeds == tuple(seeds)):
             runs.append(run)
     return runs
 
@@ -290,7 +304,9 @@ def _age(folder: Path) -> tuple[str, int]:
 
 
 def _opened(save_dir: str | Path, folder: Path) -> Run:
-    return Run(folder, _log_folder(save_dir, folder), _seeds(folder))
+    content = read_json(folder / RUN)
+    mini = isinstance(content, dict) and content.get("mini_train") is True
+    return Run(folder, _log_folder(save_dir, folder), _seeds(folder), mini)
 
 
 def _seeds(folder: Path) -> tuple[int, ...]:

@@ -449,7 +449,7 @@ def _judged(
             raise _unsafe(archive, header.name, "occurs twice")
         for depth in range(1, len(parts)):
             if seen.setdefault("/".join(parts[:depth]), ("folder", 0))[0] != "folder":
-                raise _unsafe(archive, header.name, "lies below something that is no folder")
+                raise _unsafe(archive, header.name, "lies below something that is not a folder")
         target, size = "", header.size if kind == "file" else 0
         if kind == "link":
             target = _judged_target(archive, name, header, limits)

@@ -202,7 +202,7 @@ class _Machine:
             else:
                 operation = operations[code]
                 if operation is None:
-                    raise DataError(f"is no pickle of data: byte {self.start} is {code:#04x}")
+                    raise DataError(f"is not a pickle of data: byte {self.start} is {code:#04x}")
                 self.at = base + at
                 operation(self)
                 at = self.at - base

@@ -137,7 +137,7 @@ def _read_records(file: BinaryIO) -> _Records:
     content = map_file(file)
     if bytes(content[:4]) != b"PK\x03\x04":
         raise DataError(
-            "is no checkpoint in the zip format of PyTorch 1.6 and later; if it comes from an "
+            "is not a checkpoint in the zip format of PyTorch 1.6 and later; if it comes from an "
             "older one, load and save it anew there"
         )
     try:
@@ -160,7 +160,7 @@ def _read_records(file: BinaryIO) -> _Records:
         checksums[info.filename] = info.CRC
     found = [name for name in views if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(found) != 1:
-        raise DataError("is no checkpoint: its archive does not hold one data.pkl")
+        raise DataError("is not a checkpoint: its archive does not hold one data.pkl")
     prefix = found[0].removesuffix("data.pkl")
     if prefix + "byteorder" in views and bytes(views[prefix + "byteorder"]) != b"little":
         raise DataError("was written on a machine of another byte order")
@@ -273,7 +273,7 @@ class _CheckpointBuilder(ValueBuilder):
             raise TypeError
         kind, form, key, _, length = identity
         if kind != "storage" or not isinstance(form, Name) or not isinstance(key, str):
-            raise UnsafeFileError("refers to something that is no storage of a tensor")
+            raise UnsafeFileError("refers to something that is not a storage of a tensor")
         dtype = STORAGES[form.text]
         if (key, dtype) not in self.storages:
             self.storages[key, dtype] = _storage_of(self.read_bytes(key), dtype)
@@ -306,7 +306,7 @@ def _retyped(storage: object, dtype: object) -> _Storage:
 def _storage_of(content: torch.Tensor, dtype: torch.dtype) -> _Storage:
     """Return bytes (n,) as numbers of a type."""
     if len(content) % dtype.itemsize:
-        raise DataError(f"is damaged: {len(content)} bytes are no numbers of {dtype}")
+        raise DataError(f"is damaged: {len(content)} bytes are not a whole number of {dtype}")
     return _Storage(content.view(dtype))
 
 

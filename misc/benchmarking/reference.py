@@ -101,7 +101,7 @@ def similarities(
 def _pool(pooling: nn.Module, tokens: Tensor) -> Tensor:
     """Pool tokens (B, N, D) -> (B, D*C)."""
     if not isinstance(pooling, NetVLAD):
-        raise TypeError(f"{pooling} is no NetVLAD")
+        raise TypeError(f"{pooling} is not a NetVLAD")
     batch, count, width = tokens.shape
     scores = pooling.batch_norm(tokens.reshape(-1, width) @ pooling.clusters)
     shares = torch.softmax(scores, dim=1)[:, : pooling.cluster_size].reshape(batch, count, -1)
