@@ -53,8 +53,9 @@ def write(args: argparse.Namespace) -> int:
     if args.add:
         if not (args.data and args.command and args.machine):
             raise UsageError("--add needs --data, --command and --machine: a figure says them all")
-        measured = [row for row in load_measured() if not _same(row, args)]
-        measured.append(measured_row(args))
+        new = measured_row(args)
+        measured = [row for row in load_measured() if not _same(row, new)]
+        measured.append(new)
         lines = ",\n".join(json.dumps(row) for row in measured)
         write_text(MEASURED, f"[\n{lines}\n]\n")
     write_text(PAGE, render_page())
@@ -73,11 +74,11 @@ def load_measured() -> list[Row]:
 def measured_row(args: argparse.Namespace) -> Row:
     """Return the row of a results.json."""
     results = read_json(args.add)
-    if isinstance(results, dict) and (
-        results.get("mini_train") or "queried_clips" in results.get("protocol", {})
-    ):
-        raise DataError(f"{args.add}: is of --mini_train or --per_class, not of a whole experiment")
     try:
+        if results.get("mini_train") or "queried_clips" in results["protocol"]:
+            raise DataError(
+                f"{args.add}: is of a part (--mini_train, --per_class) of an experiment"
+            )
         return {
             "config": results["config"],
             "data": args.data,
@@ -97,7 +98,7 @@ def measured_row(args: argparse.Namespace) -> Row:
                 for task in TASKS
             },
         }
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{args.add}: is no results.json of train.py or eval.py: {error}") from None
 
 
@@ -223,10 +224,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _same(row: Row, args: argparse.Namespace) -> bool:
-    """Say whether a row is of the same config and data as the one to be added."""
-    config = read_json(args.add)["config"]
-    return bool((row["config"], row["data"]) == (config, args.data))
+def _same(row: Row, other: Row) -> bool:
+    """Say whether two rows are of the same config and data."""
+    return bool((row["config"], row["data"]) == (other["config"], other["data"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Unpack a .tar.gz from strangers: only plain files and inner links, only below one folder.
+"""Unpack an untrusted .tar.gz: only plain files and inner links, only below one folder.
 
 The archive is read as a stream, member by member (never `extractall`). Each file is written beside
 its place and renamed, so what bears a final name is whole. What is complete stands in

@@ -1,4 +1,4 @@
-"""Read pickles and checkpoints from strangers as data, never as programs; write plain pickles.
+"""Read untrusted pickles and checkpoints as data, never as programs; write plain pickles.
 
 The machine that follows a pickle's instructions is ours (`utils/pickle_machine.py`): Python's own
 imports and calls what a pickle names unless it is stopped, and fills the memory for small files.

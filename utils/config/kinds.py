@@ -20,7 +20,8 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, a list of lists
-        text = f"a {type(value).__name__} too long to show"
+        kind = type(value).__name__
+        text = f"{'an' if kind == 'int' else 'a'} {kind} too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
