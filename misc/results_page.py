@@ -75,7 +75,7 @@ def measured_row(args: argparse.Namespace) -> Row:
     """Return the row of a results.json."""
     results = read_json(args.add)
     try:
-        if results.get("mini_train") or "queried_clips" in results["protocol"]:
+        if results.get("mini_train") or "queried_clips" in results.get("protocol", {}):
             raise DataError(
                 f"{args.add}: is of a part (--mini_train, --per_class) of an experiment"
             )
