@@ -1,10 +1,10 @@
 """Read the part of HDF5 that feature files use, without trusting a byte of it.
 
-The HDF5 library follows circles in damaged files for ever and unpacks without limit, so files of
-strangers are not handed to it. What is read here: groups, hard links, short texts as attributes,
-and arrays of numbers, contiguous, compact or in chunks with gzip and shuffle, as written with the
-library's settings "earliest" (the default for twenty years) and "v108". Terms
-in angle brackets are those of the HDF5 File Format Specification, version 3.0.
+The HDF5 library follows circles in damaged files for ever and unpacks without limit, so untrusted
+files are not handed to it. What is read here: groups, hard links, short texts as attributes, and
+arrays of numbers, contiguous, compact or in chunks with gzip and shuffle, as written with the
+library's settings "earliest" (the default for twenty years) and "v108". Terms in angle brackets
+are those of the HDF5 File Format Specification, version 3.0.
 
 Every position is checked against the file, every step is counted against the file's size.
 """

@@ -109,7 +109,9 @@ class ValueBuilder(Builder):
 def array_of(content: object, dtype: object, shape: object, is_fortran: object) -> np.ndarray:
     """Return an array over `content`, which must hold exactly as many bytes as it needs."""
     if not isinstance(dtype, np.dtype) or not isinstance(shape, tuple):
-        raise UnsafeFileError(f"holds an array of {describe(dtype)}, which is not a type of numbers")
+        raise UnsafeFileError(
+            f"holds an array of {describe(dtype)}, which is not a type of numbers"
+        )
     if isinstance(content, str):  # bytes of Python 2
         content = content.encode("latin-1")
     if not isinstance(content, (bytes, memoryview)):
@@ -132,7 +134,9 @@ def _reconstruct(cls: object, shape: object, code: object) -> Pending:
 
 def _dtype(code: object, *flags: object) -> Pending:
     if not isinstance(code, str) or code.lstrip("<>|=") not in DTYPES:
-        raise UnsafeFileError(f"holds an array of {str(code)[:50]!r}, which is not a type of numbers")
+        raise UnsafeFileError(
+            f"holds an array of {str(code)[:50]!r}, which is not a type of numbers"
+        )
     return Pending("numpy.dtype", DTYPES[code.lstrip("<>|=")])
 
 

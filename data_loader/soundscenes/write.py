@@ -191,7 +191,9 @@ def read_wav(path: Path) -> NDArray[np.int16]:
             form = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             data = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        raise DataError(f"{path} is not a wav file ({error}); remove it and generate again") from error
+        raise DataError(
+            f"{path} is not a wav file ({error}); remove it and generate again"
+        ) from error
     if form != (1, 2, RATE):
         raise DataError(f"{path}: expected mono, 16 bit, 16 kHz; found {form}")
     return np.frombuffer(data, "<i2").astype(np.int16)
