@@ -99,7 +99,9 @@ def measured_row(args: argparse.Namespace) -> Row:
             },
         }
     except (LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{args.add}: is not a results.json of train.py or eval.py: {error}") from None
+        raise DataError(
+            f"{args.add}: is not a results.json of train.py or eval.py: {error}"
+        ) from None
 
 
 def render_page() -> str:
