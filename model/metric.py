@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 19  # scores looked at together: they stay in a core's cache
+BLOCK_BYTES = 2 << 20  # scores looked at together: more leave the cache, fewer wait for Python
 FIT_IN_A_BYTE = 127  # points of at most 2
 
 T = TypeVar("T")
@@ -37,10 +37,14 @@ def t2v_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
     exists = _existing(sims, query_masks)
     owner = np.arange(len(sims)) // (len(sims) // sims.shape[1])
     own = sims[np.arange(len(sims)), owner]
+    clips = sims.shape[1]
+    sums = np.uint16 if 2 * clips < 1 << 16 else np.int64  # the small ones add up faster
 
     def rank(rows: slice) -> np.ndarray:
-        block, mark = _numbers(sims, rows), own[rows, None]
-        return (_above_and_level(block, mark).sum(axis=1, dtype=np.int32) - 1) / 2
+        block = _numbers(sims, rows)
+        mark = np.repeat(own[rows], clips).reshape(block.shape)  # compares faster than a column
+        points = _above_and_level(block, mark).sum(axis=1, dtype=sums)
+        return (points.astype(np.int64) - 1) / 2
 
     return np.concatenate(list(_of_blocks(sims, rank)))[exists]
 
@@ -133,7 +137,7 @@ def _usable_threads() -> int:
 def _numbers(sims: np.ndarray, rows: slice) -> np.ndarray:
     """Return a block of scores; ValueError when one is NaN."""
     block = sims[rows]
-    if np.isnan(block).any():
+    if np.isnan(block.min()):
         query, clip = np.argwhere(np.isnan(block))[0]
         raise ValueError(f"the similarity of caption {rows.start + query} and clip {clip} is NaN")
     return block
