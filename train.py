@@ -324,9 +324,10 @@ def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path |
 
 
 def check_settings(config: Config, checkpoint: Checkpoint) -> None:
-    """Refuse to continue with another optimiser or schedule than the one of the stored state.
+    """Refuse to continue on other terms than the stored state was trained on.
 
-    The state brings its own settings along, so that changed ones would be told but not used.
+    Optimiser and schedule bring their own settings along, so that changed ones would be told but
+    not used; with another loss or other batches the run's records would be of its end alone.
     """
     if checkpoint.config is None:
         return
@@ -351,12 +352,16 @@ def check_settings(config: Config, checkpoint: Checkpoint) -> None:
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """Return the settings of optimiser and schedule by their keys in the configuration."""
+    """Return what decides on the steps of a training, by its keys in the configuration."""
     schedule = {} if config.lr_scheduler is None else vars(config.lr_scheduler)
     return {
         "optimizer.type": config.optimizer.type,
         **{f"optimizer.args.{key}": value for key, value in config.optimizer.args.items()},
         **{f"lr_scheduler.args.{key}": value for key, value in schedule.items()},
+        "loss.type": config.loss.type,
+        **{f"loss.args.{key}": value for key, value in config.loss.args.items()},
+        "data_loader.args.dataset_name": config.data.dataset_name,
+        "data_loader.args.batch_size": config.data.batch_size,
     }
 
 

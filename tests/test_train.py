@@ -411,12 +411,14 @@ def test_the_damaged_files_of_a_run_do_not_stop_it(place):
     ("custom", "words"),
     [
         ("optimizer.args.lr@0.00001", ["optimizer.args.lr: 0.01 there, 1e-05 now"]),
+        ("loss.args.margin@0.5", ["loss.args.margin: 0.2 there, 0.5 now"]),
+        ("data_loader.args.batch_size@3", ["data_loader.args.batch_size: 6 there, 3 now"]),
         ("optimizer.type@Adam", ["optimizer.type: Ranger there, Adam now"]),
         ("optimizer.args.k@3", ["optimizer.args.k: unset there, 3 now"]),
         ("lr_scheduler.args.gamma@0.5", ["lr_scheduler.args.gamma: 0.95 there, 0.5 now"]),
     ],
 )
-def test_other_settings_of_the_optimiser_are_refused(place, capsys, trained, custom, words):
+def test_other_settings_of_the_steps_are_refused(place, capsys, trained, custom, words):
     before = (trained.models / "config.json").read_bytes()
     flags = ("--resume", trained.last, "--custom_args", custom)
     remedy = f"--resume {trained.last} --finetune"
