@@ -33,6 +33,7 @@ import numpy as np
 
 from data_loader.readers import read_captions, read_features, read_text_features
 from misc.fuzz import Watch, read_once
+from surroundings import working_in
 from trainer.checkpoint import load_checkpoint
 from utils.archive import Limits, unpack
 from utils.config import load_config
@@ -738,16 +739,6 @@ def bounded_memory(size=MEMORY):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextlib.contextmanager
-def working_in(folder):
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def run_case(case, folder, watch):

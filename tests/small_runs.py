@@ -5,7 +5,6 @@ config = place.config({"trainer.epochs": 2})
 run = place.train("--config", config)   # `train.main` with the folder as working directory
 """
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ from tqdm import tqdm
 import eval as evaluation
 import train
 from misc.soak import content_of, differences
+from surroundings import working_in
 from synthetic import write_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,16 +105,6 @@ class Place:
         child.join(timeout=120)
         assert child.exitcode is not None
         return child.exitcode
-
-
-@contextlib.contextmanager
-def working_in(folder):
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 class Finished:
