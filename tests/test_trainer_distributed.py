@@ -73,17 +73,23 @@ def last_state(done):
 
 
 @pytest.fixture(scope="module")
-def together(config_file):
-    return train(config_file, 3)
+def alone(config_file):
+    return train(config_file, 1)
 
 
-def test_three_processes_repeat_one(config_file, together):
+@pytest.fixture(scope="module", params=[2, 3])
+def together(config_file, request):
+    return train(config_file, request.param)
+
+
+def test_several_processes_repeat_one(alone, together):
     history, results, done = together
-    alone, results_alone, done_alone = train(config_file, 1)
+    history_alone, results_alone, done_alone = alone
     assert [line["epoch"] for line in history] == [1, 2]
-    for one, three in zip(alone, history, strict=True):
-        del one["seconds"], three["seconds"]
-        assert three == pytest.approx(one, abs=1e-4)  # the losses and all validation metrics
+    for one, several in zip(history_alone, history, strict=True):
+        timeless = ({k: v for k, v in line.items() if k != "seconds"} for line in (one, several))
+        expected, found = timeless
+        assert found == pytest.approx(expected, abs=1e-4)  # the losses, all validation metrics
     expected, found = last_state(done_alone), last_state(done)
     assert found.keys() == expected.keys()
     for name, value in expected.items():  # the statistics of batch norms among them
@@ -96,13 +102,13 @@ def test_several_processes_warn_of_nothing(together):
     assert "Warning" not in together[2].stderr
 
 
-def test_a_run_of_several_processes_resumes(config_file, together):
+def test_a_run_of_several_processes_resumes(config_file, alone):
     train(config_file, 2, "--custom_args", "trainer.epochs@1")
     models = config_file.parent / "saved" / "models"
     first = next(models.glob("*trainer-epochs-1/*/last.pth"))
     resumed, _, _ = train(config_file, 2, "--resume", str(first))
     assert [line["epoch"] for line in resumed] == [1, 2]
-    assert resumed[-1]["loss"] == pytest.approx(together[0][-1]["loss"], abs=1e-5)
+    assert resumed[-1]["loss"] == pytest.approx(alone[0][-1]["loss"], abs=1e-5)
 
 
 def test_shares_cover_everything_once():
