@@ -123,16 +123,15 @@ class Hdf5File(CheckedBytes):
 
     def array(self, node: Node) -> np.ndarray:
         """Return the numbers of a dataset, read-only, in the machine's byte order."""
-        parts = [node.first(kind) for kind in (DATASPACE, DATATYPE, LAYOUT)]
+        space, form, layout = (node.first(kind) for kind in (DATASPACE, DATATYPE, LAYOUT))
         if node.first(EXTERNAL_FILES):
             raise UnsafeFileError("keeps its numbers in another file, which is not followed")
-        if None in parts:
+        if space is None or form is None or layout is None:
             raise DataError("is not an array")
-        (space, _), (form, _), (layout, _) = parts  # type: ignore[misc]
-        shape, dtype = self._shape(space), self._dtype(form)
+        shape, dtype = self._shape(space[0]), self._dtype(form[0])
         size = math.prod(shape) * dtype.itemsize
         self.allow(size)
-        content = self._stored(node, layout, shape, dtype, size)
+        content = self._stored(node, layout[0], shape, dtype, size)
         if isinstance(content, np.ndarray):
             return content
         flat = np.frombuffer(content, dtype) if size else np.empty(0, dtype)

@@ -231,6 +231,12 @@ class Reader:
             self.process.join()
             self.process = None
 
+    def _exit_status(self) -> int | None:
+        if self.process is None:
+            return None
+        self.process.join()
+        return self.process.exitcode
+
     def _follow(self, numbers: Sequence[int], tally: Tally, patience: float) -> int:
         """Count the reports until all are there or the process fails; returns how many came."""
         patience += FIRST  # the undamaged files are read before the first report
@@ -242,8 +248,7 @@ class Reader:
                     continue
                 what = f"took more than {self.seconds:g} s"
             except (EOFError, ConnectionError):
-                self.process.join()  # type: ignore[union-attr]
-                what = f"the process died ({self.process.exitcode})"  # type: ignore[union-attr]
+                what = f"the process died ({self._exit_status()})"
             self.close()
             tally.unexplained.append(f"mutation {number}: {what}")
             return done + 1

@@ -73,7 +73,8 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._done.wait(LOOK_AT_MEMORY_EVERY):
-            self._peak = tuple(map(max, self._peak, self._now()))  # type: ignore[assignment]
+            resident, private = self._now()
+            self._peak = max(self._peak[0], resident), max(self._peak[1], private)
 
     @staticmethod
     def _now() -> tuple[int, int]:
