@@ -20,7 +20,7 @@ import torch
 
 from data_loader import BaseDataset, build_dataset
 from model import build_model, count_parameters
-from model.build import RetrievalModel
+from model.retrieval_model import RetrievalModel
 from trainer.checkpoint import (
     Checkpoint,
     load_checkpoint,

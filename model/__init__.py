@@ -1,5 +1,6 @@
 """The models of the paper: pooling, gating, the two families of experts, losses and metrics."""
 
-from model.build import RetrievalModel, build_model, count_parameters
+from model.build import MODELS, build_model, count_parameters
+from model.retrieval_model import RetrievalModel, Rows
 
-__all__ = ["RetrievalModel", "build_model", "count_parameters"]
+__all__ = ["MODELS", "RetrievalModel", "Rows", "build_model", "count_parameters"]

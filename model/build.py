@@ -1,186 +1,106 @@
-"""The whole model, and how a configuration becomes one.
+"""Models by their names in configurations, and how a configuration becomes one."""
 
-T texts, K captions each, Q = T*K, N tokens, B clips, M experts, D feature width, d embedding width.
-"""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-from collections.abc import Mapping
-
-import torch
 from torch import nn
 
-from model.collaborative_experts import CollaborativeExperts
-from model.moee import MixtureOfEmbeddingExperts, SingleExpert
+from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
+from model.expert_mixture import ExpertMixture
+from model.moee import (
+    MixtureModel,
+    MixtureOfEmbeddingExperts,
+    SingleExpert,
+    SingleExpertModel,
+)
 from model.net_vlad import NetVLAD
-from model.published_names import from_published, published_name
-from model.similarity import plain_similarity, similarity
+from model.retrieval_model import RetrievalModel
 from model.text_encoder import TextEncoder
-from utils.config import Config
-from utils.errors import DataError
+from utils.config import Config, ExpertConfig, TextConfig
 
-ClipEncoder = CollaborativeExperts | MixtureOfEmbeddingExperts | SingleExpert
+__all__ = ["MODELS", "RetrievalModel", "build_model", "count_parameters"]
 
 
-class RetrievalModel(nn.Module):
-    """Compare captions with clips by a mixture of experts.
+def build_cenet(
+    experts: Sequence[ExpertConfig],
+    text: TextConfig,
+    *,
+    vlad_clusters: Mapping[str, int],
+    ghost_clusters: Mapping[str, int] | None = None,
+    ce_shared_dim: int = 768,
+    use_ce: Literal["pairwise", ""] = "pairwise",
+    mimic_ce_dims: bool = False,
+    use_mish: bool = True,
+    use_bn_reason: bool = True,
+    num_g_layers: int = 3,
+    num_h_layers: int = 0,
+    include_self: bool = True,
+    keep_missing_modalities: bool = False,
+    test_caption_mode: Literal["indep", "avg"] = "indep",
+) -> ExpertMixture:
+    """Return CE, CE of one expert or MoEE; `use_ce` and `mimic_ce_dims` choose.
 
-    `names` orders the experts (sorted by name); `pooling` holds a NetVLAD for each expert that
-    is a sequence of tokens; `clips` embeds the M resulting vectors.
+    `vlad_clusters` and `ghost_clusters` are those of each expert of tokens, and of "text"; text
+    with 0 clusters is not pooled. The arguments are the keys of `arch.args`, as published.
     """
+    ghosts = ghost_clusters or {}
+    pooling = {
+        expert.name: NetVLAD(expert.width, vlad_clusters[expert.name], ghosts.get(expert.name, 0))
+        for expert in experts
+        if expert.tokens
+    }
+    words = vlad_clusters["text"]
+    text_pooling = NetVLAD(text.width, words, ghosts.get("text", 0)) if words else None
+    in_dims = [
+        pooling[expert.name].out_dim if expert.name in pooling else expert.width
+        for expert in experts
+    ]
+    kind: type[ExpertMixture]
+    clips: CollaborativeExperts | SingleExpert | MixtureOfEmbeddingExperts
+    if use_ce:
+        kind = CollaborativeModel
+        clips = CollaborativeExperts(
+            in_dims,
+            ce_shared_dim,
+            num_g_layers=num_g_layers,
+            num_h_layers=num_h_layers,
+            use_bn_reason=use_bn_reason,
+            use_mish=use_mish,
+            include_self=include_self,
+        )
+    elif mimic_ce_dims:
+        kind, clips = SingleExpertModel, SingleExpert(in_dims[0], ce_shared_dim)
+    else:
+        widths = [expert.width for expert in experts]
+        kind, clips = MixtureModel, MixtureOfEmbeddingExperts(in_dims, widths)
+    return kind(
+        [expert.name for expert in experts],
+        text=TextEncoder(text.width, clips.out_dims, pooling=text_pooling),
+        pooling=pooling,
+        clips=clips,
+        average_captions=test_caption_mode == "avg",
+        ignore_missing=keep_missing_modalities,
+    )
 
-    def __init__(
-        self,
-        names: list[str],
-        *,
-        text: TextEncoder,
-        pooling: Mapping[str, NetVLAD],
-        clips: ClipEncoder,
-        form: str,
-        average_captions: bool = False,
-        ignore_missing: bool = False,
-    ) -> None:
-        super().__init__()
-        self.names = names
-        self.form = form
-        self.average_captions = average_captions
-        self.ignore_missing = ignore_missing
-        self.pooling = nn.ModuleDict(pooling)
-        self.text = text
-        self.clips = clips
 
-    def forward(
-        self,
-        text: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        available: Mapping[str, torch.Tensor] | torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the similarities of captions and clips.
-
-        Shapes: text (T, K, N, D), experts {name: (B, N, D) or (B, D)}, available {name: (B,)} or
-        (B, M) -> (T*K, B); (T, B), averaged over captions, in training and in mode "avg".
-        Raises DataError naming a clip without any expert: it has no similarity to anything.
-        """
-        captions = text.shape[1]
-        texts, weights = self.encode_text(text)
-        present = self.availability(available)
-        if not self.ignore_missing and not (present > 0).any(dim=1).all():
-            clip = int((present > 0).any(dim=1).int().argmin())
-            raise DataError(f"clip {clip} of the batch has no expert at all; leave it out")
-        sims = self.compare(texts, self.encode_clips(experts, present), weights, present)
-        if captions > 1 and (self.training or self.average_captions):
-            sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
-        return sims
-
-    def embed_text(self, text: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Embed captions: text (T, K, N, D) -> {name: (T, K, d)}, weights (T, K, M)."""
-        texts, weights = self.encode_text(text)
-        shape = text.shape[:2]
-        named = {name: one.view(*shape, -1) for name, one in zip(self.names, texts, strict=True)}
-        return named, weights.view(*shape, -1)
-
-    def embed_clips(
-        self,
-        experts: Mapping[str, torch.Tensor],
-        available: Mapping[str, torch.Tensor] | torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Embed clips: experts {name: (B, N, D) or (B, D)} -> {name: (B, d)}."""
-        clips = self.encode_clips(experts, self.availability(available))
-        return dict(zip(self.names, clips, strict=True))
-
-    def compare(
-        self,
-        texts: list[torch.Tensor],
-        clips: list[torch.Tensor],
-        weights: torch.Tensor,
-        available: torch.Tensor,
-    ) -> torch.Tensor:
-        """Compare embedded captions M x (Q, d) with embedded clips M x (B, d) -> (Q, B)."""
-        if self.ignore_missing:
-            return plain_similarity(texts, clips)
-        return similarity(texts, clips, weights, available)
-
-    def availability(self, available: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
-        """Return availabilities as floats (B, M) in the order of the experts."""
-        if isinstance(available, torch.Tensor):
-            return available.to(self.dtype)
-        return torch.stack([available[name] for name in self.names], dim=1).to(self.dtype)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.text.mixture.weight.dtype
-
-    def load_published(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load weights under their published names, strictly.
-
-        Raises CheckpointError naming the keys that are missing, unknown or of another shape.
-        """
-        self.load_state_dict(from_published(state, self.state_dict(), form=self.form))
-
-    def published_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return weights and buffers under their published names."""
-        return {self.published_name(name): value for name, value in self.state_dict().items()}
-
-    def published_name(self, name: str) -> str:
-        """Return the published name of one of this model's parameters or buffers."""
-        return published_name(name, form=self.form)
-
-    def encode_text(self, text: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Embed captions in the order of the experts: (T, K, N, D) -> M x (Q, d), (Q, M)."""
-        return self.text(text.flatten(0, 1))
-
-    def encode_clips(
-        self, experts: Mapping[str, torch.Tensor], available: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Embed clips in the order of the experts: {name: (B, ...)}, (B, M) -> M x (B, d)."""
-        vectors = []
-        for i, name in enumerate(self.names):
-            features = experts[name]
-            there = (available[:, i] > 0).view(-1, *(1 for _ in features.shape[1:]))
-            features = torch.where(there, features, 0.0)  # also NaN: times 0 would keep it
-            vectors.append(self.pooling[name](features) if name in self.pooling else features)
-        return self.clips(vectors, available)
+MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet}
+"""`arch.type` -> (experts, text, **arch.args) -> a model. Yours is a class and a line here."""
 
 
 def build_model(config: Config) -> RetrievalModel:
     """Return the configured model, its weights drawn from torch's generator."""
-    arch, text = config.arch, config.text
-    pooling = {
-        expert.name: NetVLAD(expert.width, expert.clusters, expert.ghost_clusters)
-        for expert in config.experts
-        if expert.clusters is not None
+    return MODELS["CENet"](config.experts, config.text, **_arguments(config))
+
+
+def _arguments(config: Config) -> dict[str, Any]:
+    """Return `arch.args` of a configuration, with the sizes its other sections hold."""
+    sizes: dict[str, ExpertConfig | TextConfig] = {e.name: e for e in config.experts if e.tokens}
+    sizes["text"] = config.text
+    return {
+        **vars(config.arch),
+        "vlad_clusters": {name: one.clusters for name, one in sizes.items()},
+        "ghost_clusters": {name: one.ghost_clusters for name, one in sizes.items()},
     }
-    text_pooling = (
-        NetVLAD(text.width, text.clusters, text.ghost_clusters) if text.clusters else None
-    )
-    clips = _build_clip_encoder(config)
-    return RetrievalModel(
-        [expert.name for expert in config.experts],
-        text=TextEncoder(text.width, clips.out_dims, pooling=text_pooling),
-        pooling=pooling,
-        clips=clips,
-        form=arch.form,
-        average_captions=arch.test_caption_mode == "avg",
-        ignore_missing=arch.keep_missing_modalities,
-    )
-
-
-def _build_clip_encoder(config: Config) -> ClipEncoder:
-    """Return the clip side of the configured form."""
-    arch = config.arch
-    in_dims = [expert.in_dim for expert in config.experts]
-    if arch.form == "moee":
-        return MixtureOfEmbeddingExperts(in_dims, [e.output_width for e in config.experts])
-    if arch.form == "ce_single":
-        return SingleExpert(in_dims[0], arch.shared_dim)
-    return CollaborativeExperts(
-        in_dims,
-        arch.shared_dim,
-        num_g_layers=arch.num_g_layers,
-        num_h_layers=arch.num_h_layers,
-        use_bn_reason=arch.use_bn_reason,
-        use_mish=arch.use_mish,
-        include_self=arch.include_self,
-    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,9 +1,12 @@
 """Collaborative Experts: every expert is gated by what all pairs with it say (Liu et al., 2019)."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from model.batch_norm import BatchNorm
+from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, ReduceDim
 from model.linear import Linear, linear
 from model.mish import Mish
@@ -98,3 +101,15 @@ class CollaborativeExperts(nn.Module):
         """Average the messages (B, P, S) of pairs that count, both (B, P) of 0/1 -> (B, S)."""
         total = torch.einsum("bp,bps->bs", both, pairs)
         return total / (both.sum(dim=1, keepdim=True) + TINY)
+
+
+class CollaborativeModel(ExpertMixture):
+    """CE: a mixture whose clip side is CollaborativeExperts."""
+
+    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
+        "clips.reduce.": "ce.video_dim_reduce.",
+        "clips.pair_input.": "ce.g_reason_1.",
+        "clips.pair_network.": "ce.g_reason_shared.",
+        "clips.self_network.": "ce.h_reason.",
+        "clips.gates.*.": "ce.video_GU.*.cg.",
+    }

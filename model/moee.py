@@ -1,8 +1,11 @@
 """Mixture of Embedding Experts: every expert embeds the clip by itself (Miech et al., 2018)."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
+from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, GatedEmbeddingUnit, ReduceDim
 
 
@@ -25,6 +28,15 @@ class MixtureOfEmbeddingExperts(nn.Module):
         return [gate(vector) for gate, vector in zip(self.gates, vectors, strict=True)]
 
 
+class MixtureModel(ExpertMixture):
+    """MoEE: a mixture whose clip side is MixtureOfEmbeddingExperts."""
+
+    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
+        "clips.gates.*.gate.": "ce.video_GU.*.cg.",
+        "clips.gates.": "ce.video_GU.",
+    }
+
+
 class SingleExpert(nn.Module):
     """Embed one expert as Collaborative Experts would with no peers (`mimic_ce_dims`).
 
@@ -40,3 +52,12 @@ class SingleExpert(nn.Module):
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
         """Return the one embedding; `available` does not matter here."""
         return [self.gates[0](self.reduce[0](vectors[0]))]
+
+
+class SingleExpertModel(ExpertMixture):
+    """CE of one expert: a mixture of one, whose clip side is SingleExpert."""
+
+    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
+        "clips.reduce.": "ce.video_dim_reduce.",
+        "clips.gates.*.": "ce.video_GU.*.cg.",
+    }

@@ -1,11 +1,13 @@
 """Similarity of captions to clips: a weighted mean over the experts that a clip has."""
 
+from collections.abc import Sequence
+
 import torch
 
 
 def similarity(
-    texts: list[torch.Tensor],
-    clips: list[torch.Tensor],
+    texts: Sequence[torch.Tensor],
+    clips: Sequence[torch.Tensor],
     weights: torch.Tensor,
     available: torch.Tensor,
 ) -> torch.Tensor:
@@ -17,11 +19,19 @@ def similarity(
     Shapes: texts M x (Q, d_i), clips M x (B, d_i), weights (Q, M), available (B, M) -> (Q, B).
     A clip with no expert at all has no score: its column is NaN (data sets refuse such clips).
     """
-    weighted = torch.cat([weights[:, i, None] * text for i, text in enumerate(texts)], dim=1)
-    present = torch.cat([available[:, i, None] * clip for i, clip in enumerate(clips)], dim=1)
-    return (weighted @ present.T) / (weights @ available.T)
+    products = concatenated(texts, weights) @ concatenated(clips, available).T
+    return products / (weights @ available.T)
 
 
-def plain_similarity(texts: list[torch.Tensor], clips: list[torch.Tensor]) -> torch.Tensor:
+def plain_similarity(texts: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sum the inner products of all experts, unweighted (`keep_missing_modalities`): (Q, B)."""
-    return torch.cat(texts, dim=1) @ torch.cat(clips, dim=1).T
+    return concatenated(texts) @ concatenated(clips).T
+
+
+def concatenated(
+    embedded: Sequence[torch.Tensor], scales: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return M x (n, d_i) side by side, each expert times its column of scales (n, M)."""
+    if scales is not None:
+        embedded = [scales[:, i, None] * one for i, one in enumerate(embedded)]
+    return torch.cat(list(embedded), dim=1)

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.build import RetrievalModel
-from model.collaborative_experts import CollaborativeExperts
-from model.moee import MixtureOfEmbeddingExperts, SingleExpert
+from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
+from model.moee import (
+    MixtureModel,
+    MixtureOfEmbeddingExperts,
+    SingleExpert,
+    SingleExpertModel,
+)
 from model.net_vlad import NetVLAD
 from model.text_encoder import TextEncoder
 
@@ -44,27 +48,29 @@ def build_recorded_model(constructor, state, *, average_captions=False):
         if f"pooling.{name}.clusters" in state
     }
     if constructor["use_ce"] == "pairwise":
-        form = "ce"
-        clips = CollaborativeExperts(
-            in_dims,
-            constructor["ce_shared_dim"],
-            num_g_layers=constructor["num_g_layers"],
-            num_h_layers=constructor["num_h_layers"],
-            use_bn_reason=bool(constructor["use_bn_reason"]),
-            use_mish=bool(constructor["use_mish"]),
-            include_self=bool(constructor["include_self"]),
+        kind, clips = (
+            CollaborativeModel,
+            CollaborativeExperts(
+                in_dims,
+                constructor["ce_shared_dim"],
+                num_g_layers=constructor["num_g_layers"],
+                num_h_layers=constructor["num_h_layers"],
+                use_bn_reason=bool(constructor["use_bn_reason"]),
+                use_mish=bool(constructor["use_mish"]),
+                include_self=bool(constructor["include_self"]),
+            ),
         )
     elif constructor["mimic_ce_dims"]:
-        form, clips = "ce_single", SingleExpert(in_dims[0], constructor["ce_shared_dim"])
+        kind = SingleExpertModel
+        clips = SingleExpert(in_dims[0], constructor["ce_shared_dim"])
     else:
-        form, clips = "moee", MixtureOfEmbeddingExperts(in_dims, out_dims)
+        kind, clips = MixtureModel, MixtureOfEmbeddingExperts(in_dims, out_dims)
     text_pooling = NetVLAD(constructor["text_dim"], clusters["text"], ghosts.get("text", 0))
-    model = RetrievalModel(
+    model = kind(
         names,
         text=TextEncoder(constructor["text_dim"], clips.out_dims, pooling=text_pooling),
         pooling=pooling,
         clips=clips,
-        form=form,
         average_captions=average_captions,
         ignore_missing=constructor["keep_missing_modalities"],
     )

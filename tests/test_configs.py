@@ -13,6 +13,9 @@ SCENE = "scene.densenet161.0"
 R2P1D = "r2p1d.r2p1d-ig65m.0"
 INST = "imagenet.resnext101_32x48d.0"
 
+SWITCHES = {"ce": ("pairwise", False), "ce_single": ("", True), "moee": ("", False)}
+"""Form -> use_ce and mimic_ce_dims."""
+
 AUDIO_ONLY = ("ce_single", ["audio"], 7_389_127)
 BOTH = ("ce", ["audio", "vggsound"], 21_864_536)
 BOTH_MOEE = ("moee", ["audio", "vggsound"], 8_903_512)
@@ -106,18 +109,19 @@ def count_parameters(config):
     def gated(inner, outer):
         return linear(inner, outer) + linear(outer, outer) + 2 * outer
 
-    shared, text = config.arch.shared_dim, config.text
+    shared, text = config.arch.ce_shared_dim, config.text
+    pairs = config.arch.use_ce == "pairwise"
     total = net_vlad(text.width, text.clusters, text.ghost_clusters)
     total += linear(text.pooled_width, len(config.experts))
     for expert in config.experts:
         if expert.tokens:
             total += net_vlad(expert.width, expert.clusters, expert.ghost_clusters)
-        if config.arch.form == "moee":
+        if not pairs and not config.arch.mimic_ce_dims:
             total += gated(expert.in_dim, expert.output_width)
             total += gated(text.pooled_width, expert.output_width)
         else:
             total += gated(expert.in_dim, shared) + gated(text.pooled_width, shared)
-    if config.arch.form == "ce":
+    if pairs:
         total += linear(2 * shared, shared)
         total += (config.arch.num_g_layers - 1) * (2 * shared + linear(shared, shared))
         total += len(config.experts) * 2 * shared  # the second batch norm of each gate
@@ -138,7 +142,7 @@ def test_these_are_all_experiments_there_are():
 def test_form_and_experts(experiment):
     config = load(experiment)
     form, experts, *_ = {**PUBLISHED, **OURS}[experiment]
-    assert config.arch.form == form
+    assert (config.arch.use_ce, config.arch.mimic_ce_dims) == SWITCHES[form]
     assert [expert.name for expert in config.experts] == experts
     assert config.name == experiment.replace("/", "-")
 
@@ -177,7 +181,7 @@ def test_data_and_protocol_are_the_published_ones(experiment):
 def test_model_and_training_are_the_published_ones(experiment):
     config = load(experiment)
     arch, trainer = config.arch, config.trainer
-    assert (arch.shared_dim, arch.num_g_layers, arch.num_h_layers) == (768, 3, 0)
+    assert (arch.ce_shared_dim, arch.num_g_layers, arch.num_h_layers) == (768, 3, 0)
     assert (arch.use_mish, arch.use_bn_reason, arch.include_self) == (True, True, True)
     assert (arch.keep_missing_modalities, arch.test_caption_mode) == (False, "indep")
     assert (config.optimizer.type, config.optimizer.args) == (

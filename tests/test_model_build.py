@@ -147,15 +147,28 @@ def test_pieces_equal_the_whole(name):
     model, (text, experts, available) = recorded(name)
     model.eval()
     whole = model(text, experts, available)
-    present = model.availability(available)
-    clips = model.embed_clips(experts, available)
-    rows = []
-    for chunk in text.split(3):
-        texts, weights = model.embed_text(chunk)
-        flat = [texts[n].flatten(0, 1) for n in model.names]
-        embedded = [clips[n] for n in model.names]
-        rows.append(model.compare(flat, embedded, weights.flatten(0, 1), present))
+    first, second = (
+        model.encode_clips(
+            {n: f[part] for n, f in experts.items()}, {n: a[part] for n, a in available.items()}
+        )
+        for part in (slice(0, 2), slice(2, None))
+    )
+    clips = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
+    rows = [model.score(model.encode_captions(chunk), clips) for chunk in text.split(3)]
     torch.testing.assert_close(torch.cat(rows), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vectors_give_the_similarities(name):
+    model, (text, experts, available) = recorded(name)
+    model.eval()
+    captions, clips = model.encode_captions(text), model.encode_clips(experts, available)
+    products = model.vectors(captions) @ model.vectors(clips).T
+    if not model.ignore_missing:
+        products = products / (captions[-1] @ clips[-1].T)
+    torch.testing.assert_close(products, model.score(captions, clips))
+    assert len(captions[0]) == text.shape[0] * text.shape[1]
+    assert {len(rows) for rows in clips} == {len(available[model.names[0]])}
 
 
 def test_availability_may_come_as_one_tensor():

@@ -82,7 +82,7 @@ def test_yaml_is_read_alike(write):
         "mine.yaml",
     )
     config = load_config(path)
-    assert config.arch.form == "ce_single"
+    assert (config.arch.use_ce, config.arch.mimic_ce_dims) == ("", True)
     assert config.optimizer.args["lr"] == 0.001
     assert config.trainer.monitor_mode == "off"
 
@@ -222,8 +222,8 @@ def test_released_files_load(name, tokens, flaky, caplog):
         config = load_config(path)
     assert [record.message.count("inherit_from names") for record in caplog.records] == [1]
     assert f"configs/data_loader_{name}.json" in caplog.text
-    assert config.arch.form == "ce"
-    assert config.arch.shared_dim == 24
+    assert config.arch.use_ce == "pairwise"
+    assert config.arch.ce_shared_dim == 24
     assert config.arch.use_mish is True
     assert [expert.name for expert in config.experts] == ["audio", "vggsound"]
     assert [expert.max_tokens for expert in config.experts] == tokens
@@ -880,7 +880,7 @@ def test_custom_args_name_the_run_as_published():
         "vlad_clusters-audio-2-vlad_clusters-vggsound-1-trainer-epochs-6-trainer-save_period-1-"
         "args-batch_size-8"
     )
-    assert config.arch.shared_dim == 24
+    assert config.arch.ce_shared_dim == 24
     assert config.data.batch_size == 8
     assert load_config(CE, {"trainer.epochs": 1}, tag="-train-single-epoch").name == (
         "clotho-train-vggish-vggsound-train-single-epoch"

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from model.build import RetrievalModel
+from model.retrieval_model import RetrievalModel
 from trainer.optimizer import Ranger
 from utils.config.kinds import is_finite_number, shown
 from utils.config.schema import SCHEMA

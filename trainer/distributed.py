@@ -146,7 +146,7 @@ def tell_sizes(own: int, device: torch.device) -> list[int]:
     return told
 
 
-def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """Return the rows of all processes, in the order of ranks, for each of several tensors.
 
     Differentiable: parts (B_r, ...) with B_r = sizes[rank], which may be 0 -> (sum of sizes, ...).
@@ -154,11 +154,13 @@ def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[tor
     gradients.
     """
     if len(sizes) == 1:
-        return list(parts)
+        return tuple(parts)
     rows = torch.cat([part.flatten(1) for part in parts], dim=1)  # sent all at once
     widths = [math.prod(part.shape[1:]) for part in parts]
     pieces = _GatherRows.apply(rows, sizes).split(widths, dim=1)
-    return [piece.unflatten(1, part.shape[1:]) for piece, part in zip(pieces, parts, strict=True)]
+    return tuple(
+        piece.unflatten(1, part.shape[1:]) for piece, part in zip(pieces, parts, strict=True)
+    )
 
 
 class _GatherRows(torch.autograd.Function):

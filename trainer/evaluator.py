@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.build import RetrievalModel
+from model import RetrievalModel, Rows
 from model.metric import summarise, t2v_ranks, v2t_ranks
 from trainer.distributed import ALONE, Processes, gather_rows
+from utils.batches import Experts, Features, Frames
 from utils.errors import DataError
 
 CLIPS_AT_ONCE = 1024
@@ -24,7 +25,7 @@ class EvaluationData:
     """
 
     text: torch.Tensor
-    experts: Mapping[str, torch.Tensor]
+    experts: Experts
     available: Mapping[str, torch.Tensor]
     query_masks: torch.Tensor
     clips: Sequence[str]
@@ -100,37 +101,36 @@ def similarities(
     was_training = model.training
     model.eval()
     try:
-        available = model.availability(data.available).to(device)
-        share = processes.share(len(available))
-        own = _embed_clips(model, data, available, device, share)
-        clips = gather_rows(own, processes.share_sizes(len(available)))
+        own = _encode_clips(model, data, device, processes.share(len(data.clips)))
+        clips = gather_rows(own, processes.share_sizes(len(data.clips)))
         rows = []
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)
-            texts, weights = model.text(words.flatten(0, 1))
-            sims = model.compare(texts, clips, weights, available)
-            if model.average_captions:
-                sims = sims.view(len(words), -1, sims.shape[1]).mean(dim=1)
-            rows.append(sims.float().cpu())
+            sims = model.score(model.encode_captions(words), clips)
+            rows.append(model.merge_captions(sims, words.shape[1]).float().cpu())
         return torch.cat(rows)
     finally:
         model.train(was_training)
 
 
-def _embed_clips(
-    model: RetrievalModel,
-    data: EvaluationData,
-    available: torch.Tensor,
-    device: torch.device,
-    share: slice,
-) -> list[torch.Tensor]:
-    """Embed every clip of a share once, in chunks -> M tensors (share, d_i)."""
+def _encode_clips(
+    model: RetrievalModel, data: EvaluationData, device: torch.device, share: slice
+) -> Rows:
+    """Encode every clip of a share once, in chunks."""
     chunks = []
     for start in range(share.start, max(share.stop, share.start + 1), CLIPS_AT_ONCE):
         rows = slice(start, min(start + CLIPS_AT_ONCE, share.stop))
-        experts = {name: data.experts[name][rows].to(device) for name in model.names}
-        chunks.append(list(model.embed_clips(experts, available[rows]).values()))
-    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+        experts = {name: _part(features, rows, device) for name, features in data.experts.items()}
+        available = {name: there[rows].to(device) for name, there in data.available.items()}
+        chunks.append(model.encode_clips(experts, available))
+    return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+
+def _part(features: Features, rows: slice, device: torch.device) -> Features:
+    """Return the rows of an expert on a device."""
+    if isinstance(features, torch.Tensor):
+        return features[rows].to(device)
+    return Frames(*(one[rows].to(device) for one in features))
 
 
 def _chosen(clips: Sequence[str], only: Sequence[str] | None) -> np.ndarray:

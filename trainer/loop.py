@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from model.build import RetrievalModel
+from model.retrieval_model import RetrievalModel
 from trainer.checkpoint import (
     Checkpoint,
     Snapshot,

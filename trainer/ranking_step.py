@@ -1,14 +1,14 @@
 """One training step's mathematics: a batch in, its ranking loss out."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import nn
 
-from model.build import RetrievalModel
+from model import RetrievalModel, Rows
 from model.loss import build_loss
 from trainer.distributed import ALONE, Processes, gather_rows, share_training, tell_sizes
+from utils.batches import Available, Experts
 from utils.config import Config
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -34,24 +34,24 @@ class RankingStep(nn.Module):
     def forward(
         self,
         text: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        available: Mapping[str, torch.Tensor],
+        experts: Experts,
+        available: Available,
     ) -> torch.Tensor:
         """Return the loss of the batch."""
-        present = self.model.availability(available)
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            texts, weights = self.model.encode_text(text)
-            clips = self.model.encode_clips(experts, present)
-        captions = text.shape[1]
+            captions = self.model.encode_captions(text)
+            clips = self.model.encode_clips(experts, available)
+        per_text = text.shape[1]
         sizes = tell_sizes(len(text), text.device)
-        *texts, weights = gather_rows(
-            [one.float() for one in [*texts, weights]], [captions * size for size in sizes]
-        )
-        *clips, present = gather_rows([one.float() for one in [*clips, present]], sizes)
-        sims = self.model.compare(texts, clips, weights, present)
-        if captions > 1:
-            sims = sims.view(-1, captions, sims.shape[1]).mean(dim=1)
-        return self.loss(sims)
+        captions = gather_rows(_exact(captions), [per_text * size for size in sizes])
+        clips = gather_rows(_exact(clips), sizes)
+        sims = self.model.score(captions, clips)
+        return self.loss(self.model.merge_captions(sims, per_text))
+
+
+def _exact(rows: Rows) -> Rows:
+    """Return rows in float32, also those encoded in bfloat16."""
+    return tuple(one.float() for one in rows)
 
 
 def build_step(config: Config, model: RetrievalModel, processes: Processes = ALONE) -> nn.Module:

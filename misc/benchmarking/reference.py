@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.build import ClipEncoder, RetrievalModel
+from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, GatedEmbeddingUnit, ReduceDim
 from model.linear import Linear
 from model.moee import MixtureOfEmbeddingExperts, SingleExpert
@@ -54,8 +54,10 @@ def _padded(rows: np.ndarray, places: int) -> np.ndarray:
     return padded
 
 
-def with_plain_layers(model: RetrievalModel) -> RetrievalModel:
+def with_plain_layers(model: nn.Module) -> ExpertMixture:
     """Return a copy whose linear layers and batch norms are torch's own."""
+    if not isinstance(model, ExpertMixture):
+        raise TypeError(f"{type(model).__name__} is not a model of the opponent's")
     plain = copy.deepcopy(model)
     for module in list(plain.modules()):
         for name, child in module.named_children():
@@ -71,12 +73,12 @@ def with_plain_layers(model: RetrievalModel) -> RetrievalModel:
 
 
 def similarities(
-    model: RetrievalModel,
+    model: ExpertMixture,
     text: Tensor,
     experts: Mapping[str, Tensor],
     available: Mapping[str, Tensor],
 ) -> Tensor:
-    """Compare texts with clips, as RetrievalModel.forward does; `model` has plain layers."""
+    """Compare texts with clips, as ExpertMixture.forward does; `model` has plain layers."""
     words = text.flatten(0, 1)
     caption = _pool(model.text.pooling, words) if model.text.pooling else words[:, 0]
     texts = [_gated_unit(unit, caption) for unit in _each(model.text.gates, GatedEmbeddingUnit)]
@@ -123,7 +125,11 @@ def _each(modules: nn.Module, kind: type[Kind]) -> list[Kind]:
     return [module for module in modules.children() if isinstance(module, kind)]
 
 
-def _embed_clips(clips: ClipEncoder, vectors: list[Tensor], present: Tensor) -> list[Tensor]:
+def _embed_clips(
+    clips: Any,  # noqa: ANN401  the clip side of a mixture
+    vectors: list[Tensor],
+    present: Tensor,
+) -> list[Tensor]:
     """Embed M vectors (B, D) -> M x (B, d), every pair of experts by itself."""
     if isinstance(clips, MixtureOfEmbeddingExperts):
         units = _each(clips.gates, GatedEmbeddingUnit)
@@ -209,7 +215,7 @@ class Ranger:
 
 @torch.no_grad()
 def evaluate_in_chunks(
-    model: RetrievalModel,
+    model: ExpertMixture,
     text: Tensor,
     experts: Mapping[str, Tensor],
     available: Mapping[str, Tensor],

@@ -241,8 +241,9 @@ class Builder:
                 f'found true with {experts} experts, expected false and use_ce "pairwise"',
             )
         return ArchConfig(
-            form="ce" if pairwise else "ce_single" if single else "moee",
-            shared_dim=self._get("experts.ce_shared_dim"),
+            use_ce="pairwise" if pairwise else "",
+            mimic_ce_dims=single,
+            ce_shared_dim=self._get("experts.ce_shared_dim"),
             use_mish=self._get("arch.args.use_mish"),
             use_bn_reason=self._get("arch.args.use_bn_reason"),
             num_g_layers=self._get("arch.args.num_g_layers"),

@@ -54,10 +54,11 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ArchConfig:
-    """The form of the model and its switches."""
+    """The arguments of the model, by their keys in `arch.args`."""
 
-    form: Literal["ce", "ce_single", "moee"]
-    shared_dim: int
+    use_ce: Literal["pairwise", ""]
+    mimic_ce_dims: bool
+    ce_shared_dim: int
     use_mish: bool
     use_bn_reason: bool
     num_g_layers: int

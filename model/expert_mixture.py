@@ -1,0 +1,114 @@
+"""A mixture of experts: each compares captions and clips by itself, the caption weighs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from model.net_vlad import NetVLAD
+from model.retrieval_model import RetrievalModel, Rows
+from model.similarity import concatenated, plain_similarity, similarity
+from model.text_encoder import TextEncoder
+from utils.batches import Available, Experts
+from utils.errors import DataError
+
+
+class ExpertMixture(RetrievalModel):
+    """Embed captions and clips once for each expert (Miech et al., 2018).
+
+    `names` orders the experts (sorted by name); `pooling` holds a NetVLAD for each expert that
+    is a sequence of tokens; `clips` embeds the M resulting vectors: M x (B, D), available (B, M)
+    -> M x (B, d). Rows of captions are M embeddings and the weights of the experts (Q, M); rows
+    of clips are M embeddings and the availabilities (B, M). With `ignore_missing` the similarity
+    is the plain sum over experts.
+    """
+
+    published: ClassVar[dict[str, str]] = {
+        "text.pooling.": "text_pooling.",
+        "text.mixture.": "ce.moe_fc.",
+        "text.gates.*.gate.": "ce.text_GU.*.cg.",
+        "text.gates.": "ce.text_GU.",
+    }
+    obsolete = ("ce.moe_fc_bottleneck1.", "ce.moe_cg.", "ce.moe_fc_proj.")
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        text: TextEncoder,
+        pooling: Mapping[str, NetVLAD],
+        clips: nn.Module,
+        average_captions: bool = False,
+        ignore_missing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.average_captions = average_captions
+        self.ignore_missing = ignore_missing
+        self.pooling = nn.ModuleDict(pooling)
+        self.text = text
+        self.clips = clips
+
+    def encode_captions(self, text: torch.Tensor) -> Rows:
+        """Embed words (T, K, N, D) -> M x (Q, d) and weights (Q, M)."""
+        embedded, weights = self.text(text.flatten(0, 1))
+        return (*embedded, weights)
+
+    def encode_clips(self, experts: Experts, available: Available) -> Rows:
+        """Embed experts {name: (B, N, D) or (B, D)} -> M x (B, d) and availabilities (B, M)."""
+        present = self._present(available)
+        vectors = []
+        for i, name in enumerate(self.names):
+            features = experts[name]
+            if not isinstance(features, torch.Tensor):
+                features = features.tokens
+            there = (present[:, i] > 0).view(-1, *(1 for _ in features.shape[1:]))
+            features = torch.where(there, features, 0.0)  # also NaN: times 0 would keep it
+            vectors.append(self.pooling[name](features) if name in self.pooling else features)
+        return (*self.clips(vectors, present), present)
+
+    def score(self, captions: Rows, clips: Rows) -> torch.Tensor:
+        """Compare M x (Q, d) and weights with M x (B, d) and availabilities -> (Q, B)."""
+        (*texts, weights), (*embedded, present) = captions, clips
+        if self.ignore_missing:
+            return plain_similarity(texts, embedded)
+        return similarity(texts, embedded, weights, present)
+
+    def vectors(self, rows: Rows) -> torch.Tensor:
+        """Return captions or clips as one vector each (n, sum of d).
+
+        Their inner products are `score` times the share of the weights that the clip has experts
+        for, (Q, M) weights @ (M, B) availabilities; with `ignore_missing` they are `score`.
+        """
+        *embedded, scales = rows
+        return concatenated(embedded, None if self.ignore_missing else scales)
+
+    def forward(self, text: torch.Tensor, experts: Experts, available: Available) -> torch.Tensor:
+        """Return the similarities; raises DataError naming a clip without any expert."""
+        if not self.ignore_missing:
+            found = (self._present(available) > 0).any(dim=1)
+            if not found.all():
+                clip = int(found.int().argmin())
+                raise DataError(f"clip {clip} of the batch has no expert at all; leave it out")
+        return super().forward(text, experts, available)
+
+    def embed_text(self, text: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Embed captions: text (T, K, N, D) -> {name: (T, K, d)}, weights (T, K, M)."""
+        shape = text.shape[:2]
+        *embedded, weights = (one.view(*shape, -1) for one in self.encode_captions(text))
+        return dict(zip(self.names, embedded, strict=True)), weights
+
+    def embed_clips(self, experts: Experts, available: Available) -> dict[str, torch.Tensor]:
+        """Embed clips: experts {name: (B, N, D) or (B, D)} -> {name: (B, d)}."""
+        *embedded, _ = self.encode_clips(experts, available)
+        return dict(zip(self.names, embedded, strict=True))
+
+    def _present(self, available: Available) -> torch.Tensor:
+        """Return availabilities as floats (B, M) in the order of the experts."""
+        dtype = self.text.mixture.weight.dtype
+        if isinstance(available, torch.Tensor):
+            return available.to(dtype)
+        return torch.stack([available[name] for name in self.names], dim=1).to(dtype)
