@@ -20,6 +20,7 @@ from data_loader.batches import (
     HOST,
     Batch,
     ClipTensors,
+    TrainingBatch,
     count_batches,
     keep_words,
     one_ahead,
@@ -223,8 +224,8 @@ class BaseDataset:
         device: torch.device | str | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_batch` on.
+    ) -> Iterator[TrainingBatch]:
+        """Yield the batches of an epoch from `first_batch` on, each with its clips' places.
 
         Order, captions and dropped words depend on (epoch, seed) and the place in the epoch alone.
         With several processes each one gets its contiguous share of the same batches: shares of a
@@ -246,7 +247,7 @@ class BaseDataset:
         clips_there = torch.from_numpy(plan.order).to(on_device)
         captions_there = torch.from_numpy(chosen).to(on_device)
 
-        def gather(number: int) -> Batch:
+        def gather(number: int) -> TrainingBatch:
             share = plan.share(number, rank, world_size)
             keep = None
             if self._dropout:
@@ -255,17 +256,19 @@ class BaseDataset:
                 draw = np.random.default_rng([seed, epoch, number + 1])
                 keep = keep_words(self._captions.lengths[chosen[whole]], self._dropout, draw)
                 keep = keep[share.start - whole.start : share.stop - whole.start]
-            return self._gather(
-                clips_there[share], captions_there[share], keep, pin=target.type == "cuda"
-            )
+            clips = clips_there[share]
+            batch = self._gather(clips, captions_there[share], keep, pin=target.type == "cuda")
+            return *batch, clips
 
         numbers = range(first_batch, len(plan))
         # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
         # from the cores that train.
         for_gpu = on_device.type == "cpu" and target.type != "cpu"
         in_thread = for_gpu and self.settings.num_workers > 0
-        for batch in one_ahead(gather, numbers) if in_thread else map(gather, numbers):
-            yield self._deliver(batch, target)
+        batches = one_ahead(gather, numbers) if in_thread else map(gather, numbers)
+        for text, experts, available, clips in batches:
+            batch = self._deliver((text, experts, available), target)
+            yield *batch, clips.to(target, non_blocking=True)
 
     def evaluation(self) -> Evaluation:
         """Return the whole split: text (V, K, N, T), experts, available, query_masks (V, K), clips.

@@ -24,6 +24,9 @@ Batch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 B is 0 where a short batch has fewer clips than there are processes to share it.
 """
 
+TrainingBatch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]
+"""A batch, and the place (B,) of each of its clips in the split: what tells clips apart."""
+
 HOST = torch.device("cpu")
 T = TypeVar("T")
 

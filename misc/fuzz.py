@@ -54,8 +54,9 @@ from data_loader.readers import read_captions, read_features, read_text_features
 from data_loader.store import FeatureStore
 from model import build_model
 from trainer.checkpoint import load_checkpoint
-from trainer.loop import Progress, Training
 from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.progress import Progress
+from trainer.training import Training
 from utils.archive import check_archive
 from utils.config import load_config
 from utils.errors import ProjectError, UsageError, nearest, run_main
@@ -604,7 +605,7 @@ def _small_training() -> Training:
     model = build_model(config)
     optimizer = build_optimizer(config.optimizer, model.parameters())
     scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    return Training(model, model, optimizer, scheduler)
+    return Training(model, torch.nn.Module(), model, optimizer, scheduler)
 
 
 def _make_checkpoint(folder: Path) -> None:

@@ -48,6 +48,7 @@ class ExpertMixture(RetrievalModel):
         self.names = list(names)
         self.average_captions = average_captions
         self.ignore_missing = ignore_missing
+        self.has_unused_parameters = ignore_missing  # those of the weights
         self.pooling = nn.ModuleDict(pooling)
         self.text = text
         self.clips = clips

@@ -48,6 +48,8 @@ class RetrievalModel(nn.Module, ABC):
 
     average_captions: bool = False
     """In evaluation too, several captions of a text make one query (`test_caption_mode: avg`)."""
+    has_unused_parameters: bool = False
+    """Some parameters take no part in the loss, which training over several processes must know."""
 
     @abstractmethod
     def encode_captions(self, text: torch.Tensor) -> Rows:

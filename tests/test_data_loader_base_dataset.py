@@ -282,6 +282,8 @@ class TestEpochs:
         first_token = torch.cat([batch[1]["audio"][:, 0, 0] for batch in batches])
         expected = [clotho.experts["audio"][clip][0, 0] for clip in dataset.clips]
         assert sorted(first_token.tolist()) == sorted(map(float, expected))
+        places = torch.cat([batch[3] for batch in batches])  # of the clips in the split
+        assert first_token.tolist() == [float(expected[place]) for place in places]
 
     @pytest.mark.parametrize("text_dropout", [0.0, 0.7])
     def test_an_epoch_is_the_same_however_it_is_made(self, clotho, tmp_path, text_dropout):
@@ -317,9 +319,10 @@ class TestEpochs:
             self.epoch(clotho, text_dropout=text_dropout, rank=rank, ranks=ranks)
             for rank in range(ranks)
         ]
-        for number, (text, experts, available) in enumerate(whole):
+        for number, (text, experts, available, clips) in enumerate(whole):
             parts = [share[number] for share in shares]
             assert torch.equal(torch.cat([part[0] for part in parts]), text)
+            assert torch.equal(torch.cat([part[3] for part in parts]), clips)
             for name in experts:
                 assert torch.equal(torch.cat([part[1][name] for part in parts]), experts[name])
                 assert torch.equal(torch.cat([part[2][name] for part in parts]), available[name])
@@ -344,7 +347,7 @@ class TestEpochs:
         }
         seen = {clip: set() for clip in dataset.clips}
         for epoch in range(epochs):
-            for text, _, _ in dataset.epoch(epoch, 0):
+            for text, *_ in dataset.epoch(epoch, 0):
                 for row in text[:, 0].numpy():
                     clip, caption = known[row.tobytes()]
                     seen[clip].add(caption)
@@ -646,5 +649,5 @@ class TestOnAGpu:
         assert len(there) == len(expected)
         for first, second in zip(expected, there, strict=True):
             assert second[0].is_cuda
-            back = [second[0].cpu(), *({n: t.cpu() for n, t in d.items()} for d in second[1:])]
-            assert same(first, back)
+            back = [second[0].cpu(), *({n: t.cpu() for n, t in d.items()} for d in second[1:3])]
+            assert same(first, [*back, second[3].cpu()])

@@ -1,6 +1,7 @@
 """The interface: three methods make a model; weights travel to released names and back."""
 
 import logging
+from typing import ClassVar
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_names_follow_the_released_scheme(name):
 class MeanOfWords(RetrievalModel):
     """The smallest model: means of word vectors against means of one expert's tokens."""
 
-    published = {"scale.*.": "ce.scale.*.of."}
+    published: ClassVar[dict[str, str]] = {"scale.*.": "ce.scale.*.of."}
 
     def __init__(self):
         super().__init__()

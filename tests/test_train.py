@@ -3,19 +3,25 @@
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import train
-from small_runs import CE, Finished, Place, assert_same_run, content_of, make_data, same
+import trainer.distributed
+import trainer.job
+import trainer.start
+from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, make_data, same
 from synthetic import write_dataset, write_features, write_list
 from trainer.checkpoint import load_checkpoint
 from trainer.distributed import Processes
+from trainer.runs import open_run
+from trainer.start import Start
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
@@ -469,9 +475,13 @@ def test_a_checkpoint_is_let_go_before_the_training(place, monkeypatch):
         alive.append([reference() for reference in read if reference() is not None])
         raise KeyboardInterrupt
 
-    for name in ("load_checkpoint", "last_usable"):
-        monkeypatch.setattr(train, name, noted(getattr(train, name)))
-    monkeypatch.setattr(train, "fit", fit)
+    for module, name in (
+        (trainer.job, "load_checkpoint"),
+        (trainer.start, "load_checkpoint"),
+        (trainer.job, "last_usable"),
+    ):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    monkeypatch.setattr(trainer.job, "fit", fit)
     more = place.config({"trainer.epochs": 2})
     for flags in (("auto",), (run.last,), (run.last, "--finetune")):
         assert place.call(train.main, "--config", more, "--resume", *flags) == 130
@@ -496,16 +506,17 @@ class Second(Processes):
 
 
 def test_only_the_writer_looks_for_a_start(monkeypatch):
-    monkeypatch.setattr(train, "starting_checkpoint", refuse)
+    monkeypatch.setattr(Start, "find", refuse)
     monkeypatch.setattr(Second, "told", '"a/trained_model.pth"')
-    job = SimpleNamespace(processes=Second(1, 2), device=torch.device("cpu"))
-    assert train.agree_on_start(job, 0) == Path("a/trained_model.pth")
+    start = Start("clotho-tiny", Path("saved"), "http://nowhere")
+    found = start.agree(0, Second(1, 2), torch.device("cpu"))
+    assert found == Path("a/trained_model.pth")
 
 
 def test_the_others_wait_while_the_writer_purges(place, monkeypatch):
-    monkeypatch.setattr(train, "purge_runs", refuse)
-    monkeypatch.setattr(train, "agree_on_run", refuse)
-    monkeypatch.setattr(train, "processes_of", lambda _: nullcontext(Second(1, 2)))
+    monkeypatch.setattr(trainer.start, "purge_runs", refuse)
+    monkeypatch.setattr(trainer.start, "agree_on_run", refuse)
+    monkeypatch.setattr(trainer.distributed, "processes_of", lambda _: nullcontext(Second(1, 2)))
     assert place.call(train.main, "--config", place.config(), "--purge_exp_dir") == 130
 
 
@@ -668,7 +679,7 @@ def test_seeds_of_another_run(place, capsys):
 def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
     config = place.config({"trainer.epochs": 1})
     run = place.train("--config", config)
-    held = train.open_run("data/saved", run.last, 0)[0]
+    held = open_run("data/saved", run.last, 0)[0]
     with held.locked():
         flags = ("--config", config, "--resume", run.last)
         fails(place, capsys, *flags, status=2, words=["another process"])
@@ -741,14 +752,14 @@ def test_a_loss_that_is_no_number_stops_the_run(place, capsys):
 def test_a_failing_seed_is_named_and_the_others_are_trained(place, capsys, monkeypatch):
     from utils.errors import ProjectError
 
-    evaluate = train.evaluate
+    evaluate = trainer.job.evaluate
 
     def fail_once(model, data, **options):
         if torch.initial_seed() == 1:
             raise ProjectError("no luck")
         return evaluate(model, data, **options)
 
-    monkeypatch.setattr(train, "evaluate", fail_once)
+    monkeypatch.setattr(trainer.job, "evaluate", fail_once)
     config = place.config({"trainer.epochs": 1})
     words = ["1 of 3 seeds failed", "seed 1: no luck"]
     fails(place, capsys, "--config", config, "--seeds", "0,1,2", status=1, words=words)
@@ -763,3 +774,29 @@ def test_a_failing_seed_is_named_and_the_others_are_trained(place, capsys, monke
 def test_help_needs_nothing(capsys):
     assert train.main(["--help"]) == 0
     assert "--purge_exp_dir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_help_is_there_without_torch_and_without_docstrings(script):
+    probe = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", probe, str(ROOT / script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--resume" in done.stdout
+
+
+def test_without_a_terminal_at_all(place, monkeypatch):
+    """pythonw and some services have no standard streams."""
+    config = place.config({"trainer.epochs": 1})
+    monkeypatch.setattr(sys, "stderr", None)
+    place.train("--config", config)
+    assert place.call(train.main, "--config", "nowhere.json") == 2

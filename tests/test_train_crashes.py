@@ -6,6 +6,7 @@ import resource
 import signal
 
 import pytest
+import torch
 
 import train
 from small_runs import Place, assert_same_run, content_of, make_data, same
@@ -145,7 +146,7 @@ def fails(place, capsys, *flags, words):
 def test_a_disk_that_refuses_a_checkpoint(place, capsys, monkeypatch, undisturbed, number, words):
     config = place.config(SETTINGS)
     writes = []
-    save = train.torch.save
+    save = torch.save
 
     def refuse(content, file):
         writes.append(content["epoch"])
@@ -153,7 +154,7 @@ def test_a_disk_that_refuses_a_checkpoint(place, capsys, monkeypatch, undisturbe
             raise OSError(number, os.strerror(number))
         save(content, file)
 
-    monkeypatch.setattr(train.torch, "save", refuse)
+    monkeypatch.setattr(torch, "save", refuse)
     fails(place, capsys, "--config", config, words=[words, "/clotho-tiny/", ".pth"])
     monkeypatch.undo()
     run = place.newest()

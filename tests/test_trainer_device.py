@@ -25,6 +25,15 @@ def test_the_cpu_unless_a_gpu_is_asked_for(gpus, name):
 def test_the_gpu_of_that_number(gpus):
     gpus(2)
     assert choose_device("1") == choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cuda") == choose_device("0") == torch.device("cuda", 0)
+
+
+def test_an_apple_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device mps"):
+        choose_device("mps")
 
 
 @pytest.mark.parametrize(

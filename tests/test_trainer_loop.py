@@ -13,9 +13,10 @@ from model.loss import MaxMarginRankingLoss
 from small_runs import SINGLE, content_of, same
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluator import Evaluation
-from trainer.loop import Training, fit
+from trainer.loop import Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import RankingStep
+from trainer.training import Training
 from utils.config import load_config
 from utils.errors import CheckpointError, ProjectError
 from utils.stop import StopSignals
@@ -71,13 +72,12 @@ class Runner:
         optimizer = build_optimizer(self.config.optimizer, model.parameters())
         step = RankingStep(model, MaxMarginRankingLoss(0.2, True))
         scheduler = build_scheduler(self.config.lr_scheduler, optimizer)
-        return Training(model, step, optimizer, scheduler)
+        return Training(model, step.loss, step, optimizer, scheduler)
 
     def fit(self, training=None, **settings):
         training = training or self.new()
         settings = {"epochs": 4, "save_every_minutes": 0.0, **settings}
-        fit(
-            training,
+        task = Fit(
             self.data,
             None,
             settings=replace(self.config.trainer, **settings),
@@ -88,6 +88,7 @@ class Runner:
             stop=self.stop,
             on_epoch=self.on_epoch,
         )
+        fit(training, task)
         return training
 
     def on_epoch(self, record):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from model import build_model
+from model.loss import build_loss
 from small_runs import CE
 from trainer.device import set_precision
 from trainer.evaluator import EvaluationData, evaluate
@@ -46,7 +47,8 @@ def draw_batch(clips=12, captions=1, device=CPU):
 def parts_of(config, device=CPU):
     torch.manual_seed(0)
     model = build_model(config).to(device).train()
-    return model, build_step(config, model), build_optimizer(config.optimizer, model.parameters())
+    step = build_step(config, model, build_loss(config.loss))
+    return model, step, build_optimizer(config.optimizer, step.parameters())
 
 
 def train(config, steps, device=CPU):

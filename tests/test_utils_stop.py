@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -69,6 +70,19 @@ def test_handlers_come_back():
     with StopSignals():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_another_thread_leaves_signals_alone():
+    before, seen = [signal.getsignal(number) for number in SIGNALS], []
+
+    def work_there():
+        with StopSignals() as stop, stop.noted():
+            seen.append([signal.getsignal(number) for number in SIGNALS])
+
+    thread = threading.Thread(target=work_there)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 def test_exit_statuses(capsys):

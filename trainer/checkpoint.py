@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+from torch import nn
 
 from model.retrieval_model import RetrievalModel
 from trainer.optimizer import Ranger
@@ -20,6 +21,7 @@ from utils.unpickle import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
 ARCHITECTURE = "CENet"
+LOSS = "loss."  # before the names of a loss's parameters, in messages
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -27,8 +29,9 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 class Checkpoint:
     """What a checkpoint holds, ours or a released one.
 
-    `state_dict` has published names. `optimizer` is a torch optimiser state whose index i means
-    the i-th parameter in the order of `state_dict`, buffers skipped; None when the file has none.
+    `state_dict` has published names; `loss` is the state of a loss that has parameters or
+    buffers. `optimizer` is a torch optimiser state whose index i means the i-th parameter in the
+    order of `state_dict`, then of `loss`, buffers skipped; None when the file has none.
     `config` is the merged configuration as plain types, None where the file has none. `progress`
     is what resuming needs besides (see trainer/loop.py), None in files that only hold weights.
     """
@@ -37,6 +40,7 @@ class Checkpoint:
     epoch: int
     config: dict[str, Any] | None
     state_dict: dict[str, torch.Tensor]
+    loss: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
     monitor_best: float | None = None
     progress: dict[str, Any] | None = field(default=None, repr=False)
@@ -56,17 +60,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds no state_dict; it is not a checkpoint of a model")
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {key!r} of its state_dict is not a named tensor")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
+    _check_weights(path, "state_dict", state)
+    ours = content.get("format") == FORMAT
+    loss = content.get("loss", {}) if ours else {}
+    if not isinstance(loss, Mapping):
+        raise CheckpointError(f"{path}: its loss is {shown(loss)}; expected named tensors")
+    _check_weights(path, "loss", loss)
     epoch = content.get("epoch", 0)
     if not is_count(epoch):
         raise CheckpointError(f"{path}: its epoch is {shown(epoch)}; expected a whole number")
     best: Any = content.get("monitor_best")
     optimizer = content.get("optimizer")
-    progress = content.get("progress") if content.get("format") == FORMAT else None
+    progress = content.get("progress") if ours else None
     if not isinstance(progress, dict | None):
         raise CheckpointError(f"{path}: its progress is {shown(progress)}; expected a dict")
     return Checkpoint(
@@ -74,10 +79,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         epoch=epoch,
         config=_plain_config(content.get("config")),
         state_dict=dict(state),
+        loss=dict(loss),
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         monitor_best=float(best) if is_finite_number(best) else None,
         progress=progress,
     )
+
+
+def _check_weights(path: Path, place: str, state: Mapping[Any, Any]) -> None:
+    """Raise CheckpointError for an entry that is not a named tensor of finite numbers."""
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{path}: {key!r} of its {place} is not a named tensor")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
 
 
 def _plain_config(stored: object) -> dict[str, Any] | None:
@@ -100,9 +115,23 @@ def load_weights(
         raise CheckpointError(f"{checkpoint.path} does not fit {config_file}: {error}") from error
 
 
+def load_loss(loss: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the state of a loss; most have none. Raises CheckpointError for another loss's."""
+    own = loss.state_dict()
+    found = {key: tuple(value.shape) for key, value in checkpoint.loss.items()}
+    expected = {key: tuple(value.shape) for key, value in own.items()}
+    if found != expected:
+        raise CheckpointError(
+            f"{checkpoint.path}: of the loss it holds {found or 'nothing'}, "
+            f"{type(loss).__name__} has {expected or 'nothing'}; continue with the loss it was "
+            "trained with, or start a new run from its weights with --finetune"
+        )
+    loss.load_state_dict(checkpoint.loss)
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """What one of our checkpoints holds: tensors and plain types."""
+    """The content of one of our checkpoints: tensors and plain types."""
 
     epoch: int
     config: dict[str, Any]
@@ -110,6 +139,7 @@ class Snapshot:
     optimizer: dict[str, Any] | None
     monitor_best: float | None
     progress: dict[str, Any] | None
+    loss: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def copied(self) -> "Snapshot":
         """Return the same with tensors of its own, to be written later."""
@@ -120,9 +150,12 @@ class Snapshot:
 
         With `keep_previous` the file that had this name stays as `<stem>.previous.pth`.
         """
+        content = {"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}
+        if not self.loss:  # as in released files
+            del content["loss"]
         with atomic_writer(path) as file:
             try:
-                torch.save({"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}, file)
+                torch.save(content, file)
             except RuntimeError as error:  # what torch makes of a full disk
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
@@ -165,7 +198,10 @@ def is_count(value: object) -> TypeGuard[int]:
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: RetrievalModel, checkpoint: Checkpoint
+    optimizer: torch.optim.Optimizer,
+    model: RetrievalModel,
+    checkpoint: Checkpoint,
+    loss: nn.Module | None = None,
 ) -> None:
     """Load a checkpoint's optimiser state, matched by the names of its parameters.
 
@@ -177,8 +213,15 @@ def restore_optimizer(
             f"{checkpoint.path} holds no optimiser state; start a new run from its weights with "
             "--finetune and trainer.finetune_optimizer false"
         )
-    stored_names = [key for key in checkpoint.state_dict if not key.endswith(BUFFERS)]
+    loss = nn.Module() if loss is None else loss
+    of_loss = dict(loss.named_parameters())
+    buffers = {model.published_name(name) for name, _ in model.named_buffers()}
+    stored_names = [
+        *(k for k in checkpoint.state_dict if k not in buffers and not k.endswith(BUFFERS)),
+        *(f"{LOSS}{key}" for key in checkpoint.loss if key in of_loss),
+    ]
     names = [model.published_name(name) for name, _ in model.named_parameters()]
+    names += [f"{LOSS}{name}" for name in of_loss]
     try:
         groups = stored["param_groups"]
         indices = [index for group in groups for index in group["params"]]
@@ -188,7 +231,8 @@ def restore_optimizer(
         order = {index_of[name]: position for position, name in enumerate(names)}
         state = {order[i]: dict(value) for i, value in stored["state"].items() if i in order}
         settings = _settings(optimizer, groups[0])
-        kept, parameters = _state_keys(optimizer, settings), list(model.parameters())
+        kept = _state_keys(optimizer, settings)
+        parameters = [*model.parameters(), *of_loss.values()]
         for position, entries in state.items():
             _check_state(names[position], entries, kept, parameters[position])
         group = {**optimizer.state_dict()["param_groups"][0], **settings}

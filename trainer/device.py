@@ -6,15 +6,21 @@ from utils.errors import UsageError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the CPU for None or "cpu", a GPU for its number; never another than asked for.
+    """Return the CPU for None or "cpu", a GPU for its number, "cuda" or "cuda:N", or "mps".
 
-    Raises UsageError when there is no such usable GPU.
+    Raises UsageError when that device is not usable here; another is never taken in its place.
     """
     if name is None or name == "cpu":
         return torch.device("cpu")
-    number = name.removeprefix("cuda:")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("--device mps: found no usable Apple GPU; leave --device out")
+        return torch.device("mps")
+    number = "0" if name == "cuda" else name.removeprefix("cuda:")
     if not number.isdecimal():
-        raise UsageError(f"--device {name}: expected the number of a GPU, such as 0, or cpu")
+        raise UsageError(
+            f"--device {name}: expected the number of a GPU, such as 0, or cuda, cuda:0, mps, cpu"
+        )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(number) >= count:
         found = f"{count} usable (0 to {count - 1})" if count else "no usable GPU"

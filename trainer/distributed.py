@@ -117,7 +117,7 @@ def local_device(name: str | None) -> str | None:
     rank = os.environ.get("LOCAL_RANK")
     if name is None or name == "cpu" or rank is None:
         return name
-    first = name.removeprefix("cuda:")
+    first = "0" if name == "cuda" else name.removeprefix("cuda:")
     return str(int(first) + int(rank)) if first.isdecimal() else name
 
 

@@ -1,12 +1,12 @@
 """One training step's mathematics: a batch in, its ranking loss out."""
 
+import inspect
 from typing import Literal
 
 import torch
 from torch import nn
 
 from model import RetrievalModel, Rows
-from model.loss import build_loss
 from trainer.distributed import ALONE, Processes, gather_rows, share_training, tell_sizes
 from utils.batches import Available, Experts
 from utils.config import Config
@@ -19,8 +19,9 @@ class RankingStep(nn.Module):
 
     With several processes each embeds its share of the batch, which may be empty, and all compare
     the whole one.
-    `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward; output
-    the loss, a scalar.
+    `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward, and the
+    numbers of the clips (B,) for a loss whose forward has an argument `ids`; output the loss, a
+    scalar.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class RankingStep(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.takes_ids = "ids" in inspect.signature(loss.forward).parameters
         self.precision = precision
 
     def forward(
@@ -36,17 +38,22 @@ class RankingStep(nn.Module):
         text: torch.Tensor,
         experts: Experts,
         available: Available,
+        clips: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the loss of the batch."""
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             captions = self.model.encode_captions(text)
-            clips = self.model.encode_clips(experts, available)
+            embedded = self.model.encode_clips(experts, available)
         per_text = text.shape[1]
         sizes = tell_sizes(len(text), text.device)
         captions = gather_rows(_exact(captions), [per_text * size for size in sizes])
-        clips = gather_rows(_exact(clips), sizes)
-        sims = self.model.score(captions, clips)
-        return self.loss(self.model.merge_captions(sims, per_text))
+        embedded = gather_rows(_exact(embedded), sizes)
+        sims = self.model.merge_captions(self.model.score(captions, embedded), per_text)
+        if not self.takes_ids:
+            return self.loss(sims)
+        if clips is None:
+            raise TypeError(f"{type(self.loss).__name__} takes ids, which the batches lack")
+        return self.loss(sims, ids=gather_rows((clips,), sizes)[0])
 
 
 def _exact(rows: Rows) -> Rows:
@@ -54,12 +61,17 @@ def _exact(rows: Rows) -> Rows:
     return tuple(one.float() for one in rows)
 
 
-def build_step(config: Config, model: RetrievalModel, processes: Processes = ALONE) -> nn.Module:
-    """Return the configured step of a model that is on its device: shared, compiled or replayed."""
+def build_step(
+    config: Config, model: RetrievalModel, loss: nn.Module, processes: Processes = ALONE
+) -> nn.Module:
+    """Return the configured step of a model and a loss: shared, compiled or replayed.
+
+    Both are on their device already.
+    """
     step = share_training(
-        RankingStep(model, build_loss(config.loss), precision=config.trainer.precision),
+        RankingStep(model, loss, precision=config.trainer.precision),
         processes,
-        unused_parameters=config.arch.keep_missing_modalities,  # the mixture's weights
+        unused_parameters=model.has_unused_parameters,
     )
     if config.trainer.compile or config.trainer.cuda_graphs:
         step.compile(mode="reduce-overhead" if config.trainer.cuda_graphs else "default")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainer.compare import summarise
-from trainer.loop import Record
+from trainer.progress import Record
 from utils.config import Config
 from utils.files import write_text
 

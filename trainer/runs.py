@@ -13,10 +13,11 @@ from typing import TextIO
 
 from trainer.checkpoint import Checkpoint, is_count, load_checkpoint, previous_of
 from trainer.compare import COLUMNS, TASKS
-from trainer.loop import BEST, LAST
+from trainer.keeper import BEST, LAST
 from utils.config.kinds import is_finite_number
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import read_json, remove_leftovers, write_json
+from utils.log import add_log_file, remove_log_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ class Run:
     def folder(self, seed: int) -> Path:
         """Return where the checkpoints of a seed lie."""
         return self.models if len(self.seeds) == 1 else self.models / f"seed-{seed}"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of the records of every epoch."""
+        return self.log / "metrics.jsonl"
 
     def tensorboard(self, seed: int) -> Path:
         """Return where TensorBoard's files of a seed lie."""
@@ -82,6 +88,20 @@ class Run:
             if not _takes(lock):
                 raise UsageError(f"{self.models} is being trained by another process")
             yield
+
+
+@contextmanager
+def logged(run: Run) -> Iterator[None]:
+    """Hold a run and keep its log, in which a failure is noted too."""
+    with run.locked():
+        handler = add_log_file(run.log / "info.log")
+        try:
+            yield
+        except BaseException as error:
+            handler.note_failure(error)
+            raise
+        finally:
+            remove_log_file(handler)
 
 
 def new_run(
@@ -227,6 +247,13 @@ def damaged_hint(path: Path) -> str:
                 continue
             return f"\ncontinue from the state before: --resume {other}"
     return ""
+
+
+def newest_state(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a run's folder, or of its first seed that has one."""
+    seeds = [path for path in folder.glob("seed-*") if SEED_NAME.fullmatch(path.name)]
+    seeds.sort(key=lambda path: int(path.name.removeprefix("seed-")))
+    return next((states[0] for place in (folder, *seeds) if (states := _states(place))), None)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -134,8 +134,10 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def _say(message: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.write(f"{message}\n")
+    if sys.stdout is not None:  # a program without a terminal may have neither
+        sys.stdout.flush()
+    if sys.stderr is not None:
+        sys.stderr.write(f"{message}\n")
 
 
 def _silence_standard_output() -> None:

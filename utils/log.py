@@ -20,6 +20,8 @@ class _AboveBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; warnings and errors in colour on a terminal."""
+        if sys.stderr is None:  # a program without a terminal
+            return
         line = self.format(record)
         colour = COLOURS.get(record.levelno, "") if sys.stderr.isatty() else ""
         with contextlib.suppress(OSError):  # such as a full disk behind 2> file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tqdm import tqdm
@@ -16,5 +17,5 @@ def byte_bar(label: str, total: int | None, done: int = 0) -> tqdm[Any]:
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
-        disable=None,
+        disable=True if sys.stderr is None else None,
     )

@@ -27,6 +27,7 @@ from misc.benchmarking import reference
 from misc.benchmarking.limit import Limit
 from misc.benchmarking.made_up_data import write_data_set, write_sparse_data_set
 from model import build_model, count_parameters
+from model.loss import build_loss
 from model.metric import t2v_ranks, v2t_ranks
 from model.retrieval_model import RetrievalModel
 from trainer.device import choose_device, describe, set_precision
@@ -247,7 +248,7 @@ class _Steps:
         self, config: Config, model: RetrievalModel, data: BaseDataset, device: torch.device
     ) -> None:
         self._device = device
-        self._step = build_step(config, model)
+        self._step = build_step(config, model, build_loss(config.loss).to(device))
         self._optimizer = build_optimizer(config.optimizer, model.parameters())
         self._batches = _endless(data, device)
         self._batch = next(self._batches)

@@ -1,0 +1,298 @@
+"""One call of train.py: its seeds, trained one after another on data loaded once, and tested."""
+
+import itertools
+import logging
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from model import RetrievalModel, build_model, count_parameters
+from model.loss import build_loss
+from trainer.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_loss,
+    load_weights,
+    previous_of,
+    restore_optimizer,
+)
+from trainer.device import describe
+from trainer.distributed import Processes
+from trainer.evaluator import Evaluation, EvaluationData, evaluate
+from trainer.keeper import BEST, LAST
+from trainer.loop import Batch, Fit, fit
+from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.progress import Record
+from trainer.ranking_step import build_step
+from trainer.report import Board, MetricsFile, describe_epoch
+from trainer.runs import Run, last_usable, set_damaged_aside
+from trainer.start import Start, check_settings, listed
+from trainer.training import Training
+from utils.config import Config
+from utils.errors import CheckpointError, DataError, ProjectError
+from utils.files import write_json
+from utils.seeds import seed_everything
+from utils.stop import StoppedError, StopSignals
+
+logger = logging.getLogger(__name__)
+
+MINI_BATCHES = 5
+
+
+class SharedData(Protocol):
+    """A data set whose batches several processes share."""
+
+    @property
+    def clips(self) -> Collection[str]:
+        """The names of its clips."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches of an epoch."""
+
+    def epoch(
+        self,
+        epoch: int,
+        seed: int,
+        *,
+        first_batch: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> Iterator[Batch]:
+        """Yield the share of a process of each batch of an epoch."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run, loaded once for all its seeds."""
+
+    train: SharedData
+    validation: EvaluationData
+    test: EvaluationData
+
+
+class Epochs:
+    """The batches that one process takes: its share of each, only the first few if `mini`."""
+
+    def __init__(self, data: SharedData, processes: Processes, *, mini: bool) -> None:
+        self.data = data
+        self.processes = processes
+        count = data.batches_per_epoch
+        self.batches_per_epoch = min(MINI_BATCHES, count) if mini else count
+
+    def epoch(
+        self, epoch: int, seed: int, *, first_batch: int, device: torch.device
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first_batch` on."""
+        batches = self.data.epoch(
+            epoch,
+            seed,
+            first_batch=first_batch,
+            device=device,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+        )
+        return itertools.islice(batches, self.batches_per_epoch - first_batch)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The parts that all seeds of a run share."""
+
+    config: Config
+    run: Run
+    data: Splits
+    device: torch.device
+    processes: Processes
+    stop: StopSignals
+    start: Start
+    on_tested: Callable[[int, Evaluation], None] = lambda seed, tested: None
+    """Receives, in the writer, each seed and the scores of its best checkpoint."""
+
+
+def train_seeds(
+    job: Job, named: Path | None, seed_of_named: int | None
+) -> dict[str, dict[str, Any]]:
+    """Train every seed of a run that is not finished yet; return metrics and best epoch of each.
+
+    The seed `seed_of_named` continues from the checkpoint `named`. Raises ProjectError naming the
+    seeds that failed, after the others.
+    """
+    epochs = job.config.trainer.epochs
+    _announce(job)
+    seeds: dict[str, dict[str, Any]] = {}
+    failures: list[str] = []
+    for seed in job.run.seeds:
+        state = named if seed == seed_of_named else None
+        reached = None if state else job.run.result(seed, epochs)
+        if reached is not None:
+            logger.info("seed %d is finished already", seed)
+        else:
+            try:
+                reached = test_seed(job, seed, train_seed(job, seed, state))
+            except StoppedError:
+                raise
+            except ProjectError as error:
+                if len(job.run.seeds) == 1 or not job.processes.is_alone:
+                    raise
+                logger.error("seed %d failed: %s", seed, error)
+                failures.append(f"seed {seed}: {error}")
+                continue
+            if job.processes.is_writer:
+                job.run.save_result(seed, reached, epochs)
+        seeds[str(seed)] = reached
+    if failures:
+        lines = "\n".join(f"  {failure}" for failure in failures)
+        raise ProjectError(
+            f"{len(failures)} of {len(job.run.seeds)} seeds failed, no results were written:\n"
+            f"{lines}"
+        )
+    return seeds
+
+
+def warn_of_shared_clips(train: Collection[str], test: Collection[str]) -> None:
+    """Warn when clips are tested that are trained on."""
+    shared = set(train) & set(test)
+    if shared:
+        logger.warning(
+            "%d of the %d test clips are in the training list too, such as %r: the scores will be "
+            "better than on unknown sounds",
+            len(shared),
+            len(test),
+            min(shared),
+        )
+
+
+def parameters_of(config: Config) -> int:
+    """Count the trainable parameters of the configured model."""
+    with torch.device("meta"):  # no memory for weights that are only counted
+        return count_parameters(build_model(config))
+
+
+def _announce(job: Job) -> None:
+    logger.info(
+        "%s: %s parameters, %s clips, epochs: %d, seeds: %s, device: %s",
+        job.config.name,
+        f"{parameters_of(job.config):,}",
+        f"{len(job.data.train.clips):,}",
+        job.config.trainer.epochs,
+        listed(job.run.seeds),
+        describe(job.device),
+    )
+    logger.info(
+        "validation of text-to-audio (t2a) and audio-to-text (a2t): R@1 R@5 R@10 and median rank; "
+        "* the best so far"
+    )
+
+
+def build_training(job: Job, seed: int) -> Training:
+    """Build everything that is trained, its weights drawn from the seed."""
+    config = job.config
+    seed_everything(seed)
+    model = build_model(config).to(job.device)
+    loss = build_loss(config.loss).to(job.device)
+    optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
+    step = build_step(config, model, loss, job.processes)
+    return Training(model, loss, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
+
+
+def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path | None:
+    """Continue from the checkpoint `named` or else from the newest; start anew without any.
+
+    Returns the path it continues from. The checkpoint itself is let go: it is as large as all
+    that a training holds.
+    """
+    config = job.config
+    resume = last_usable(job.run, seed) if named is None else load_checkpoint(named)
+    if resume is not None:
+        logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
+        check_settings(config, resume)
+        training.restore(resume, config.path)
+        training.forget_lost_best(resume.path, job.run.folder(seed))
+        return resume.path
+    start = job.start.agree(seed, job.processes, job.device)
+    if start is not None:
+        logger.info("starting from the weights of %s", start)
+        checkpoint = load_checkpoint(start)
+        load_weights(training.model, checkpoint, config.path)
+        if config.trainer.finetune_optimizer:
+            load_loss(training.loss, checkpoint)
+            restore_optimizer(training.optimizer, training.model, checkpoint, training.loss)
+    return None
+
+
+def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
+    """Train one seed to its end; return the model, whose optimiser and gradients are let go."""
+    config, run = job.config, job.run
+    training = build_training(job, seed)
+    continued = begin(job, training, seed, named)
+    own_config = {**config.raw, "seed": seed}
+    if job.processes.is_writer:
+        run.prepare(seed)
+        if continued != run.folder(seed) / LAST:
+            set_damaged_aside(run.folder(seed))
+        write_json(run.models / "config.json", config.raw)
+        write_json(run.folder(seed) / "config.json", own_config)
+    metrics_file = MetricsFile(run.metrics)
+    drawn = config.trainer.tensorboard and job.processes.is_writer
+    past = training.progress.history
+    with Board(run.tensorboard(seed) if drawn else None, max(1, len(past))) as board:
+        if past and job.processes.is_writer:  # a kill may have come before its record was written
+            metrics_file.replace(seed, past)
+            board.add(past[-1])
+
+        def on_epoch(record: Record) -> None:
+            if not job.processes.is_writer:
+                return
+            is_best = training.progress.best_epoch == record["epoch"]
+            epochs = config.trainer.epochs
+            logger.info("%s", describe_epoch(record, seed=seed, epochs=epochs, is_best=is_best))
+            metrics_file.replace(seed, training.progress.history)
+            board.add(record)
+
+        task = Fit(
+            Epochs(job.data.train, job.processes, mini=run.mini),
+            job.data.validation,
+            settings=config.trainer,
+            seed=seed,
+            device=job.device,
+            folder=run.folder(seed),
+            config=own_config,
+            stop=job.stop,
+            on_epoch=on_epoch,
+            processes=job.processes,
+        )
+        fit(training, task)
+    training.optimizer.zero_grad(set_to_none=True)
+    return training.model
+
+
+def test_seed(job: Job, seed: int, model: RetrievalModel) -> dict[str, Any]:
+    """Test the best checkpoint of a seed; return metrics by task and the best epoch."""
+    job.processes.wait()
+    best = _load_best(job.run.folder(seed))
+    load_weights(model, best, job.config.path)
+    epoch = best.epoch
+    del best  # as large as all that training held
+    tested = evaluate(model, job.data.test, device=job.device, processes=job.processes)
+    if job.processes.is_writer:
+        job.on_tested(seed, tested)
+    return {**tested.metrics, "best_epoch": epoch}
+
+
+def _load_best(folder: Path) -> Checkpoint:
+    """Load the best checkpoint of a finished training; where it is lost, name the next steps."""
+    try:
+        return load_checkpoint(folder / BEST)
+    except (CheckpointError, DataError) as error:
+        last = folder / LAST
+        before = previous_of(last)
+        repeat = f"; or repeat the last epochs: train.py --resume {before}"
+        raise CheckpointError(
+            f"{error}\nall epochs are done, but the best of them is lost; score the last one: "
+            f"eval.py --resume {last}{repeat if before.is_file() else ''}"
+        ) from error

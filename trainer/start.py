@@ -1,0 +1,210 @@
+"""The start of a training: a new run, a run found again, or the weights of another one."""
+
+import functools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.distributed import Processes
+from trainer.keeper import BEST
+from trainer.runs import (
+    Run,
+    damaged_hint,
+    finished_checkpoint,
+    last_usable,
+    new_run,
+    newest_runs,
+    newest_state,
+    open_run,
+    purge_runs,
+)
+from utils.config import Config, config_from_dict, load_config
+from utils.errors import CheckpointError, DataError, UsageError, nearest
+from utils.experiments import fetch_run, load_experiments
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags that decide where a training starts."""
+
+    seeds: tuple[int, ...] | None
+    """Those asked for; None: the one of the configuration, or those of the run that goes on."""
+    group: str | None = None
+    resume: str | None = None
+    """A checkpoint, the folder of a run, or AUTO."""
+    finetune: bool = False
+    """`resume` gives the weights of a new run."""
+    mini: bool = False
+
+    @functools.cached_property
+    def named(self) -> Path | None:
+        """The checkpoint whose run goes on, None when none is named."""
+        if self.resume in (None, AUTO) or self.finetune:
+            return None
+        return checkpoint_at(self.resume)
+
+    def chosen_seeds(self, config: Config) -> tuple[int, ...]:
+        """Return the seeds to train."""
+        return (config.seed,) if self.seeds is None else self.seeds
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that the seeds of a run begin with: fresh ones, without a `source`."""
+
+    source: str | None
+    """A checkpoint, or an experiment: trained here, or published and then fetched."""
+    save_dir: Path
+    root_url: str
+
+    def find(self, seed: int) -> Path | None:
+        """Return the checkpoint that a seed starts from, None for fresh weights."""
+        if self.source is None:
+            return None
+        place = Path(self.source)
+        if place.is_file() or (place.is_dir() and newest_state(place) is not None):
+            return checkpoint_at(place)
+        own = finished_checkpoint(self.save_dir, self.source, seed)
+        if own is not None:
+            return own
+        experiments = load_experiments()
+        if self.source in experiments:
+            experiment, data_dir = experiments[self.source], self.save_dir.parent
+            return fetch_run(experiment, seed, root_url=self.root_url, data_dir=data_dir) / BEST
+        raise UsageError(
+            f"{self.source} is neither a checkpoint nor an experiment with a finished seed {seed}"
+            f"{nearest(self.source, experiments)}"
+        )
+
+    def agree(self, seed: int, processes: Processes, device: torch.device) -> Path | None:
+        """Let the writer find or fetch the checkpoint of a seed; return it in every process."""
+        found = self.find(seed) if processes.is_writer else None
+        sent = json.dumps(None if found is None else str(found))
+        place = json.loads(processes.text_of_writer(sent, device))
+        return None if place is None else Path(place)
+
+
+def checkpoint_at(place: str | Path | None) -> Path:
+    """Return a checkpoint by its own path or by the folder of its run or seed."""
+    path = Path(place or "")
+    if not path.is_dir():
+        return path
+    found = newest_state(path)
+    if found is None:
+        raise UsageError(f"{path} holds no checkpoint; expected a run with last.pth in it")
+    return found
+
+
+def config_of_run(named: Path, config_file: str | None, changes: Mapping[str, object]) -> Config:
+    """Load the configuration that the run of a checkpoint goes on with, under the run's own name.
+
+    It is `config_file`, or the config.json beside the checkpoint, or the checkpoint's own.
+    """
+    try:
+        checkpoint = load_checkpoint(named)
+    except (CheckpointError, DataError) as error:
+        raise CheckpointError(f"{error}{damaged_hint(named)}") from error
+    stored, beside = checkpoint.config or {}, named.parent / "config.json"
+    if "name" in stored:
+        changes = {**changes, "name": stored["name"]}
+    if stored and config_file is None and not beside.is_file():
+        return config_from_dict(stored, beside, changes)
+    return load_config(config_file or beside, changes)
+
+
+def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
+    """Return the run to work on, and the seed of the checkpoint that is named."""
+    save_dir, named = config.trainer.save_dir, request.named
+    if request.resume == AUTO:
+        runs = newest_runs(save_dir, config.name, request.seeds, request.group, mini=request.mini)
+        for run in runs:
+            if any(run.result(seed) or last_usable(run, seed) for seed in run.seeds):
+                logger.info("continuing the run %s", run.models)
+                return run, None
+        logger.info("no run of %s to continue; starting a new one", config.name)
+    elif named is not None:
+        run, seed = open_run(save_dir, named, config.seed)
+        if request.seeds is not None and run.seeds != request.seeds:
+            raise UsageError(
+                f"{named} belongs to a run of the seeds {listed(run.seeds)}, not "
+                f"{listed(request.seeds)}; leave the seeds out"
+            )
+        if run.mini != request.mini:
+            found = "with" if run.mini else "without"
+            raise UsageError(f"{named} was trained {found} --mini_train; continue it likewise")
+        return run, seed
+    seeds = request.chosen_seeds(config)
+    return new_run(save_dir, config.name, seeds, request.group, mini=request.mini), None
+
+
+def agree_on_run(
+    request: Request, config: Config, processes: Processes, device: torch.device
+) -> tuple[Run, int | None]:
+    """Let the writer choose or make the run; return it in every process."""
+    sent = ""
+    if processes.is_writer:
+        run, seed = choose_run(request, config)
+        sent = json.dumps([str(run.models), str(run.log), run.seeds, seed])
+    models, log, seeds, seed = json.loads(processes.text_of_writer(sent, device))
+    return Run(Path(models), Path(log), tuple(seeds), request.mini), seed
+
+
+def purge(config: Config, processes: Processes) -> None:
+    """Remove the earlier runs of this experiment."""
+    if processes.is_writer:
+        removed = purge_runs(config.trainer.save_dir, config.name)
+        logger.info("removed %d earlier runs of %s", removed, config.name)
+    processes.wait()  # until then, another one might start from a run that goes away
+
+
+def listed(seeds: Sequence[int]) -> str:
+    """Return seeds as on the command line."""
+    return ",".join(map(str, seeds))
+
+
+def check_settings(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuse to continue on other terms than the stored state was trained on.
+
+    Optimiser and schedule bring their own settings along, so that changed ones would be reported
+    but not used; with another loss or other batches the run's records would hold for its end only.
+    """
+    if checkpoint.config is None:
+        return
+    before = _settings(config_from_dict(checkpoint.config, checkpoint.path))
+    now = _settings(config)
+    changed = [
+        f"  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+        for key in before | now
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        lines = [
+            f"{checkpoint.path} was trained with other settings than {config.path} has:",
+            *changed,
+            "continue with those it was trained with, or start a new run from its weights: "
+            f"--resume {checkpoint.path} --finetune",
+        ]
+        raise UsageError("\n".join(lines))
+
+
+def _settings(config: Config) -> dict[str, object]:
+    """Return the settings that decide on the steps of a training, by their configuration keys."""
+    schedule = {} if config.lr_scheduler is None else vars(config.lr_scheduler)
+    return {
+        "optimizer.type": config.optimizer.type,
+        **{f"optimizer.args.{key}": value for key, value in config.optimizer.args.items()},
+        **{f"lr_scheduler.args.{key}": value for key, value in schedule.items()},
+        "loss.type": config.loss.type,
+        **{f"loss.args.{key}": value for key, value in config.loss.args.items()},
+        "data_loader.args.dataset_name": config.data.dataset_name,
+        "data_loader.args.batch_size": config.data.batch_size,
+    }

@@ -1,0 +1,125 @@
+"""The parts that change while a model is trained: saved together, restored together."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model import RetrievalModel
+from trainer.checkpoint import (
+    Checkpoint,
+    Snapshot,
+    is_count,
+    load_checkpoint,
+    load_loss,
+    load_weights,
+    restore_optimizer,
+)
+from trainer.keeper import BEST
+from trainer.progress import Progress
+from utils.config.kinds import is_finite_number, shown
+from utils.errors import CheckpointError, DataError
+from utils.seeds import random_state, restore_random_state
+
+logger = logging.getLogger(__name__)
+
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""What using a wrong value of a file raises; torch refuses generators' states as RuntimeError."""
+
+
+@dataclass
+class Training:
+    """Everything that changes while a model is trained."""
+
+    model: RetrievalModel
+    loss: nn.Module
+    step: nn.Module
+    """Maps a batch to the value of the loss: the model with its loss, shared or compiled."""
+    optimizer: torch.optim.Optimizer
+    """Over the parameters of the model, then those of the loss."""
+    scheduler: torch.optim.lr_scheduler.StepLR | None
+    progress: Progress = field(default_factory=Progress)
+
+    def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
+        """Return what a checkpoint of this moment holds; tensors are shared, not copied."""
+        return Snapshot(
+            epoch=self.progress.epoch,
+            config=dict(config),
+            state_dict=self.model.published_state_dict(),
+            loss=dict(self.loss.state_dict()),
+            optimizer=self.optimizer.state_dict() if with_optimizer else None,
+            monitor_best=self.progress.best,
+            progress={
+                **asdict(self.progress),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "random": random_state(),
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint, config_file: str = "the configuration") -> None:
+        """Continue from a checkpoint: exactly from one of ours, as well as can be from others.
+
+        Raises CheckpointError when weights or optimiser belong to another architecture than that
+        of `config_file`, and for values that no training leaves.
+        """
+        load_weights(self.model, checkpoint, config_file)
+        load_loss(self.loss, checkpoint)
+        restore_optimizer(self.optimizer, self.model, checkpoint, self.loss)
+        epoch, stored = checkpoint.epoch, checkpoint.progress
+        if stored is None:
+            self.progress = Progress(epoch, best=checkpoint.monitor_best, best_epoch=epoch)
+            if self.scheduler is not None:
+                self.scheduler.last_epoch = epoch
+            return
+        try:
+            names = asdict(Progress())
+            self.progress = Progress(**{name: copy.deepcopy(stored[name]) for name in names})
+            self.progress.check()
+            if self.progress.epoch != epoch:
+                raise ValueError(f"epoch is {self.progress.epoch} in one place, {epoch} in another")
+            if self.scheduler is not None:
+                _restore_scheduler(self.scheduler, stored["scheduler"], epoch)
+            restore_random_state(stored["random"])
+        except DAMAGE as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise CheckpointError(
+                f"{checkpoint.path}: its training state is damaged or incomplete: {reason}; "
+                "continue from another checkpoint, or start a new run from its weights with "
+                "--finetune"
+            ) from error
+
+    def forget_lost_best(self, restored: Path, folder: Path) -> None:
+        """Let the next validated epoch be the best so far, if the file of the best one is lost.
+
+        That is: trained_model.pth is not there, damaged, or not of the epoch this state calls the
+        best. The last may be because the state is older than it: then it will come to be again.
+        """
+        best = folder / BEST
+        if restored == best or self.progress.best_epoch == 0:
+            return
+        try:
+            found = load_checkpoint(best).epoch
+        except (CheckpointError, DataError) as error:
+            logger.warning("%s", error)
+            found = None
+        if found != self.progress.best_epoch:
+            self.progress.best = None
+
+
+def _restore_scheduler(
+    scheduler: torch.optim.lr_scheduler.StepLR, stored: Mapping[str, Any], epoch: int
+) -> None:
+    """Load the state of this very schedule at `epoch`; raises ValueError for any other."""
+    for key, value in (scheduler.state_dict() | {"last_epoch": epoch}).items():
+        if key == "_last_lr":
+            fits = len(stored[key]) == len(value) and all(map(is_finite_number, stored[key]))
+        else:
+            fits = is_count(stored[key]) if key == "_step_count" else stored[key] == value
+        if not fits:
+            raise ValueError(f"scheduler.{key} is {shown(stored[key])}, expected one like {value}")
+    scheduler.load_state_dict({key: stored[key] for key in scheduler.state_dict()})
