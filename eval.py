@@ -4,6 +4,8 @@ python eval.py --experiment clotho-train-vggish-vggsound
 python eval.py --config RUN/config.json --resume RUN/trained_model.pth
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
@@ -11,19 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from data_loader import build_dataset, missing_files
-from model import RetrievalModel, build_model, count_parameters
-from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
-from trainer.compare import FORMS, Comparison, compare, render
-from trainer.device import choose_device, describe
-from trainer.evaluator import Evaluation, EvaluationData, evaluate
-from trainer.report import results
-from trainer.runs import seed_of, stamped_folder
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import DataError, ProjectError, UsageError, run_main
 from utils.experiments import (
@@ -38,6 +29,14 @@ from utils.experiments import (
 from utils.files import atomic_writer, read_list, sha256_of, write_json, write_text
 from utils.log import start_logging
 
+if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers at once
+    import torch
+
+    from model import RetrievalModel
+    from trainer.checkpoint import Checkpoint
+    from trainer.compare import Comparison
+    from trainer.evaluator import Evaluation, EvaluationData
+
 logger = logging.getLogger("eval")
 
 
@@ -51,7 +50,7 @@ class TestData:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     published = parser.add_argument_group("published experiments")
     published.add_argument("--experiment", metavar="NAME", help="one of --list; default: all")
     published.add_argument("--list", action="store_true", help="show experiments and what is here")
@@ -64,8 +63,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     own.add_argument("--save_similarities", metavar="F.npy", help="captions x clips, float32")
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
-    parser.add_argument("--device", help="number of a GPU; the CPU without it")
-    parser.add_argument("--format", choices=list(FORMS), default="text", help="of the table")
+    parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
+    parser.add_argument(
+        "--format", default="text", help="of the table: text, markdown, latex or json"
+    )
     parser.add_argument("--out", metavar="DIR", help="where results.json goes")
     parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
     parser.add_argument("--verbose", action="store_true", help="more about what is going on")
@@ -83,12 +84,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def open_test_data(config: Config) -> TestData:
     """Open the split that a configuration is evaluated on."""
+    from data_loader import build_dataset
+    from trainer.evaluator import EvaluationData
+
     dataset = build_dataset(config, config.data.split_name)
     return TestData(EvaluationData(*dataset.evaluation()), dataset.identity)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
     """Build the configured model with a checkpoint's weights."""
+    from model import build_model
+    from trainer.checkpoint import load_weights
+
     model = build_model(config)
     load_weights(model, checkpoint, config.path)
     return model.to(device)
@@ -115,6 +122,12 @@ def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
 
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint."""
+    from model import count_parameters
+    from trainer.checkpoint import load_checkpoint
+    from trainer.compare import compare, render
+    from trainer.evaluator import evaluate
+    from trainer.runs import seed_of
+
     started = time.perf_counter()
     only, asked = queries(args.per_class)
     saved = Path(args.save_similarities) if args.save_similarities else None
@@ -140,6 +153,8 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
 
 def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     """Score one published experiment or all; a failing one does not stop the others."""
+    from trainer.compare import render
+
     experiments = load_experiments()
     chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
     comparisons, failures = [], []
@@ -165,6 +180,8 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
 
 def require_features(experiment: Experiment, data_dir: Path) -> None:
     """Raise DataError when features are missing, before any checkpoint is fetched."""
+    from data_loader import missing_files
+
     config = load_config(experiment.config, data_dir=data_dir).for_evaluation()
     missing = missing_files(config, config.data.split_name)
     if missing:
@@ -177,6 +194,11 @@ def score_experiment(
     args: argparse.Namespace, experiment: Experiment, device: torch.device
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return the comparison and the seeds that failed."""
+    from model import count_parameters
+    from trainer.checkpoint import load_checkpoint
+    from trainer.compare import compare
+    from trainer.evaluator import evaluate
+
     started = time.perf_counter()
     data_dir = Path(args.data_dir)
     seeds: dict[str, dict[str, Any]] = {}
@@ -217,6 +239,8 @@ def score_experiment(
 
 def result_folder(args: argparse.Namespace, name: str) -> Path:
     """Make the folder that the results go to."""
+    from trainer.runs import stamped_folder
+
     if args.out:
         alone = args.resume is not None or args.experiment is not None
         folder = Path(args.out) if alone else Path(args.out) / name
@@ -237,7 +261,10 @@ def write_results(
     *,
     asked: Mapping[str, object] | None = None,
 ) -> None:
-    """Write results.json and the table beside it; `asked` adds to what it says of the protocol."""
+    """Write results.json and the table beside it; `asked` adds to its protocol."""
+    from trainer.device import describe
+    from trainer.report import results
+
     content = results(
         config=config,
         seeds=seeds,
@@ -256,18 +283,24 @@ def write_results(
 
 def write_summary(folder: Path, comparisons: Sequence[Comparison]) -> None:
     """Write the table for people and for programs."""
+    from trainer.compare import render
+
     write_text(folder / "summary.md", render(comparisons, "markdown"))
     write_text(folder / "summary.json", render(comparisons, "json"))
 
 
 def save_similarities(scored: Evaluation, path: Path) -> None:
     """Write the similarities of the captions that exist: float32 (n_captions, n_clips)."""
+    import numpy as np
+
     with atomic_writer(path) as file:
         np.save(file, scored.existing)
 
 
 def show_list(data_dir: Path) -> int:
-    """Print every experiment and what is here of it."""
+    """Print every experiment and the parts of it that are here."""
+    from data_loader import missing_files
+
     for presence in what_is_here(data_dir):
         experiment = presence.experiment
         here = ", ".join(str(seed) for seed in presence.seeds) or "none"
@@ -281,8 +314,12 @@ def show_list(data_dir: Path) -> int:
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Do what the command line asks for."""
+    """Do the work of the command line."""
     args = parse_arguments(argv)
+    from trainer.compare import check_form
+    from trainer.device import choose_device
+
+    check_form(args.format)
     start_logging(quiet=args.quiet, verbose=args.verbose)
     if args.list:
         return show_list(Path(args.data_dir))

@@ -40,6 +40,7 @@ from data_loader.packed_file import (
 from data_loader.readers import read_captions, read_features, read_masks, read_text_features
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_writer, remove_leftovers, sha256_of
+from utils.progress import no_bar
 
 logger = logging.getLogger(__name__)
 
@@ -486,7 +487,7 @@ class _Rows:
 
 def _progress(items: Iterable[Any], source: Path) -> Iterator[Any]:
     """Show how many clips were read, on a terminal alone."""
-    return iter(tqdm(items, desc=f"packing {source.name}", unit=" clips", disable=None))
+    return iter(tqdm(items, desc=f"packing {source.name}", unit=" clips", disable=no_bar()))
 
 
 def _offsets(lengths: Iterable[int]) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import data_loader
 import eval as evaluation
 import train
 from file_server import FileServer
@@ -129,8 +130,8 @@ class Home:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            build = evaluation.build_dataset
-            patch.setattr(evaluation, "build_dataset", build_dataset)
+            build = data_loader.build_dataset
+            patch.setattr(data_loader, "build_dataset", build_dataset)
             status = main([str(flag) for flag in flags])
         assert "Traceback" not in err.getvalue()
         asked = [request.path for request in self.server.requests[before:]]

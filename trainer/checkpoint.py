@@ -40,10 +40,10 @@ class Checkpoint:
     epoch: int
     config: dict[str, Any] | None
     state_dict: dict[str, torch.Tensor]
-    loss: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
     monitor_best: float | None = None
     progress: dict[str, Any] | None = field(default=None, repr=False)
+    loss: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

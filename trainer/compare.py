@@ -134,10 +134,15 @@ def compare(
     )
 
 
-def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
-    """Return the tables of some experiments, one per task, as text, markdown, latex or json."""
+def check_form(form: str) -> None:
+    """Raise UsageError for a form that tables do not have."""
     if form not in FORMS:
         raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMS)}")
+
+
+def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
+    """Return the tables of some experiments, one per task, as text, markdown, latex or json."""
+    check_form(form)
     return FORMS[form](comparisons)
 
 

@@ -3,7 +3,6 @@
 import logging
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from trainer.progress import Progress, Record
 from trainer.training import Training
 from utils.config import TrainerConfig
 from utils.errors import CheckpointError, ProjectError
+from utils.progress import no_bar
 from utils.stop import StoppedError, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ class Fit:
     @property
     def draws_bar(self) -> bool:
         """Whether a bar of the steps is drawn, if there is a terminal."""
-        wanted = self.processes.is_writer and self.settings.verbosity >= 2
-        return wanted and sys.stderr is not None
+        return self.processes.is_writer and self.settings.verbosity >= 2
 
 
 def fit(training: Training, task: Fit) -> None:
@@ -84,7 +83,7 @@ def fit(training: Training, task: Fit) -> None:
         initial=progress.epoch * batches + len(progress.losses),
         desc=f"seed {task.seed}",
         unit="batch",
-        disable=None if task.draws_bar else True,  # None: hidden where there is no terminal
+        disable=no_bar(hidden=not task.draws_bar),
     )
     with task.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):

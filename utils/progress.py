@@ -1,4 +1,4 @@
-"""A bar of bytes for the long jobs of the network and the archives."""
+"""Progress bars: where they are drawn, and one of bytes for the network and the archives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import sys
 from typing import Any
 
 from tqdm import tqdm
+
+
+def no_bar(*, hidden: bool = False) -> bool | None:
+    """Return tqdm's `disable`: True when hidden, None for a bar that a terminal alone shows.
+
+    tqdm takes missing standard streams, as of a service, for a terminal.
+    """
+    return True if hidden or sys.stderr is None else None
 
 
 def byte_bar(label: str, total: int | None, done: int = 0) -> tqdm[Any]:
@@ -17,5 +25,5 @@ def byte_bar(label: str, total: int | None, done: int = 0) -> tqdm[Any]:
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
-        disable=True if sys.stderr is None else None,
+        disable=no_bar(),
     )

@@ -30,6 +30,7 @@ from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
+from utils.progress import no_bar
 from utils.unpickle import dump_plain
 
 FOLDER = "SoundScenes"
@@ -124,7 +125,7 @@ def _write_sounds(folder: Path, scenes: list[Scene], workers: int, quiet: bool) 
         expert: {} for expert in features.WIDTHS
     }
     jobs = [(scene, folder / "audio" / f"{scene.name}.wav") for scene in scenes]
-    bar = tqdm(total=len(jobs), desc="scenes", unit="clip", disable=True if quiet else None)
+    bar = tqdm(total=len(jobs), desc="scenes", unit="clip", disable=no_bar(hidden=quiet))
     with bar:
         for scene, tokens in zip(scenes, _each(jobs, workers), strict=True):
             for expert, array in tokens.items():
