@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.shared_statistics import normalise_across_processes
+from model.kernels.shared_statistics import normalise_across_processes
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -1,4 +1,4 @@
-"""Collaborative Experts: every expert is gated by what all pairs with it say (Liu et al., 2019)."""
+"""Collaborative Experts: every expert is gated by the messages of its pairs (Liu et al., 2019)."""
 
 from typing import ClassVar
 
@@ -8,26 +8,20 @@ from torch import nn
 from model.batch_norm import BatchNorm
 from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, ReduceDim
-from model.linear import Linear, linear
-from model.mish import Mish
+from model.kernels.linear import Linear, linear
+from model.kernels.mish import Mish
 
 TINY = 1e-11  # the published guard for a clip whose pairs are all unavailable
 
 
-def residual_layers(
-    count: int, width: int, *, batch_norm: bool, mish: bool, before_norm: bool
-) -> nn.Sequential:
-    """Return `count` times [batch norm, non-linearity, linear], numbered as published.
-
-    `before_norm` says that another batch norm takes what they put out.
-    """
+def residual_layers(count: int, width: int, *, batch_norm: bool, mish: bool) -> nn.Sequential:
+    """Return `count` times [batch norm, non-linearity, linear], numbered as published."""
     layers: list[nn.Module] = []
-    for i in range(count):
+    for _ in range(count):
         if batch_norm:
             layers.append(BatchNorm(width))
         layers.append(Mish() if mish else nn.ReLU())
-        followed = batch_norm if i + 1 < count else before_norm
-        layers.append(Linear(width, width, before_norm=followed))
+        layers.append(Linear(width, width))
     return nn.Sequential(*layers)
 
 
@@ -56,14 +50,10 @@ class CollaborativeExperts(nn.Module):
         self.out_dims = [shared_dim] * len(in_dims)
         self.include_self = include_self
         self.reduce = nn.ModuleList(ReduceDim(in_dim, shared_dim) for in_dim in in_dims)
-        first_norm = use_bn_reason and num_g_layers > 1
-        self.pair_input = Linear(2 * shared_dim, shared_dim, before_norm=first_norm)
+        self.pair_input = Linear(2 * shared_dim, shared_dim)
         style = {"batch_norm": use_bn_reason, "mish": use_mish}
-        # Messages are averaged over the experts that are there: not every clip gets the last bias.
-        self.pair_network = residual_layers(
-            num_g_layers - 1, shared_dim, **style, before_norm=False
-        )
-        self.self_network = residual_layers(num_h_layers, shared_dim, **style, before_norm=True)
+        self.pair_network = residual_layers(num_g_layers - 1, shared_dim, **style)
+        self.self_network = residual_layers(num_h_layers, shared_dim, **style)
         self.gates = nn.ModuleList(ContextGate(shared_dim, with_message=True) for _ in in_dims)
 
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
@@ -72,7 +62,7 @@ class CollaborativeExperts(nn.Module):
         # g's first layer on cat(r_i, r_j) is a sum of two halves, so each expert passes each half
         # once, and the second half once more when it has been gated: 3M-1 products, not 2M^2.
         left, right = (h.contiguous() for h in self.pair_input.weight.chunk(2, dim=1))
-        bias = self.pair_input.usable_bias()
+        bias = self.pair_input.bias
         seconds = [linear(expert, right, bias) for expert in experts]
         embedded: list[torch.Tensor] = []
         for i, expert in enumerate(experts):

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.batch_norm import BatchNorm
-from model.linear import Linear
+from model.kernels.linear import Linear
 
 
 class ContextGate(nn.Module):
-    """Gate a vector by itself and, for Collaborative Experts, by what its peers say.
+    """Gate a vector by itself and, for Collaborative Experts, by a message of its peers.
 
     Shapes: x (B, D), message (B, D) -> (B, D) of unit length.
     Without message: L2norm(x * sigmoid(BN(fc(x)))).
@@ -18,7 +18,7 @@ class ContextGate(nn.Module):
 
     def __init__(self, width: int, *, with_message: bool = False) -> None:
         super().__init__()
-        self.fc = Linear(width, width, before_norm=True)
+        self.fc = Linear(width, width)
         self.batch_norm = BatchNorm(width)
         self.batch_norm2 = BatchNorm(width) if with_message else None
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.gating import GatedEmbeddingUnit
-from model.linear import Linear
+from model.kernels.linear import Linear
 from model.net_vlad import NetVLAD
 
 

@@ -164,21 +164,6 @@ def test_a_clip_with_nothing_has_the_message_zero():
     assert all(e.isfinite().all() for e in ours.train()(vectors, available))
 
 
-@pytest.mark.parametrize("switches", [*SWITCHES, {"num_h_layers": 1, "use_bn_reason": False}])
-def test_biases_that_batch_norms_take_out_get_no_noise_as_gradient(switches):
-    ours, _ = twins(**switches)
-    rounded = copy.deepcopy(ours).float()
-    vectors, available = draw_inputs(batch=200)
-    for model in (ours, rounded):
-        inputs = [vector.to(model.pair_input.weight.dtype) for vector in vectors]
-        embedded = model.train()(inputs, available.to(inputs[0].dtype))
-        sum((one**3).sum() for one in embedded).backward()
-    for name, parameter in rounded.named_parameters():
-        exact = ours.get_parameter(name).grad
-        if exact.abs().max() < 1e-9:
-            assert not parameter.grad.any(), name
-
-
 class ListsAsTensors(TorchDispatchMode):
     """Note whether a tensor is indexed by a tensor made of a list."""
 

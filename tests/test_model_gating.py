@@ -103,17 +103,6 @@ def test_a_gate_keeps_signs():
     assert torch.equal(gate(x).sign(), x.sign())
 
 
-def test_the_bias_before_a_batch_norm_gets_no_noise_as_gradient():
-    """In training the batch's mean takes it out; in evaluation it counts."""
-    gate = shake(ContextGate(4)).float()
-    x = torch.randn(16, 4)
-    gate.train()(x).sum().backward()
-    assert gate.fc.bias.grad.abs().max() == 0
-    gate.zero_grad()
-    gate.eval()(x).sum().backward()
-    assert gate.fc.bias.grad.abs().max() > 1e-3
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_by_finite_differences(training):
     gate = shake(ContextGate(3, with_message=True)).train(training)

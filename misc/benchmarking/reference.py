@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, GatedEmbeddingUnit, ReduceDim
-from model.linear import Linear
+from model.kernels.linear import Linear
 from model.moee import MixtureOfEmbeddingExperts, SingleExpert
 from model.net_vlad import NetVLAD
 

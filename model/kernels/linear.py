@@ -1,4 +1,11 @@
-"""Linear layers whose products run where the processor is fastest."""
+"""Linear layers by oneDNN.
+
+    rows @ weight.T + bias
+
+On the CPU torch leaves float32 products to MKL, which keeps its widest vectors for the processors
+of its maker; oneDNN, which comes with torch, uses them on every processor: twice as fast on an AMD
+one. The same products by another library differ by rounding alone.
+"""
 
 import functools
 from typing import Any
@@ -9,39 +16,17 @@ from torch import nn
 
 
 class Linear(nn.Linear):
-    """torch's own linear layer, computed by `linear`: rows (..., in) -> (..., out).
-
-    `before_norm` says that a batch norm takes all that this layer puts out, and nothing else does.
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, before_norm: bool = False) -> None:
-        super().__init__(in_features, out_features)
-        self.before_norm = before_norm
+    """torch's own linear layer, computed by `linear`: rows (..., in) -> (..., out)."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return rows @ weight.T + bias."""
-        return linear(rows, self.weight, self.usable_bias())
-
-    def usable_bias(self) -> torch.Tensor:
-        """Return the bias; before a batch norm that trains, its gradient is zero.
-
-        The batch's mean takes it out again. Autograd would add up B terms that cancel and return
-        rounding noise, which differs between machines and which an adaptive optimiser magnifies.
-        """
-        if self.before_norm and self.training:
-            return self.bias.detach() + 0.0 * self.bias
-        return self.bias
+        return linear(rows, self.weight, self.bias)
 
 
 def linear(
     rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return rows (..., in) @ weight (out, in).T + bias (out,) -> (..., out).
-
-    On the CPU torch leaves float32 products to MKL, which keeps its widest vectors for the
-    processors of its maker; oneDNN, which comes with torch, uses them wherever they are: twice as
-    fast on an AMD one. The same products by another library differ by rounding alone.
-    """
+    """Return rows (..., in) @ weight (out, in).T + bias (out,) -> (..., out)."""
     flat = rows.reshape(-1, rows.shape[-1])
     if not _by_onednn(flat):
         return F.linear(rows, weight, bias)
@@ -49,7 +34,7 @@ def linear(
 
 
 def _by_onednn(rows: torch.Tensor) -> bool:
-    """Say whether oneDNN is there and takes these products.
+    """Whether oneDNN is there and takes these products.
 
     Without rows it has no gradient of the weight. Autocast would be passed over, and a compiler
     knows what to do with torch's own layer alone.

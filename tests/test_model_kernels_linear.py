@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.linear import Linear, _by_onednn, linear
+from model.kernels.linear import Linear, _by_onednn, linear
 
 
 def draw(batch=7, width=5, out=4):

@@ -1,4 +1,7 @@
-"""The Mish non-linearity (Misra, 2019): x tanh(log(1 + e^x))."""
+"""The Mish non-linearity (Misra, 2019).
+
+x tanh(log(1 + e^x))
+"""
 
 from typing import Any
 

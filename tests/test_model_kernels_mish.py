@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.mish import Mish
+from model.kernels.mish import Mish
 
 
 def test_by_hand():
@@ -16,6 +16,11 @@ def test_by_hand():
     Mish()(x).backward()
     assert x.grad.item() == pytest.approx(0.6)
     assert Mish()(torch.tensor([1.0])).item() == pytest.approx(math.tanh(math.log(1 + math.e)))
+
+
+def test_equals_its_formula():
+    x = torch.linspace(-30, 30, 2001, dtype=torch.float64)
+    torch.testing.assert_close(Mish()(x), x * torch.tanh(torch.log1p(torch.exp(x))))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

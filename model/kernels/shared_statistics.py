@@ -1,4 +1,10 @@
-"""Batch statistics over several processes, each holding a share of the batch's rows."""
+"""Batch normalisation over several processes, each holding a share of the batch's rows.
+
+    mean, variance = those of the rows of all processes
+    (rows - mean) / sqrt(variance + eps) * weight + bias
+
+On one process this is F.batch_norm in training. torch's SyncBatchNorm refuses tensors on the CPU.
+"""
 
 from typing import Any
 
@@ -11,9 +17,9 @@ def normalise_across_processes(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Normalise rows (B, P, C) of this process by the statistics of all processes' rows.
 
-    torch's SyncBatchNorm refuses tensors on the CPU; this is the same by two differentiable sums.
-    Statistics are computed in the precision of the weights. Returns the normalised rows, and mean
-    and unbiased variance of each group, (P, C). A process may hold no row at all.
+    Two differentiable sums over the processes, in the precision of the weights. Returns the
+    normalised rows, and mean and unbiased variance of each group, (P, C). A process may hold no
+    row at all.
     """
     exact = rows.to(weight.dtype)
     count = torch.full((1,), len(rows), dtype=weight.dtype, device=rows.device)
@@ -27,7 +33,7 @@ def normalise_across_processes(
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; what all of them make of the sum is summed on the way back.
+    """Sum a tensor over all processes; on the way back, sum the gradients of all of them.
 
     torch's own, torch.distributed.nn.functional.all_reduce, is deprecated.
     """

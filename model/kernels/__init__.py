@@ -1,0 +1,1 @@
+"""Faster ways to the same numbers; each file begins with the plain formula that it equals."""
