@@ -42,7 +42,7 @@ logger = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class TestData:
-    """A split opened for evaluation, and what results.json says of it."""
+    """A split opened for evaluation, and its identity in results.json."""
 
     split: EvaluationData
     identity: dict[str, Any]
@@ -69,7 +69,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", metavar="DIR", help="where results.json goes")
     parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
-    parser.add_argument("--verbose", action="store_true", help="more about what is going on")
+    parser.add_argument("--verbose", action="store_true", help="more about every step")
     args = parser.parse_args(argv)
     if args.resume is None:
         for flag in ("config", "per_class", "save_similarities"):
@@ -113,7 +113,7 @@ def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Confi
 
 
 def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
-    """Return the clips that count as queries (None: all), and what the protocol says of them."""
+    """Return the clips that count as queries (None: all), and their entries in the protocol."""
     if ids_file is None:
         return None, {}
     clips = read_list(ids_file)
@@ -202,7 +202,7 @@ def score_experiment(
     started = time.perf_counter()
     data_dir = Path(args.data_dir)
     seeds: dict[str, dict[str, Any]] = {}
-    failed: dict[str, list[int]] = {}  # what went wrong -> seeds: what is missing often fails all
+    failed: dict[str, list[int]] = {}  # reason -> seeds: a missing file often fails all
     config: Config | None = None
     opened: dict[Any, TestData] = {}
     parameters = 0

@@ -16,9 +16,9 @@ from trainer.distributed import (
     Processes,
     _GatherRows,
     gather_rows,
+    gather_sizes,
     local_device,
     processes_of,
-    tell_sizes,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +120,7 @@ def test_shares_cover_everything_once():
 
 def test_alone_nothing_is_gathered():
     rows = torch.ones(2, 3)
-    assert tell_sizes(2, rows.device) == [2]
+    assert gather_sizes(2, rows.device) == [2]
     assert gather_rows([rows], [2])[0] is rows
 
 

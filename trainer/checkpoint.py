@@ -27,13 +27,13 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, ours or a released one.
+    """The content of a checkpoint, ours or a released one.
 
     `state_dict` has published names; `loss` is the state of a loss that has parameters or
     buffers. `optimizer` is a torch optimiser state whose index i means the i-th parameter in the
     order of `state_dict`, then of `loss`, buffers skipped; None when the file has none.
     `config` is the merged configuration as plain types, None where the file has none. `progress`
-    is what resuming needs besides (see trainer/loop.py), None in files that only hold weights.
+    is the rest that resuming needs (see trainer/training.py), None in files that only hold weights.
     """
 
     path: Path
@@ -156,7 +156,7 @@ class Snapshot:
         with atomic_writer(path) as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # what torch makes of a full disk
+            except RuntimeError as error:  # torch's own for a full disk
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -165,7 +165,7 @@ class Snapshot:
 
 
 def share_file(source: Path, path: Path, *, keep_previous: bool = False) -> None:
-    """Give a checkpoint a second name, replacing what had that name; nothing is ever half there.
+    """Give a checkpoint a second name, replacing the file of that name at once.
 
     Checkpoints are replaced, never changed, so two names can share one file.
     """
@@ -262,7 +262,7 @@ def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dic
 
 
 def _state_keys(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> set[str]:
-    """Return what an optimiser keeps of each parameter."""
+    """Return the entries that an optimiser keeps for each parameter."""
     kept = {"step", "exp_avg", "exp_avg_sq"}
     kept |= {"slow_buffer"} if isinstance(optimizer, Ranger) else set()
     return kept | ({"max_exp_avg_sq"} if settings.get("amsgrad") else set())
@@ -281,7 +281,7 @@ def _check_state(
 
 
 def _wrong_step(value: Any) -> str | None:  # noqa: ANN401
-    """Say what is wrong with a count of steps, which some optimisers keep in a tensor."""
+    """Return the problem of a count of steps, which some optimisers keep in a tensor."""
     count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     if is_finite_number(count) and count == int(count) >= 0:
         return None
@@ -289,7 +289,7 @@ def _wrong_step(value: Any) -> str | None:  # noqa: ANN401
 
 
 def _wrong_moments(key: str, value: object, parameter: torch.Tensor) -> str | None:
-    """Say what is wrong with a tensor that goes with a parameter."""
+    """Return the problem of a tensor that goes with a parameter."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         found = f"of {value.dtype}" if isinstance(value, torch.Tensor) else shown(value)
         return f"is {found}, expected a tensor of floating-point numbers"

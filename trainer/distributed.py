@@ -42,9 +42,9 @@ class Processes:
         """Say whether the flag is set in any process, the same answer in all."""
         if self.is_alone:
             return flag
-        told = torch.tensor([float(flag)], device=device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return bool(told.item())
+        flags = torch.tensor([float(flag)], device=device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
 
     def text_of_writer(self, text: str, device: torch.device) -> str:
         """Return the writer's text in every process."""
@@ -62,9 +62,9 @@ class Processes:
         """Return the writer's numbers in every process, so that all decide alike."""
         if self.is_alone:
             return values
-        told = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-        dist.broadcast(told, 0)
-        return dict(zip(values, told.tolist(), strict=True))
+        numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+        dist.broadcast(numbers, 0)
+        return dict(zip(values, numbers.tolist(), strict=True))
 
     def share(self, count: int) -> slice:
         """Return the part of `count` things that is this process's: contiguous, nearly equal.
@@ -130,20 +130,20 @@ def share_training(step: nn.Module, processes: Processes, *, unused_parameters: 
             module.shared = True
     together = DistributedDataParallel(step, find_unused_parameters=unused_parameters)
     # Shared batch norms keep the same statistics in all processes. As an argument this is
-    # deprecated, and what replaces it is not known to torch before 2.13.
+    # deprecated, and torch before 2.13 lacks its replacement.
     together.broadcast_buffers = False
     return together
 
 
-def tell_sizes(own: int, device: torch.device) -> list[int]:
+def gather_sizes(own: int, device: torch.device) -> list[int]:
     """Return how many rows each process holds, in the order of ranks; this one holds `own`."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
     sizes[dist.get_rank()] = own
     dist.all_reduce(sizes)
-    told: list[int] = sizes.tolist()
-    return told
+    counts: list[int] = sizes.tolist()
+    return counts
 
 
 def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
@@ -179,5 +179,5 @@ class _GatherRows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401
         total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)  # what every process's loss says of these rows
+        dist.all_reduce(total)  # the gradients of all processes' losses
         return total[ctx.own], None

@@ -18,7 +18,7 @@ TEXTS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What a split is evaluated on.
+    """The data that a split is evaluated on.
 
     text (V, K, N, D), experts {name: (V, N, D) or (V, D)}, available {name: (V,)},
     query_masks (V, K) of 0/1, clips: V names.

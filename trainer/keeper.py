@@ -49,7 +49,7 @@ class Keeper:
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
     def end_of_epoch(self, *, improved: bool) -> None:
-        """Save what the settings ask for after an epoch."""
+        """Save the checkpoints that the settings ask for after an epoch."""
         progress, settings = self.training.progress, self.settings
         periodic = (
             not settings.save_only_best

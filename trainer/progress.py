@@ -7,7 +7,7 @@ from trainer.checkpoint import is_count
 from utils.config.kinds import is_finite_number, shown
 
 Record = dict[str, Any]
-"""The figures of one epoch: epoch, loss, learning_rate, seconds, and what was validated."""
+"""The figures of one epoch: epoch, loss, learning_rate, seconds, and those of the validation."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Progress:
     history: list[Record] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raise ValueError naming the first field that holds what no training leaves."""
+        """Raise ValueError naming the first field with a value that no training leaves."""
         for name in ("epoch", "batches", "best_epoch", "stale"):
             self._expect(name, is_count(getattr(self, name)), "a whole number from 0 up")
         are_losses = isinstance(self.losses, list) and all(map(is_finite_number, self.losses))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model import RetrievalModel, Rows
-from trainer.distributed import ALONE, Processes, gather_rows, share_training, tell_sizes
+from trainer.distributed import ALONE, Processes, gather_rows, gather_sizes, share_training
 from utils.batches import Available, Experts
 from utils.config import Config
 
@@ -45,7 +45,7 @@ class RankingStep(nn.Module):
             captions = self.model.encode_captions(text)
             embedded = self.model.encode_clips(experts, available)
         per_text = text.shape[1]
-        sizes = tell_sizes(len(text), text.device)
+        sizes = gather_sizes(len(text), text.device)
         captions = gather_rows(_exact(captions), [per_text * size for size in sizes])
         embedded = gather_rows(_exact(embedded), sizes)
         sims = self.model.merge_captions(self.model.score(captions, embedded), per_text)

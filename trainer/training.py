@@ -29,7 +29,7 @@ from utils.seeds import random_state, restore_random_state
 logger = logging.getLogger(__name__)
 
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
-"""What using a wrong value of a file raises; torch refuses generators' states as RuntimeError."""
+"""The errors of using a wrong value of a file; torch refuses generators' states as RuntimeError."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
 
     def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
-        """Return what a checkpoint of this moment holds; tensors are shared, not copied."""
+        """Return the content of a checkpoint of this moment; tensors are shared, not copied."""
         return Snapshot(
             epoch=self.progress.epoch,
             config=dict(config),
