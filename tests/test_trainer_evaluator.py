@@ -11,6 +11,7 @@ from model import build_model
 from model.metric import t2v_metrics, v2t_metrics
 from small_runs import CE
 from trainer.evaluator import EvaluationData, evaluate
+from utils.batches import Frames
 from utils.config import load_config
 from utils.errors import DataError
 
@@ -81,6 +82,24 @@ def test_chunks_change_nothing(model, data, monkeypatch):
     monkeypatch.setattr(trainer.evaluator, "TEXTS_AT_ONCE", 4)
     parts = evaluate(model, data, device=CPU)
     np.testing.assert_allclose(parts.similarities, whole.similarities, atol=1e-6)
+
+
+def test_frames_are_cut_and_moved_as_a_whole(model, data, monkeypatch):
+    monkeypatch.setattr(trainer.evaluator, "CLIPS_AT_ONCE", 4)
+    tokens, places = data.experts["audio"], torch.ones(CLIPS, 3)
+    frames = Frames(tokens, 0.5 * places, places, tokens.amax(dim=1))
+    seen = []
+    encode = model.encode_clips
+    monkeypatch.setattr(
+        model, "encode_clips", lambda experts, *rest: seen.append(experts) or encode(experts, *rest)
+    )
+    scored = evaluate(model, replace(data, experts={**data.experts, "audio": frames}), device=CPU)
+    plain = evaluate(model, data, device=CPU)
+    np.testing.assert_allclose(scored.similarities, plain.similarities, atol=1e-6)
+    parts = [experts["audio"] for experts in seen[:3]]
+    assert [len(part.maximum) for part in parts] == [4, 4, 1]
+    for joined, field in zip(zip(*parts, strict=True), frames, strict=True):
+        assert torch.equal(torch.cat(joined), field)
 
 
 def test_averaged_captions(data):
