@@ -79,6 +79,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
     if args.list and args.format != "text":
         raise UsageError("--format is for tables of scores; --list has none")
+    if args.format != "text":
+        from trainer.compare import check_form
+
+        check_form(args.format)
     return args
 
 
@@ -316,10 +320,8 @@ def show_list(data_dir: Path) -> int:
 def run(argv: Sequence[str] | None) -> int:
     """Do the work of the command line."""
     args = parse_arguments(argv)
-    from trainer.compare import check_form
     from trainer.device import choose_device
 
-    check_form(args.format)
     start_logging(quiet=args.quiet, verbose=args.verbose)
     if args.list:
         return show_list(Path(args.data_dir))
