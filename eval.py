@@ -48,6 +48,14 @@ class TestData:
     identity: dict[str, Any]
 
 
+def table_format(form: str) -> str:
+    """Return a form of tables; raises UsageError for one that they do not have."""
+    from trainer.compare import check_form
+
+    check_form(form)
+    return form
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
@@ -65,12 +73,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
     parser.add_argument(
-        "--format", default="text", help="of the table: text, markdown, latex or json"
+        "--format", type=table_format, help="of the table: text, markdown, latex or json"
     )
     parser.add_argument("--out", metavar="DIR", help="where results.json goes")
     parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
     parser.add_argument("--verbose", action="store_true", help="more about every step")
     args = parser.parse_args(argv)
+    args.format = args.format or "text"
     if args.resume is None:
         for flag in ("config", "per_class", "save_similarities"):
             if getattr(args, flag) is not None:
@@ -79,10 +88,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
     if args.list and args.format != "text":
         raise UsageError("--format is for tables of scores; --list has none")
-    if args.format != "text":
-        from trainer.compare import check_form
-
-        check_form(args.format)
     return args
 
 
