@@ -11,13 +11,16 @@ from data_loader.clotho import CLOTHO
 from data_loader.queryd import QuerYD, QuerYDSegments
 from data_loader.soundscenes_dataset import SoundScenes
 from utils.config import Config
+from utils.errors import UsageError, nearest
 
-LAYOUTS: dict[str, type[BaseDataset]] = {
+DATASETS: dict[str, type[BaseDataset]] = {
     layout.__name__: layout
     for layout in (AudioCaps, CLOTHO, ActivityNet, QuerYD, QuerYDSegments, SoundScenes)
 }
+"""Every data set by the name of its class. Yours is a file and a line here: configurations,
+misc/sync_experts.py and error messages follow from this table."""
 
-__all__ = ["LAYOUTS", "BaseDataset", "build_dataset", "missing_files"]
+__all__ = ["DATASETS", "BaseDataset", "build_dataset", "find_archive", "missing_files"]
 
 
 def build_dataset(config: Config, split: str) -> BaseDataset:
@@ -25,9 +28,21 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
 
     Raises DataError when a file is missing or unfit, ConfigError when there is no such split.
     """
-    return LAYOUTS[config.data.layout](config, split)
+    return DATASETS[config.data.layout](config, split)
 
 
 def missing_files(config: Config, split: str) -> list[Path]:
     """Return the files of a split that are not there; ConfigError when there is no such split."""
-    return LAYOUTS[config.data.layout].missing_files(config, split)
+    return DATASETS[config.data.layout].missing_files(config, split)
+
+
+def find_archive(name: str) -> type[BaseDataset]:
+    """Return the data set whose features are published under this name.
+
+    Raises UsageError with the nearest name and all known ones.
+    """
+    known = {dataset.archive: dataset for dataset in DATASETS.values() if dataset.archive}
+    if name not in known:
+        names = ", ".join(known)
+        raise UsageError(f"unknown data set {name[:200]!r}{nearest(name, known)} (known: {names})")
+    return known[name]

@@ -11,6 +11,7 @@ class ActivityNet(BaseDataset):
     """10,009 / 4,917 clips (train, val1); all captions of a clip are fused into one."""
 
     archive = "activity-net"
+    older_archive_sha1 = "2901046fa6a3d6f6393ee0047818e960fcfabd69"
     split_lists: ClassVar[dict[str, str]] = {
         "train": "train_list.txt",
         "val": "val_list.txt",

@@ -70,6 +70,8 @@ class BaseDataset:
 
     archive: ClassVar[str] = ""
     """Name by which `misc/sync_experts.py` fetches the data set; "" when it is not fetched."""
+    older_archive_sha1: ClassVar[str | None] = None
+    """Published sha1 of `<archive>-experts.tar.gz`, where there is one."""
     split_lists: ClassVar[dict[str, str]] = {
         "train": "train_list.txt",
         "val": "val_list.txt",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.errors import run_main
-from utils.experiments import load_data_folders, load_experiments, unpublished_configs
+from utils.experiments import load_experiments, published_data_sets, unpublished_configs
 from utils.files import write_text
 
 PAGE = ROOT / "misc" / "exps-names.md"
@@ -41,13 +41,13 @@ def render() -> str:
         "geometric mean of R@1, R@5 and R@10 are the published ones, text-to-audio: mean (standard",
         "deviation) over the seeds.",
     ]
-    for folder in load_data_folders().values():
-        experiments = [e for e in load_experiments().values() if e.dataset == folder.name]
+    for dataset in published_data_sets():
+        experiments = [e for e in load_experiments().values() if e.dataset == dataset]
         if not experiments:
             continue
         lines += [
             "",
-            f"## {folder.name}",
+            f"## {dataset}",
             "",
             "| name | model and experts | seeds | parameters | R@1 | geometric mean |",
             "|---|---|---|---|---|---|",

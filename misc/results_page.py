@@ -13,9 +13,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainer.compare import COLUMNS, TASKS
+from model.metric import METRICS
+from trainer.compare import TASKS, published_key
 from utils.errors import DataError, UsageError, run_main
-from utils.experiments import Experiment, load_data_folders, load_experiments
+from utils.experiments import Experiment, load_experiments, published_data_sets
 from utils.files import read_json, write_text
 
 PAGE = ROOT / "docs" / "published-results.md"
@@ -26,7 +27,7 @@ END = "<!-- End of the tables. -->\n"
 SHORT = ("R1", "R10", "MedR")
 """Metrics that README's tables have, per task."""
 
-HEADINGS = dict(COLUMNS.values())
+HEADINGS = {published_key(name): metric.heading for name, metric in METRICS.items()}
 Row = Mapping[str, Any]
 """One measurement: config, data, published_features, command, machine, date, seeds, and values
 as in the registry: task ("t2v", "v2t") -> metric -> [mean, deviation]."""
@@ -89,11 +90,8 @@ def measured_row(args: argparse.Namespace) -> Row:
             "seeds": len(results["seeds"]),
             **{
                 task: {
-                    key: [
-                        _rounded(results["summary"][f"{task}_metrics"][metric][part])
-                        for part in ("mean", "std")
-                    ]
-                    for metric, (key, _) in COLUMNS.items()
+                    published_key(metric): [_rounded(value[part]) for part in ("mean", "std")]
+                    for metric, value in results["summary"][f"{task}_metrics"].items()
                 }
                 for task in TASKS
             },
@@ -117,32 +115,34 @@ def render_page() -> str:
         "`python eval.py` fetches and scores all published checkpoints and prints them beside",
         "these rows.",
     ]
-    for folder in load_data_folders().values():
-        experiments = [e for e in _published() if e.dataset == folder.name]
+    for dataset in published_data_sets():
+        experiments = [e for e in _published() if e.dataset == dataset]
         if not experiments:
             continue
-        lines += ["", f"## {folder.name}"]
+        lines += ["", f"## {dataset}"]
         for task, title in TASKS.items():
-            lines += ["", f"### {folder.name}, {title}", ""]
-            lines += _table(["model and experts", "parameters", *HEADINGS.values()])
+            keys = _keys_in([(e.published or {})[task] for e in experiments])
+            lines += ["", f"### {dataset}, {title}", ""]
+            lines += _table(["model and experts", "parameters", *_headings(keys)])
             for experiment in experiments:
                 assert experiment.published is not None
-                values = _values(experiment.published[task], HEADINGS)
+                values = _values(experiment.published[task], keys)
                 label = _label(experiment, "../")
                 lines.append(_row([label, f"{experiment.parameters:,}", *values]))
                 lines += [
-                    _row(["*measured here*", "", *_values(row[task], HEADINGS)])
+                    _row(["*measured here*", "", *_values(row[task], keys)])
                     for row in load_measured()
                     if row["published_features"] and row["config"] == experiment.name
                 ]
     lines += ["", "## Measured with this code", ""]
     lines += ["Rows of other data than the published are not to be compared with the tables above."]
     for task, title in TASKS.items():
+        keys = _keys_in([row[task] for row in load_measured()])
         lines += ["", f"### Measured, {title}", ""]
-        lines += _table(["data", "config", "seeds", *HEADINGS.values()])
+        lines += _table(["data", "config", "seeds", *_headings(keys)])
         for row in load_measured():
             cells = [row["data"], f"`{row['config']}`", str(row["seeds"])]
-            lines.append(_row([*cells, *_values(row[task], HEADINGS)]))
+            lines.append(_row([*cells, *_values(row[task], keys)]))
     lines += ["", "### With which commands, where and when", "", *_sources()]
     return "\n".join(lines) + "\n"
 
@@ -203,9 +203,19 @@ def _short(row: Row) -> list[str]:
     return [value for task in TASKS for value in _values(row[task], SHORT)]
 
 
+def _keys_in(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the metrics that any row has, in the order of the table of metrics."""
+    found = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in HEADINGS if key in found] + [key for key in found if key not in HEADINGS]
+
+
+def _headings(keys: Iterable[str]) -> list[str]:
+    return [HEADINGS.get(key, key) for key in keys]
+
+
 def _values(metrics: Mapping[str, Sequence[float | None]], keys: Iterable[str]) -> list[str]:
     """Return "mean (deviation)" of some metrics, with one decimal as published."""
-    return [_value(*metrics[key]) for key in keys]
+    return [_value(*metrics.get(key, (None, None))) for key in keys]
 
 
 def _value(mean: float | None, std: float | None) -> str:

@@ -7,19 +7,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.archive import check_archive, unpack, verify_unpacked
 from utils.download import fetch
 from utils.errors import DataError, ProjectError, run_main
-from utils.experiments import (
-    ROOT_URL,
-    DataFolder,
-    find_data_folder,
-    load_data_folders,
-    sync_command,
-)
+from utils.experiments import ROOT_URL, sync_command
+
+if TYPE_CHECKING:
+    from data_loader import BaseDataset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = ", ".join(load_data_folders())
     parser.add_argument(
-        "--dataset", nargs="+", required=True, metavar="NAME", help=f"one or more of: {names}"
+        "--dataset",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="names such as AudioCaps or activity-net; an unknown one lists them all",
     )
     parser.add_argument("--root_url", default=ROOT_URL, help="a mirror of %(default)s")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="default: %(default)s")
@@ -58,26 +59,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def sync_all(args: argparse.Namespace) -> int:
     """Bring each data set here; one that fails does not keep the others from it."""
-    folders = [find_data_folder(name) for name in dict.fromkeys(args.dataset)]
+    from data_loader import find_archive  # not above: it imports torch, which --help can do without
+
+    datasets = [find_archive(name) for name in dict.fromkeys(args.dataset)]
     failed = []
-    for folder in folders:
+    for dataset in datasets:
         try:
-            print(f"{folder.name}: {sync(folder, args)}")
+            print(f"{dataset.archive}: {sync(dataset, args)}")
         except ProjectError as error:
-            if len(folders) == 1:
+            if len(datasets) == 1:
                 raise
-            print(f"error: {folder.name}: {error}", file=sys.stderr)
-            failed.append(folder.name)
+            print(f"error: {dataset.archive}: {error}", file=sys.stderr)
+            failed.append(dataset.archive)
     if failed:
         raise DataError(f"not complete: {', '.join(failed)}; the others are")
     return 0
 
 
-def sync(folder: DataFolder, args: argparse.Namespace) -> str:
-    """Bring one data set here; returns what there is to say about it."""
-    name = folder.older_archive if args.older_archive else folder.archive
-    root = args.data_dir / folder.name
-    archive, prefix = root / name, f"data/{folder.name}/"
+def sync(dataset: type[BaseDataset], args: argparse.Namespace) -> str:
+    """Bring one data set here; return a summary of its files."""
+    name = f"{dataset.archive}-experts{'' if args.older_archive else '-audio-only'}.tar.gz"
+    root = args.data_dir / dataset.archive
+    archive, prefix = root / name, f"data/{dataset.archive}/"
     if not archive.exists() and not args.refresh_symlinked_feats:
         # its archive was purged: what it brought is all there is to verify
         known = verify_unpacked(archive, root)
@@ -86,10 +89,10 @@ def sync(folder: DataFolder, args: argparse.Namespace) -> str:
     fetched = fetch(
         f"{args.root_url.rstrip('/')}/features-v2/{name}",
         archive,
-        sha1=folder.older_archive_sha1 if args.older_archive else None,
+        sha1=dataset.older_archive_sha1 if args.older_archive else None,
         check=lambda path: check_archive(path, prefix=prefix),
         replace_changed=args.refresh_symlinked_feats,
-        refresh=f"{sync_command(folder.name, args.data_dir)} --refresh_symlinked_feats",
+        refresh=f"{sync_command(dataset.archive, args.data_dir)} --refresh_symlinked_feats",
     )
     unpacked = unpack(
         archive, root, prefix=prefix, sha256=fetched.sha256, again=args.refresh_symlinked_feats

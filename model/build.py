@@ -1,7 +1,7 @@
 """Models by their names in configurations, and how a configuration becomes one."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Literal
 
 from torch import nn
 
@@ -17,26 +17,81 @@ from model.net_vlad import NetVLAD
 from model.retrieval_model import RetrievalModel
 from model.text_encoder import TextEncoder
 from utils.config import Config, ExpertConfig, TextConfig
+from utils.declared import checked_by
+from utils.kinds import at_least, choice
 
 __all__ = ["MODELS", "RetrievalModel", "build_model", "count_parameters"]
 
 
-def build_cenet(
+def check_cenet(
     experts: Sequence[ExpertConfig],
     text: TextConfig,
     *,
     vlad_clusters: Mapping[str, int],
-    ghost_clusters: Mapping[str, int] | None = None,
-    ce_shared_dim: int = 768,
-    use_ce: Literal["pairwise", ""] = "pairwise",
-    mimic_ce_dims: bool = False,
-    use_mish: bool = True,
-    use_bn_reason: bool = True,
-    num_g_layers: int = 3,
-    num_h_layers: int = 0,
-    include_self: bool = True,
-    keep_missing_modalities: bool = False,
-    test_caption_mode: Literal["indep", "avg"] = "indep",
+    use_ce: str,
+    mimic_ce_dims: bool,
+    **_: object,
+) -> Iterator[tuple[str, str]]:
+    """Yield the key and the problem of arguments that do not go together."""
+    if use_ce and mimic_ce_dims:
+        yield "mimic_ce_dims", 'found true, expected false beside use_ce "pairwise"'
+    elif use_ce and len(experts) == 1:
+        yield (
+            "use_ce",
+            'found "pairwise" with one expert, expected use_ce "" with mimic_ce_dims true',
+        )
+    elif mimic_ce_dims and len(experts) > 1:
+        message = f'found true with {len(experts)} experts, expected false and use_ce "pairwise"'
+        yield "mimic_ce_dims", message
+    for name in [expert.name for expert in experts if expert.tokens]:
+        if vlad_clusters.get(name, 0) < 1:
+            found = f"found {vlad_clusters[name]}" if name in vlad_clusters else "missing"
+            yield (
+                f"vlad_clusters.{name}",
+                f"{found}, expected a number from 1 up: the expert is a token sequence",
+            )
+    if "text" not in vlad_clusters:
+        yield "vlad_clusters.text", "missing, expected a number of clusters of captions"
+    elif not vlad_clusters["text"] and text.max_tokens != 1:
+        yield (
+            "vlad_clusters.text",
+            f"found 0, expected 1 or more, because max_tokens.text is {text.max_tokens}",
+        )
+
+
+@checked_by(check_cenet)
+def build_cenet(
+    experts: Sequence[ExpertConfig],
+    text: TextConfig,
+    *,
+    vlad_clusters: Annotated[
+        dict[str, int],
+        "NetVLAD clusters of captions (`text`; 0: no pooling, for captions of one token) and of "
+        "each expert of tokens",
+    ],
+    ghost_clusters: Annotated[
+        dict[str, int] | None, "further clusters, by the same names, that are thrown away"
+    ] = None,
+    ce_shared_dim: Annotated[int, at_least(1), "width of the shared space of CE"] = 768,
+    use_ce: Annotated[
+        str,
+        choice("pairwise", "", off=(None, False, 0)),
+        '"pairwise": Collaborative Experts, two experts or more; "": MoEE, or with `mimic_ce_dims` '
+        "CE of one expert",
+    ],
+    mimic_ce_dims: Annotated[bool, "CE of one expert, with the widths of CE"] = False,
+    use_mish: Annotated[bool, "Mish in the pair network; false: ReLU"] = True,
+    use_bn_reason: Annotated[bool, "batch norm in the pair network"] = True,
+    num_g_layers: Annotated[int, at_least(1), "layers of the pair network g"] = 3,
+    num_h_layers: Annotated[int, "layers of the network h after it"] = 0,
+    include_self: Annotated[bool, "an expert is paired with itself too"] = True,
+    keep_missing_modalities: Annotated[
+        bool, "similarity is the plain sum over experts; weights and availability unused"
+    ] = False,
+    test_caption_mode: Annotated[
+        Literal["indep", "avg"],
+        'several captions per clip at evaluation: "indep" each by itself, "avg" their mean score',
+    ] = "indep",
 ) -> ExpertMixture:
     """Return CE, CE of one expert or MoEE; `use_ce` and `mimic_ce_dims` choose.
 
@@ -89,18 +144,7 @@ MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet}
 
 def build_model(config: Config) -> RetrievalModel:
     """Return the configured model, its weights drawn from torch's generator."""
-    return MODELS["CENet"](config.experts, config.text, **_arguments(config))
-
-
-def _arguments(config: Config) -> dict[str, Any]:
-    """Return `arch.args` of a configuration, with the sizes its other sections hold."""
-    sizes: dict[str, ExpertConfig | TextConfig] = {e.name: e for e in config.experts if e.tokens}
-    sizes["text"] = config.text
-    return {
-        **vars(config.arch),
-        "vlad_clusters": {name: one.clusters for name, one in sizes.items()},
-        "ghost_clusters": {name: one.ghost_clusters for name, one in sizes.items()},
-    }
+    return MODELS[config.arch.type](config.experts, config.text, **config.arch.args)
 
 
 def count_parameters(model: nn.Module) -> int:

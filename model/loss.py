@@ -1,9 +1,12 @@
 """Losses over a square matrix of similarities whose diagonal holds the matching pairs."""
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
-from utils.config import LossConfig
+from utils.declared import Part
+from utils.kinds import above
 
 
 class MaxMarginRankingLoss(nn.Module):
@@ -13,7 +16,11 @@ class MaxMarginRankingLoss(nn.Module):
     the 2B(B-1) pairs with i != j, without it over all 2B^2.
     """
 
-    def __init__(self, margin: float = 0.2, fix_norm: bool = True) -> None:
+    def __init__(
+        self,
+        margin: Annotated[float, above(0), "margin of the ranking"] = 0.2,
+        fix_norm: Annotated[bool, "average over the pairs that do not match only"] = True,
+    ) -> None:
         super().__init__()
         self.margin = margin
         self.fix_norm = fix_norm
@@ -34,6 +41,6 @@ class MaxMarginRankingLoss(nn.Module):
 LOSSES: dict[str, type[nn.Module]] = {"MaxMarginRankingLoss": MaxMarginRankingLoss}
 
 
-def build_loss(config: LossConfig) -> nn.Module:
+def build_loss(config: Part) -> nn.Module:
     """Return the configured loss; a loss of your own is a class and a line in LOSSES."""
     return LOSSES[config.type](**config.args)

@@ -8,7 +8,7 @@ Q captions, V clips, K captions per clip: Q = V*K and caption q belongs to clip 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -72,28 +72,58 @@ def v2t_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
     return np.where(exists.reshape(clips, per_clip).any(axis=1), (counted - 1) / 2, np.inf)
 
 
-def summarise(ranks: np.ndarray) -> dict[str, float]:
-    """Turn 0-based ranks (n,) into the reported metrics; R in percent, MedR and MeanR 1-based.
+class Metric(NamedTuple):
+    """One number of the 0-based ranks (n,) of all queries."""
 
-    R1 is the share of rank0 == 0, so a tie for the first place is no hit.
+    of_ranks: Callable[[np.ndarray], float]
+    heading: str
+    """In tables."""
+    published: str = ""
+    """Key in tables of published results; by default that of METRICS."""
+
+
+def recall(most: int) -> Callable[[np.ndarray], float]:
+    """Return the percentage of ranks below `most`.
+
+    recall(1) counts rank0 == 0, so a tie for the first place is no hit.
     """
+    return lambda ranks: 100.0 * float(np.mean(ranks < most if most > 1 else ranks == 0))
+
+
+def median_rank(ranks: np.ndarray) -> float:
+    """Return the median of 1-based ranks."""
+    return float(np.median(ranks) + 1)
+
+
+def mean_rank(ranks: np.ndarray) -> float:
+    """Return the mean of 1-based ranks."""
+    return float(np.mean(ranks) + 1)
+
+
+def geometric_mean(ranks: np.ndarray) -> float:
+    """Return the geometric mean of R1, R5 and R10."""
+    recalls = np.array([recall(most)(ranks) for most in (1, 5, 10)])
+    return float(np.exp(np.log(recalls).mean())) if recalls.all() else 0.0
+
+
+METRICS = {
+    "R1": Metric(recall(1), "R@1"),
+    "R5": Metric(recall(5), "R@5"),
+    "R10": Metric(recall(10), "R@10"),
+    "R50": Metric(recall(50), "R@50"),
+    "MedR": Metric(median_rank, "MdR"),
+    "MeanR": Metric(mean_rank, "MnR"),
+    "geometric_mean_R1-R5-R10": Metric(geometric_mean, "Geom", "geom"),
+}
+"""Every metric by its key in results. Yours is a function and a line here: what `trainer.monitor`
+may name, the columns of all tables, and summaries follow from this table."""
+
+
+def summarise(ranks: np.ndarray) -> dict[str, float]:
+    """Turn 0-based ranks (n,) into the metrics of the table; R in percent, MedR, MeanR 1-based."""
     if len(ranks) == 0:
         raise ValueError("no query is left to rank; at least one caption and clip are needed")
-    metrics = {
-        "R1": 100.0 * float(np.mean(ranks == 0)),
-        "R5": 100.0 * float(np.mean(ranks < 5)),
-        "R10": 100.0 * float(np.mean(ranks < 10)),
-        "R50": 100.0 * float(np.mean(ranks < 50)),
-        "MedR": float(np.median(ranks) + 1),
-        "MeanR": float(np.mean(ranks) + 1),
-    }
-    recalls = np.array([metrics["R1"], metrics["R5"], metrics["R10"]])
-    geometric = float(np.exp(np.log(recalls).mean())) if recalls.all() else 0.0
-    metrics["geometric_mean_R1-R5-R10"] = geometric
-    return metrics
-
-
-METRICS = {"t2v_metrics": t2v_metrics, "v2t_metrics": v2t_metrics}
+    return {name: metric.of_ranks(ranks) for name, metric in METRICS.items()}
 
 
 def _existing(sims: np.ndarray, query_masks: np.ndarray | None) -> np.ndarray:

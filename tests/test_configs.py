@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from data_loader import DATASETS
 from utils.config import load_config
 from utils.config.files import ROOT
-from utils.config.schema import LAYOUTS
 
 SCENE = "scene.densenet161.0"
 R2P1D = "r2p1d.r2p1d-ig65m.0"
 INST = "imagenet.resnext101_32x48d.0"
-
-SWITCHES = {"ce": ("pairwise", False), "ce_single": ("", True), "moee": ("", False)}
-"""Form -> use_ce and mimic_ce_dims."""
 
 AUDIO_ONLY = ("ce_single", ["audio"], 7_389_127)
 BOTH = ("ce", ["audio", "vggsound"], 21_864_536)
@@ -97,6 +94,11 @@ def load(experiment, **settings):
     return load_config(f"configs/{experiment}.json", **settings)
 
 
+def form_of(config):
+    args = config.arch.args
+    return "ce" if args["use_ce"] else "ce_single" if args["mimic_ce_dims"] else "moee"
+
+
 def count_parameters(config):
     """Count the trainable parameters from the shapes of the published model."""
 
@@ -109,21 +111,21 @@ def count_parameters(config):
     def gated(inner, outer):
         return linear(inner, outer) + linear(outer, outer) + 2 * outer
 
-    shared, text = config.arch.ce_shared_dim, config.text
-    pairs = config.arch.use_ce == "pairwise"
-    total = net_vlad(text.width, text.clusters, text.ghost_clusters)
-    total += linear(text.pooled_width, len(config.experts))
+    args, text = config.arch.args, config.text
+    shared, clusters = args["ce_shared_dim"], args["vlad_clusters"]
+    pooled = text.width * clusters["text"]
+    total = net_vlad(text.width, clusters["text"], args["ghost_clusters"]["text"])
+    total += linear(pooled, len(config.experts))
     for expert in config.experts:
+        in_dim = expert.width
         if expert.tokens:
-            total += net_vlad(expert.width, expert.clusters, expert.ghost_clusters)
-        if not pairs and not config.arch.mimic_ce_dims:
-            total += gated(expert.in_dim, expert.output_width)
-            total += gated(text.pooled_width, expert.output_width)
-        else:
-            total += gated(expert.in_dim, shared) + gated(text.pooled_width, shared)
-    if pairs:
+            total += net_vlad(expert.width, clusters[expert.name], 0)
+            in_dim *= clusters[expert.name]
+        out_dim = expert.width if form_of(config) == "moee" else shared
+        total += gated(in_dim, out_dim) + gated(pooled, out_dim)
+    if form_of(config) == "ce":
         total += linear(2 * shared, shared)
-        total += (config.arch.num_g_layers - 1) * (2 * shared + linear(shared, shared))
+        total += (args["num_g_layers"] - 1) * (2 * shared + linear(shared, shared))
         total += len(config.experts) * 2 * shared  # the second batch norm of each gate
     return total
 
@@ -142,7 +144,7 @@ def test_these_are_all_experiments_there_are():
 def test_form_and_experts(experiment):
     config = load(experiment)
     form, experts, *_ = {**PUBLISHED, **OURS}[experiment]
-    assert (config.arch.use_ce, config.arch.mimic_ce_dims) == SWITCHES[form]
+    assert form_of(config) == form
     assert [expert.name for expert in config.experts] == experts
     assert config.name == experiment.replace("/", "-")
 
@@ -165,31 +167,26 @@ def test_data_and_protocol_are_the_published_ones(experiment):
     assert (test.split_name, test.num_test_captions) == (test_split, captions)
     assert (data.text_dropout, data.restrict_train_captions, data.drop_last) == (0.0, 0, False)
     assert (config.text.feature, config.text.width, config.text.aggregate) == ("w2v", 300, "vlad")
-    assert (config.text.max_tokens, config.text.clusters, config.text.ghost_clusters) == (
-        text,
-        20,
-        1,
-    )
+    clusters = config.arch.args["vlad_clusters"]
+    assert (config.text.max_tokens, clusters["text"]) == (text, 20)
+    assert config.arch.args["ghost_clusters"] == {"text": 1}
     tokens = {"audio": audio, "vggsound": vggsound}
     for expert in config.experts:
         assert expert.max_tokens == tokens.get(expert.name)
-        assert expert.clusters == (16 if expert.tokens else None)
-        assert expert.ghost_clusters == 0
+        assert clusters.get(expert.name) == (16 if expert.tokens else None)
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_model_and_training_are_the_published_ones(experiment):
     config = load(experiment)
-    arch, trainer = config.arch, config.trainer
-    assert (arch.ce_shared_dim, arch.num_g_layers, arch.num_h_layers) == (768, 3, 0)
-    assert (arch.use_mish, arch.use_bn_reason, arch.include_self) == (True, True, True)
-    assert (arch.keep_missing_modalities, arch.test_caption_mode) == (False, "indep")
-    assert (config.optimizer.type, config.optimizer.args) == (
-        "Ranger",
-        {"lr": 0.01, "weight_decay": 0.001},
-    )
+    arch, trainer = config.arch.args, config.trainer
+    assert (arch["ce_shared_dim"], arch["num_g_layers"], arch["num_h_layers"]) == (768, 3, 0)
+    assert all(arch[name] for name in ("use_mish", "use_bn_reason", "include_self"))
+    assert (arch["keep_missing_modalities"], arch["test_caption_mode"]) == (False, "indep")
+    assert config.optimizer.type == "Ranger"
+    assert config.optimizer.args.items() >= {"lr": 0.01, "weight_decay": 0.001}.items()
     assert config.lr_scheduler is not None
-    assert (config.lr_scheduler.step_size, config.lr_scheduler.gamma) == (1, 0.95)
+    assert config.lr_scheduler.args == {"step_size": 1, "gamma": 0.95}
     assert config.loss.type == "MaxMarginRankingLoss"
     assert config.loss.args == {"margin": 0.2, "fix_norm": True}
     assert (trainer.epochs, trainer.monitor_mode, trainer.save_only_best) == (20, "max", True)
@@ -289,4 +286,4 @@ def test_every_layout_has_a_data_set_file():
     names = {
         json.loads(Path(file).read_text())["data_loader"]["args"]["dataset_name"] for file in files
     }
-    assert names == set(LAYOUTS)
+    assert names == set(DATASETS)

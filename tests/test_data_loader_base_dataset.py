@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_loader import LAYOUTS, build_dataset
+from data_loader import DATASETS, build_dataset
 from synthetic import LAYOUTS as SYNTHETIC_LAYOUTS
 from synthetic import write_dataset, write_features, write_list
 from utils.config import load_config
@@ -400,7 +400,7 @@ class TestLayouts:
         assert split in made.clips
 
     def test_the_table_names_every_layout(self):
-        assert sorted(LAYOUTS) == sorted(SYNTHETIC_LAYOUTS)
+        assert sorted(DATASETS) == sorted(SYNTHETIC_LAYOUTS)
 
     def test_captions_may_lie_one_folder_up(self, tmp_path):
         made = write_dataset(tmp_path / "AudioCaps")

@@ -6,7 +6,7 @@ import torch
 
 from golden import load_case
 from model.loss import MaxMarginRankingLoss, build_loss
-from utils.config import LossConfig
+from utils.declared import Part
 
 
 def loop_loss(sims, margin, fix_norm):
@@ -69,7 +69,7 @@ def test_nan_shows():
 
 
 def test_build_loss_reads_its_section():
-    loss = build_loss(LossConfig("MaxMarginRankingLoss", {"margin": 0.5, "fix_norm": False}))
+    loss = build_loss(Part("MaxMarginRankingLoss", {"margin": 0.5, "fix_norm": False}))
     assert (loss.margin, loss.fix_norm) == (0.5, False)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from golden import load_case
 from model import metric
-from model.metric import METRICS, summarise, t2v_metrics, t2v_ranks, v2t_metrics, v2t_ranks
+from model.metric import summarise, t2v_metrics, t2v_ranks, v2t_metrics, v2t_ranks
 
 RANKS = {"t2v_metrics": t2v_ranks, "v2t_metrics": v2t_ranks}
 
@@ -196,13 +196,13 @@ CASE, ARRAYS = load_case("metrics_small")
 
 
 @pytest.mark.parametrize("name", CASE["cases"])
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", RANKS)
 def test_repeats_the_published_numbers(name, kind):
     sims = ARRAYS[f"{name}/sims"].astype(np.float32)
     masks = ARRAYS[f"{name}/query_masks"]
     np.testing.assert_array_equal(RANKS[kind](sims, masks), ARRAYS[f"{name}/{kind}/ranks"])
     for key, value in CASE["cases"][name][kind].items():
-        assert METRICS[kind](sims, masks)[key] == pytest.approx(value, abs=1e-9), key
+        assert summarise(RANKS[kind](sims, masks))[key] == pytest.approx(value, abs=1e-9), key
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASE["cases"].items() if "per_class_t2v" in c])

@@ -420,7 +420,7 @@ def test_the_damaged_files_of_a_run_do_not_stop_it(place):
         ("loss.args.margin@0.5", ["loss.args.margin: 0.2 there, 0.5 now"]),
         ("data_loader.args.batch_size@3", ["data_loader.args.batch_size: 6 there, 3 now"]),
         ("optimizer.type@Adam", ["optimizer.type: Ranger there, Adam now"]),
-        ("optimizer.args.k@3", ["optimizer.args.k: unset there, 3 now"]),
+        ("optimizer.args.k@3", ["optimizer.args.k: 6 there, 3 now"]),
         ("lr_scheduler.args.gamma@0.5", ["lr_scheduler.args.gamma: 0.95 there, 0.5 now"]),
     ],
 )

@@ -6,7 +6,8 @@ import statistics
 
 import pytest
 
-from trainer.compare import COLUMNS, FORMS, compare, render, summarise, verdict
+from model.metric import METRICS
+from trainer.compare import FORMS, compare, render, summarise, verdict
 from utils.errors import UsageError
 from utils.experiments import find_experiment
 
@@ -43,7 +44,7 @@ def outside(result):
     return [
         (task, cell.heading)
         for task, cells in result.tasks.items()
-        for cell in cells
+        for cell in cells.values()
         if cell.outside
     ]
 
@@ -52,7 +53,7 @@ def test_mean_and_deviation_worked_by_hand():
     seeds = seeds_around()
     for seed, value in zip(seeds, (10.0, 12.0, 17.0), strict=True):
         seeds[seed]["t2v_metrics"]["R1"] = value
-    cell = comparison(seeds).tasks["t2v"][0]
+    cell = comparison(seeds).tasks["t2v"]["R1"]
     assert cell.here.mean == pytest.approx(13.0)
     assert cell.here.std == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
     assert cell.difference == pytest.approx(13.0 - 23.1)
@@ -65,7 +66,7 @@ def test_the_summary_has_the_form_of_results_json():
     summary = summarise(seeds)
     assert set(summary) == {"t2v_metrics", "v2t_metrics"}
     for task, metrics in summary.items():
-        assert set(metrics) == set(COLUMNS)
+        assert set(metrics) == set(METRICS)
         for metric, value in metrics.items():
             values = [seed[task][metric] for seed in seeds.values()]
             assert value["mean"] == pytest.approx(statistics.fmean(values))
@@ -183,7 +184,27 @@ def test_json_holds_every_number():
     assert cell["mean"] == pytest.approx(4.06)
     assert cell["difference"] == pytest.approx(0.06)
     assert (cell["outside"], cell["allowed"]) == (True, 0.05)
-    assert set(data["tasks"]["t2v"]) == set(COLUMNS)
+    assert set(data["tasks"]["t2v"]) == set(METRICS)
+
+
+def test_results_with_more_and_fewer_metrics_share_a_table():
+    more, fewer = seeds_around(), seeds_around()
+    for seed in more.values():
+        seed["t2v_metrics"]["MRR"] = 0.25
+    for seed in fewer.values():
+        del seed["t2v_metrics"]["MeanR"]
+    del fewer["2"]["t2v_metrics"]["R50"]  # one seed without it: no mean of all
+    results = [comparison(more), comparison(fewer)]
+    assert summarise(more)["t2v_metrics"]["MRR"] == {"mean": 0.25, "std": 0.0}
+    assert not {"MeanR", "R50"} & summarise(fewer)["t2v_metrics"].keys()
+    assert outside(results[1]) == []
+    head, *rows = render(results, "text").split("\n\n")[0].splitlines()[1:]
+    assert head.split() == ["R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Geom", "MRR", "params"]
+    cells = rows[3].split("seeds")[1].replace(" (", "(").split()
+    assert [cells[3], cells[5], cells[7]] == ["-", "-", "-"]
+    for form in FORMS:
+        assert "MRR" in render(results, form)
+    assert json.loads(render(results, "json"))[1]["tasks"]["t2v"]["MeanR"]["mean"] is None
 
 
 def test_unknown_formats_and_no_seeds():

@@ -18,6 +18,7 @@ from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import RankingStep
 from trainer.training import Training
 from utils.config import load_config
+from utils.config.sections import DEFAULT_MONITOR
 from utils.errors import CheckpointError, ProjectError
 from utils.stop import StopSignals
 
@@ -120,19 +121,19 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(runner, values, best
 
 def test_a_metric_that_should_be_small(runner):
     runner.values = [3.0, 1.0, 2.0, 1.5]
-    runner.fit(monitor_mode="min")
+    runner.fit(monitor=("min", DEFAULT_MONITOR[1]))
     assert runner.epochs_kept()["trained_model.pth"] == 2
 
 
 def test_without_a_monitor_the_last_epoch_is_the_best(runner):
     runner.values = [3.0, 1.0, 2.0, 1.5]
-    runner.fit(monitor_mode="off", monitor_metric="", early_stop=0)
+    runner.fit(monitor=("off", ""), early_stop=0)
     assert runner.epochs_kept()["trained_model.pth"] == 4
 
 
 def test_a_metric_that_is_not_measured(runner):
     with pytest.raises(ProjectError, match=r"val_x.*not measured.*val_t2v_metrics_R1"):
-        runner.fit(monitor_metric="val_x")
+        runner.fit(monitor=("max", "val_x"))
 
 
 @pytest.mark.parametrize(("patience", "end"), [(0, 3), (1, 4), (2, 5), (None, 8)])

@@ -11,7 +11,7 @@ import torch
 from golden import build_recorded_model, load_case, published_state
 from model.loss import MaxMarginRankingLoss
 from trainer.optimizer import OPTIMIZERS, RAdam, Ranger, build_optimizer, build_scheduler
-from utils.config import OptimizerConfig, SchedulerConfig
+from utils.declared import Part
 
 
 class SlowRanger:
@@ -252,10 +252,10 @@ def test_wrong_settings_are_errors(wrong, message):
 
 def test_builders_read_their_sections():
     p = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = build_optimizer(OptimizerConfig("Ranger", {"lr": 0.5, "weight_decay": 0.1}), [p])
+    optimizer = build_optimizer(Part("Ranger", {"lr": 0.5, "weight_decay": 0.1}), [p])
     assert type(optimizer) is Ranger
     assert build_scheduler(None, optimizer) is None
-    scheduler = build_scheduler(SchedulerConfig(step_size=2, gamma=0.1), optimizer)
+    scheduler = build_scheduler(Part("StepLR", {"step_size": 2, "gamma": 0.1}), optimizer)
     rates = []
     for _ in range(5):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -274,7 +274,7 @@ def test_repeats_the_published_trajectory(name):
     names = ("W", "b", "late")
     parameters = [torch.nn.Parameter(torch.tensor(arrays[f"{n}0"], dtype=dtype)) for n in names]
     optimizer = OPTIMIZERS[case["class"]](parameters, **case["kwargs"])
-    scheduler = build_scheduler(SchedulerConfig(step_size=1, gamma=0.95), optimizer)
+    scheduler = build_scheduler(Part("StepLR", {"step_size": 1, "gamma": 0.95}), optimizer)
     for t in range(30):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(arrays["traj/lr"][t], abs=1e-12)
         rows = [arrays[f"traj/g{n}"][t] for n in names]
@@ -298,7 +298,7 @@ def test_repeats_the_published_training(name):
     case, arrays = load_case(name)
     model = build_recorded_model(case["constructor"], published_state(arrays)).train()
     optimizer = Ranger(model.parameters(), lr=0.01, weight_decay=1e-3)
-    scheduler = build_scheduler(SchedulerConfig(step_size=1, gamma=0.95), optimizer)
+    scheduler = build_scheduler(Part("StepLR", {"step_size": 1, "gamma": 0.95}), optimizer)
     loss_of = MaxMarginRankingLoss(case["loss"]["margin"], case["loss"]["fix_norm"])
     losses = []
     for t in range(case["steps"]):

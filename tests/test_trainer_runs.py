@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.metric import METRICS as TABLE
 from trainer import runs
 from trainer.checkpoint import Snapshot, load_checkpoint
-from trainer.compare import COLUMNS
 from trainer.runs import (
     damaged_hint,
     finished_checkpoint,
@@ -33,7 +33,7 @@ def save(path, epoch, *, keep_previous=False, **changes):
     )
 
 
-METRICS = dict.fromkeys(COLUMNS, 5.0)
+METRICS = dict.fromkeys(TABLE, 5.0)
 REACHED = {"t2v_metrics": METRICS, "v2t_metrics": METRICS, "best_epoch": 2}
 
 
@@ -107,7 +107,8 @@ def test_results_of_a_seed(tmp_path, caplog):
         *(5, None, [], {}, {"t2v_metrics": {}}, {**REACHED, "best_epoch": "x"}),
         {**REACHED, "v2t_metrics": {}},
         {**REACHED, "v2t_metrics": {**METRICS, "R1": "x"}},
-        {**REACHED, "t2v_metrics": {**METRICS, "R7": 1.0}},
+        {**REACHED, "t2v_metrics": {**METRICS, "R1": None}},
+        {**REACHED, "t3v_metrics": METRICS},
     ],
 )
 def test_a_result_that_is_none(tmp_path, caplog, reached):
@@ -115,6 +116,14 @@ def test_a_result_that_is_none(tmp_path, caplog, reached):
     run.save_result(0, reached, epochs=5)
     assert run.result(0, epochs=5) is None
     assert f"{run.models / 'result.json'} is damaged and left aside" in caplog.text
+
+
+@pytest.mark.parametrize("metrics", [{**METRICS, "MRR": -1.5}, {"R1": 5.0}], ids=["more", "fewer"])
+def test_results_of_another_table_of_metrics_are_read(tmp_path, metrics):
+    run = new_run(tmp_path, "exp", [0])
+    reached = {**REACHED, "t2v_metrics": metrics}
+    run.save_result(0, reached, epochs=5)
+    assert run.result(0, epochs=5) == reached
 
 
 def test_what_does_not_hold_any_more_is_cleared(tmp_path):

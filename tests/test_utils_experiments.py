@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_loader import find_archive
 from file_server import Faults, FileServer
 from misc import exps_names
 from utils.config import load_config
@@ -18,10 +19,9 @@ from utils.experiments import (
     RUN_CONFIG,
     experiment_name,
     fetch_run,
-    find_data_folder,
     find_experiment,
-    load_data_folders,
     load_experiments,
+    published_data_sets,
     sync_command,
     unpublished_configs,
     what_is_here,
@@ -79,7 +79,7 @@ def test_each_experiment_is_complete(name):
     experiment = load_experiments()[name]
     assert list(experiment.runs) == [0, 1, 2]
     assert experiment.name == name == experiment_name(experiment.config)
-    assert experiment.dataset in load_data_folders()
+    assert experiment.dataset in published_data_sets()
     for task in experiment.published or ():
         assert set(experiment.published[task]) == METRICS
         for mean, std in experiment.published[task].values():
@@ -100,7 +100,7 @@ def test_each_experiment_has_its_config(name):
 def test_configs_without_a_published_run_are_marked_so():
     """Every config of the published data sets is an experiment or listed as unpublished."""
     published = {experiment.config for experiment in load_experiments().values()}
-    folders = [ROOT / folder.configs for folder in load_data_folders().values()]
+    folders = [ROOT / folder for folder in published_data_sets().values()]
     found = {
         path.relative_to(ROOT).as_posix()
         for folder in folders
@@ -112,7 +112,7 @@ def test_configs_without_a_published_run_are_marked_so():
 
 
 def test_every_name_in_the_documents_exists():
-    folders = "|".join(Path(f.configs).name for f in load_data_folders().values())
+    folders = "|".join(Path(folder).name for folder in published_data_sets().values())
     known = {*load_experiments(), *map(experiment_name, unpublished_configs())}
     pages = [
         *ROOT.glob("*.md"),
@@ -157,9 +157,9 @@ def test_unknown_experiments_get_the_nearest_name(name, expected):
 
 def test_unknown_data_sets_get_the_nearest_name():
     with pytest.raises(UsageError, match="did you mean 'AudioCaps'"):
-        find_data_folder("audiocaps")
+        find_archive("audiocaps")
     with pytest.raises(UsageError, match="known: AudioCaps, CLOTHO"):
-        find_data_folder("../CLOTHO")
+        find_archive("../CLOTHO")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from torch import nn
 
 from model.retrieval_model import RetrievalModel
 from trainer.optimizer import Ranger
-from utils.config.kinds import is_finite_number, shown
-from utils.config.schema import SCHEMA
+from utils.declared import keys_of, read
 from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
+from utils.kinds import is_finite_number, shown
+from utils.problems import Problems
 from utils.unpickle import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
@@ -251,13 +252,10 @@ def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dic
 
     What else a foreign file holds there is left out. Raises ValueError naming a wrong one.
     """
-    settings = {}
-    for key in optimizer.defaults:
-        if entry := SCHEMA.get(f"optimizer.args.{key}"):
-            value = list(group[key]) if isinstance(group[key], tuple) else group[key]
-            if problem := entry.kind.problem(value):
-                raise ValueError(f"{key}: {problem}")
-            settings[key] = group[key]
+    settings = {key: group[key] for key in keys_of(type(optimizer))}
+    problems = Problems("its settings")
+    read(type(optimizer), settings, problems)
+    problems.raise_if_any(ValueError)
     return settings
 
 

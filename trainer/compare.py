@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from model.metric import METRICS
 from utils.errors import UsageError
 from utils.experiments import Experiment
 
@@ -17,16 +18,6 @@ SeedMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Seed -> "t2v_metrics" and "v2t_metrics" -> metric -> value, as in results.json."""
 
 TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
-# key in results -> (key in the registry, heading in the published tables)
-COLUMNS = {
-    "R1": ("R1", "R@1"),
-    "R5": ("R5", "R@5"),
-    "R10": ("R10", "R@10"),
-    "R50": ("R50", "R@50"),
-    "MedR": ("MedR", "MdR"),
-    "MeanR": ("MeanR", "MnR"),
-    "geometric_mean_R1-R5-R10": ("geom", "Geom"),
-}
 # Published means are printed with one decimal: the mean behind them may be this far away, so that
 # an exact repetition never counts as outside. It is all that a deviation printed as 0.0 leaves.
 ROUNDING = 0.05
@@ -56,15 +47,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one task."""
+    """One metric of one task; `here` is None where the stored results do not have it."""
 
     heading: str
-    here: Value
+    here: Value | None
     published: Value | None
 
     @property
     def difference(self) -> float | None:
-        return None if self.published is None else self.here.mean - self.published.mean
+        if self.published is None or self.here is None:
+            return None
+        return self.here.mean - self.published.mean
 
     @property
     def allowed(self) -> float | None:
@@ -87,22 +80,48 @@ class Comparison:
     seeds: tuple[str, ...]
     parameters: int
     published_parameters: int | None
-    tasks: Mapping[str, tuple[Cell, ...]]  # "t2v", "v2t"
+    tasks: Mapping[str, Mapping[str, Cell]]  # "t2v", "v2t" -> metric
 
     @property
     def is_published(self) -> bool:
-        return any(cell.published is not None for cells in self.tasks.values() for cell in cells)
+        cells = (cell for cells in self.tasks.values() for cell in cells.values())
+        return any(cell.published is not None for cell in cells)
+
+
+def heading_of(metric: str) -> str:
+    """Return the heading of a metric; one that METRICS does not have any more is its own."""
+    return METRICS[metric].heading if metric in METRICS else metric
+
+
+def published_key(metric: str) -> str:
+    """Return the key of a metric in the tables of published results."""
+    return (METRICS[metric].published if metric in METRICS else "") or metric
+
+
+def metrics_in(stored: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return the metrics that any of some stored results has, in the order of the table."""
+    found = dict.fromkeys(name for metrics in stored for name in metrics)
+    return [name for name in METRICS if name in found] + [n for n in found if n not in METRICS]
 
 
 def summarise(seeds: SeedMetrics) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return mean and standard deviation (ddof 1, None for one seed) of every metric."""
-    first = next(iter(seeds.values()))
+    """Return mean and standard deviation (ddof 1, None for one seed) of every metric.
+
+    A metric that a seed does not have, because it was finished by another version, is left out.
+    """
     return {
-        task: {
-            metric: vars(_value([metrics[task][metric] for metrics in seeds.values()]))
-            for metric in first[task]
-        }
-        for task in (f"{task}_metrics" for task in TASKS)
+        f"{task}_metrics": {name: vars(value) for name, value in _values(seeds, task).items()}
+        for task in TASKS
+    }
+
+
+def _values(seeds: SeedMetrics, task: str) -> dict[str, Value]:
+    """Return mean and deviation of the metrics that every seed has."""
+    stored = [metrics.get(f"{task}_metrics", {}) for metrics in seeds.values()]
+    return {
+        name: _value([metrics[name] for metrics in stored])
+        for name in metrics_in(stored)
+        if all(name in metrics for metrics in stored)
     }
 
 
@@ -118,12 +137,13 @@ def compare(
     published = (experiment.published if experiment else None) or {}
     tasks = {}
     for task in TASKS:
-        cells = []
-        for metric, (key, heading) in COLUMNS.items():
-            here = _value([metrics[f"{task}_metrics"][metric] for metrics in seeds.values()])
-            row = published.get(task)
-            cells.append(Cell(heading, here, Value(*row[key]) if row else None))
-        tasks[task] = tuple(cells)
+        here, row = _values(seeds, task), published.get(task, {})
+        of_keys = {key: Value(*row[published_key(key)]) for key in METRICS
+                   if published_key(key) in row}  # fmt: skip
+        tasks[task] = {
+            metric: Cell(heading_of(metric), here.get(metric), of_keys.get(metric))
+            for metric in metrics_in([here, of_keys])
+        }
     return Comparison(
         name=name,
         label=experiment.label if experiment else None,
@@ -150,8 +170,9 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
     """Say in lines which values lie outside two published deviations, or that none does."""
     lines, compared = [], 0
     for comparison in comparisons:
-        for task, cells in comparison.tasks.items():
-            compared += sum(cell.published is not None for cell in cells)
+        for task, by_metric in comparison.tasks.items():
+            cells = by_metric.values()
+            compared += sum(cell.difference is not None for cell in cells)
             outside = ", ".join(
                 f"{cell.heading} {cell.here} against {cell.published} ({cell.difference:+.2f})"
                 for cell in cells
@@ -188,21 +209,27 @@ def _value(values: Sequence[float]) -> Value:
 
 def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
     """Return the rows of one table: heading, then up to three per experiment."""
-    rows = [["", *(heading for _, heading in COLUMNS.values()), "params"]]
+    metrics = metrics_in(comparison.tasks[task] for comparison in comparisons)
+    rows = [["", *map(heading_of, metrics), "params"]]
     for comparison in comparisons:
-        cells = comparison.tasks[task]
+        known = comparison.tasks[task]
+        cells = [known.get(name, Cell(heading_of(name), None, None)) for name in metrics]
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
-        here = [str(cell.here) for cell in cells]
+        here = [_cell(cell.here) for cell in cells]
         rows.append([f"{comparison.name}, {seeds}", *here, f"{comparison.parameters:,}"])
         if comparison.is_published:
             size = comparison.published_parameters
-            published = [str(cell.published) for cell in cells]
+            published = [_cell(cell.published) for cell in cells]
             rows.append([f"published: {comparison.label}", *published, f"{size:,}"])
             differences = [
                 f"{_signed(cell.difference)}{' *' if cell.outside else ''}" for cell in cells
             ]
             rows.append(["difference", *differences, f"{comparison.parameters - (size or 0):+,}"])
     return rows
+
+
+def _cell(value: Value | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _signed(difference: float | None) -> str:
@@ -268,14 +295,15 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "parameters": comparison.parameters,
         "published_parameters": comparison.published_parameters,
         "tasks": {
-            task: {metric: _cell_data(cell) for metric, cell in zip(COLUMNS, cells, strict=True)}
+            task: {metric: _cell_data(cell) for metric, cell in cells.items()}
             for task, cells in comparison.tasks.items()
         },
     }
 
 
 def _cell_data(cell: Cell) -> dict[str, Any]:
-    data: dict[str, Any] = {"mean": _finite(cell.here.mean), "std": _finite(cell.here.std)}
+    here = cell.here or Value(math.nan, None)
+    data: dict[str, Any] = {"mean": _finite(here.mean), "std": _finite(here.std)}
     if cell.published is not None:
         data["published"] = {"mean": cell.published.mean, "std": cell.published.std}
         data["difference"] = _finite(cell.difference)

@@ -3,12 +3,22 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch.optim.adamw import adamw
 
-from utils.config import OptimizerConfig, SchedulerConfig
+from utils.declared import Part
+from utils.kinds import Range, above, at_least, between
+
+Rate = Annotated[float, above(0), "learning rate"]
+Betas = Annotated[
+    tuple[float, float], Range(0, 1, open_high=True), "decay rates of the two moments"
+]
+Eps = Annotated[float, above(0), "added to the second moment's root"]
+Decay = Annotated[float, at_least(0), "decoupled weight decay"]
+Penalty = Annotated[float, at_least(0), "weight of the L2 penalty"]
+Amsgrad = Annotated[bool, "keep the largest second moment"]
 
 SETTLED = 1e9  # a step count at which Adam's own bias corrections are exactly 1
 
@@ -25,10 +35,10 @@ class RAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: Rate = 1e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-8,
+        weight_decay: Decay = 0.0,
     ) -> None:
         _check(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(
@@ -132,13 +142,15 @@ class Ranger(RAdam):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        alpha: float = 0.5,
-        k: int = 6,
-        N_sma_threshhold: float = 5,  # noqa: N803  the published spelling
-        betas: tuple[float, float] = (0.95, 0.999),
-        eps: float = 1e-5,
-        weight_decay: float = 0.0,
+        lr: Rate = 1e-3,
+        alpha: Annotated[float, between(0, 1), "share of the fast weights"] = 0.5,
+        k: Annotated[int, at_least(1), "steps between two slow ones"] = 6,
+        N_sma_threshhold: Annotated[  # noqa: N803  the published spelling
+            float, at_least(0), "length of the average from which the step is rectified"
+        ] = 5.0,
+        betas: Betas = (0.95, 0.999),
+        eps: Eps = 1e-5,
+        weight_decay: Decay = 0.0,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; expected a share between 0 and 1")
@@ -179,25 +191,66 @@ def _check(*, lr: float, betas: tuple[float, float], eps: float, weight_decay: f
         raise ValueError(f"betas are {betas}; expected two numbers from 0 up to, not including, 1")
 
 
+class Adam(torch.optim.Adam):
+    """torch's Adam (Kingma and Ba, 2015)."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: Rate = 1e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-8,
+        weight_decay: Penalty = 0.0,
+        amsgrad: Amsgrad = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: Rate = 1e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-8,
+        weight_decay: Decay = 0.0,
+        amsgrad: Amsgrad = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
+
+
+class StepLR(torch.optim.lr_scheduler.StepLR):
+    """Multiply the learning rate by `gamma` after every `step_size` epochs."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        step_size: Annotated[int, at_least(1), "epochs between two changes"],
+        gamma: Annotated[float, Range(0, 1, open_low=True), "factor of the rate at each"],
+    ) -> None:
+        super().__init__(optimizer, step_size, gamma)
+
+
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Ranger": Ranger,
     "RAdam": RAdam,
-    "Adam": torch.optim.Adam,
-    "AdamW": torch.optim.AdamW,
+    "Adam": Adam,
+    "AdamW": AdamW,
 }
+SCHEDULES: dict[str, type[torch.optim.lr_scheduler.LRScheduler]] = {"StepLR": StepLR}
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
+    config: Part, parameters: Iterable[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Return the configured optimiser over the parameters."""
+    """Return the configured optimiser over the parameters; yours is a class and a line above."""
     return OPTIMIZERS[config.type](parameters, **config.args)
 
 
 def build_scheduler(
-    config: SchedulerConfig | None, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.StepLR | None:
+    config: Part | None, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler | None:
     """Return the configured schedule of the learning rate, None for a constant rate."""
-    if config is None:
-        return None
-    return torch.optim.lr_scheduler.StepLR(optimizer, config.step_size, config.gamma)
+    return None if config is None else SCHEDULES[config.type](optimizer, **config.args)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.checkpoint import is_count
-from utils.config.kinds import is_finite_number, shown
+from utils.kinds import is_finite_number, shown
 
 Record = dict[str, Any]
 """The figures of one epoch: epoch, loss, learning_rate, seconds, and those of the validation."""

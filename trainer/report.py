@@ -141,7 +141,7 @@ def results(
         "protocol": {
             "captions_per_clip": config.data.num_test_captions,
             "fused": config.data.fuse_captions,
-            "test_caption_mode": config.arch.test_caption_mode,
+            "test_caption_mode": config.arch.args.get("test_caption_mode", "indep"),
         },
         "trainable_parameters": parameters,
         "data": dict(identity),

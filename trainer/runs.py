@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import re
 import shutil
 import time
@@ -9,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
-from trainer.checkpoint import Checkpoint, is_count, load_checkpoint, previous_of
-from trainer.compare import COLUMNS, TASKS
+from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
 from trainer.keeper import BEST, LAST
-from utils.config.kinds import is_finite_number
+from utils.declared import read_file
 from utils.errors import CheckpointError, DataError, UsageError
-from utils.files import read_json, remove_leftovers, write_json
+from utils.files import remove_leftovers, write_json
+from utils.kinds import Range
 from utils.log import add_log_file, remove_log_file
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,34 @@ SEED_NAME = re.compile(r"seed-(\d+)")
 RUN = "run.json"
 RESULT = "result.json"
 LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """run.json."""
+
+    seeds: Annotated[tuple[int, ...], "seeds of the run, in order"]
+    mini_train: Annotated[bool, "trained on a few batches an epoch"] = False
+
+
+Values = Annotated[dict[str, float], Range(-math.inf), "value of each metric"]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The metrics of a finished seed, those its version had, and the best epoch."""
+
+    best_epoch: Annotated[int, "epoch of the best weights"]
+    t2v_metrics: Values
+    v2t_metrics: Values
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """result.json of a seed."""
+
+    reached: Annotated[Reached, "metrics and best epoch"]
+    epochs: Annotated[int | None, "epochs of the training"] = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +90,13 @@ class Run:
         if not path.is_file():
             return None
         try:
-            stored = read_json(path)
-            if not isinstance(stored, dict) or not _is_reached(stored.get("reached")):
-                raise DataError("it does not hold all metrics of both tasks and the best epoch")
+            stored = ResultFile(**read_file(ResultFile, path))
+            if not (stored.reached.t2v_metrics and stored.reached.v2t_metrics):
+                raise DataError("it holds no metric")
         except DataError as error:
             logger.warning("%s is damaged and left aside: %s", path, error)
             return None
-        return stored["reached"] if epochs in (None, stored.get("epochs")) else None
+        return vars(stored.reached) if epochs in (None, stored.epochs) else None
 
     def save_result(self, seed: int, reached: dict, epochs: int) -> None:
         """Note that a seed is finished after so many epochs, and what it reached."""
@@ -164,7 +193,9 @@ def seed_of(checkpoint: Path) -> int | None:
         named = SEED_NAME.fullmatch(place)
         if named:
             return int(named.group(1))
-    seeds = _seeds(folder) if (folder / RUN).is_file() else ()
+    seeds: tuple[int, ...] = ()
+    if (folder / RUN).is_file():
+        seeds = read_file(RunFile, folder / RUN)["seeds"]
     return seeds[0] if len(seeds) == 1 else None
 
 
@@ -284,20 +315,6 @@ def purge_runs(save_dir: str | Path, name: str) -> int:
     return count
 
 
-def _is_reached(value: object) -> bool:
-    """Say whether a value of a file has every metric of both tasks, and the best epoch."""
-    return (
-        isinstance(value, dict)
-        and is_count(value.get("best_epoch"))
-        and all(
-            isinstance(metrics := value.get(f"{task}_metrics"), dict)
-            and metrics.keys() == COLUMNS.keys()
-            and all(map(is_finite_number, metrics.values()))
-            for task in TASKS
-        )
-    )
-
-
 def _is_run_folder(folder: Path) -> bool:
     named = TIME_NAME.fullmatch(folder.name)
     return bool(named) and folder.is_dir() and not folder.is_symlink()
@@ -331,17 +348,8 @@ def _age(folder: Path) -> tuple[str, int]:
 
 
 def _opened(save_dir: str | Path, folder: Path) -> Run:
-    content = read_json(folder / RUN)
-    mini = isinstance(content, dict) and content.get("mini_train") is True
-    return Run(folder, _log_folder(save_dir, folder), _seeds(folder), mini)
-
-
-def _seeds(folder: Path) -> tuple[int, ...]:
-    content = read_json(folder / RUN)
-    seeds = content.get("seeds") if isinstance(content, dict) else None
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise DataError(f"{folder / RUN}: found seeds {seeds!r}; expected a list of whole numbers")
-    return tuple(seeds)
+    content = RunFile(**read_file(RunFile, folder / RUN))
+    return Run(folder, _log_folder(save_dir, folder), content.seeds, content.mini_train)
 
 
 def _log_folder(save_dir: str | Path, folder: Path) -> Path:

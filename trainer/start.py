@@ -198,7 +198,7 @@ def check_settings(config: Config, checkpoint: Checkpoint) -> None:
 
 def _settings(config: Config) -> dict[str, object]:
     """Return the settings that decide on the steps of a training, by their configuration keys."""
-    schedule = {} if config.lr_scheduler is None else vars(config.lr_scheduler)
+    schedule = {} if config.lr_scheduler is None else config.lr_scheduler.args
     return {
         "optimizer.type": config.optimizer.type,
         **{f"optimizer.args.{key}": value for key, value in config.optimizer.args.items()},

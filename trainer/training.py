@@ -22,8 +22,8 @@ from trainer.checkpoint import (
 )
 from trainer.keeper import BEST
 from trainer.progress import Progress
-from utils.config.kinds import is_finite_number, shown
 from utils.errors import CheckpointError, DataError
+from utils.kinds import is_finite_number, shown
 from utils.seeds import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Training:
     """Maps a batch to the value of the loss: the model with its loss, shared or compiled."""
     optimizer: torch.optim.Optimizer
     """Over the parameters of the model, then those of the loss."""
-    scheduler: torch.optim.lr_scheduler.StepLR | None
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
     progress: Progress = field(default_factory=Progress)
 
     def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
@@ -112,7 +112,7 @@ class Training:
 
 
 def _restore_scheduler(
-    scheduler: torch.optim.lr_scheduler.StepLR, stored: Mapping[str, Any], epoch: int
+    scheduler: torch.optim.lr_scheduler.LRScheduler, stored: Mapping[str, Any], epoch: int
 ) -> None:
     """Load the state of this very schedule at `epoch`; raises ValueError for any other."""
     for key, value in (scheduler.state_dict() | {"last_epoch": epoch}).items():

@@ -26,23 +26,6 @@ Published = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class DataFolder:
-    """A data set with features to fetch: its folder below data/, and its archives."""
-
-    name: str
-    configs: str
-    older_archive_sha1: str | None
-
-    @property
-    def archive(self) -> str:
-        return f"{self.name}-experts-audio-only.tar.gz"
-
-    @property
-    def older_archive(self) -> str:
-        return f"{self.name}-experts.tar.gz"
-
-
-@dataclass(frozen=True)
 class Experiment:
     """A published experiment: trained checkpoints, one per seed, and its rows in the tables."""
 
@@ -81,7 +64,7 @@ class Presence:
 def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
     """Return all published experiments by name, in the order of the registry."""
     content = _read(registry)
-    folders = {folder.configs: folder.name for folder in load_data_folders(registry).values()}
+    folders = {configs: name for name, configs in published_data_sets(registry).items()}
     experiments = {}
     for name, entry in content["experiments"].items():
         try:
@@ -93,10 +76,10 @@ def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
     return experiments
 
 
-def load_data_folders(registry: Path = REGISTRY) -> dict[str, DataFolder]:
-    """Return the data sets whose features can be fetched, by folder name."""
+def published_data_sets(registry: Path = REGISTRY) -> dict[str, str]:
+    """Return the data sets of published experiments: folder below data/ -> folder of configs."""
     return {
-        _checked(NAME, name): DataFolder(name, entry["configs"], entry["older_archive_sha1"])
+        _checked(NAME, name): entry["configs"]
         for name, entry in _read(registry)["datasets"].items()
     }
 
@@ -121,16 +104,6 @@ def find_experiment(name: str, registry: Path = REGISTRY) -> Experiment:
         f"unknown experiment {name[:200]!r}{nearest(name, experiments)} "
         "(all names: python eval.py --list)"
     )
-
-
-def find_data_folder(name: str, registry: Path = REGISTRY) -> DataFolder:
-    """Return the data set of exactly this name; UsageError with the nearest one otherwise."""
-    folders = load_data_folders(registry)
-    if name not in folders:
-        raise UsageError(
-            f"unknown data set {name[:200]!r}{nearest(name, folders)} (known: {', '.join(folders)})"
-        )
-    return folders[name]
 
 
 def experiment_name(config: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
-from utils.config.schema import SCHEMA, Key, entry_at, join_path, split_path
+from utils.config.build import all_keys
+from utils.config.released import accepted
+from utils.config.sections import File
+from utils.declared import keys_at
 from utils.errors import UsageError, nearest
+from utils.kinds import MAPPING, Kind
+from utils.problems import CUSTOM_ARGS, Path, join_path, split_path
 
-FLAG = "--custom_args"
 FORM = "expected key@value, several joined by +"
 NOT_HERE = ("inherit_from", "name")
 
@@ -25,11 +29,8 @@ def parse_custom_args(text: str) -> dict[str, object]:
         path, value = _split_pair(pair)
         key = join_path(split_path(path))
         if key in found:
-            raise UsageError(f"{FLAG}: {key} is given twice")
-        entry = entry_at(split_path(path))
-        if not isinstance(entry, Key) or path in NOT_HERE:
-            raise UsageError(f"{FLAG}: {_what_is_wrong(path, entry is not None)}")
-        found[key] = entry.kind.parse(value)
+            raise UsageError(f"{CUSTOM_ARGS}: {key} is given twice")
+        found[key] = _parsed(split_path(path), value)
     return found
 
 
@@ -50,13 +51,24 @@ def custom_tag(text: str) -> str:
 def _split_pair(pair: str) -> tuple[str, str]:
     path, at, value = pair.partition("@")
     if not path or not at or "@" in value:
-        raise UsageError(f"{FLAG}: found {pair!r}, {FORM}")
+        raise UsageError(f"{CUSTOM_ARGS}: found {pair!r}, {FORM}")
     return path, value
 
 
-def _what_is_wrong(path: str, exists: bool) -> str:
-    if path in NOT_HERE:
-        return f"{path} cannot be set here"
-    if exists:
-        return f"{path} is a section, expected one of the keys in it"
-    return f"unknown key {path!r}{nearest(path, SCHEMA)}"
+def _parsed(path: Path, text: str) -> object:
+    """Read a value for a key; where classes share its name, for the first that accepts it."""
+    name = join_path(path)
+    if name in NOT_HERE:
+        raise UsageError(f"{CUSTOM_ARGS}: {name} cannot be set here")
+    in_file = path[1:] if path[:2] == ("eval_settings", "data_loader") else path
+    nodes = [key.node for key in keys_at(File, in_file)]
+    nodes += [kind for kind in [accepted(in_file)] if kind]
+    kinds = [node for node in nodes if isinstance(node, Kind) and node is not MAPPING]
+    if nodes and not kinds:
+        raise UsageError(f"{CUSTOM_ARGS}: {name} is a section, expected one of the keys in it")
+    if not kinds:
+        known = [join_path(place) for place in all_keys().values()]
+        raise UsageError(f"{CUSTOM_ARGS}: unknown key {name!r}{nearest(name, known)}")
+    values = [kind.parse(text) for kind in kinds]
+    fitting = [value for kind, value in zip(kinds, values, strict=True) if kind.accepts(value)]
+    return [*fitting, *values][0]

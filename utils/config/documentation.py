@@ -1,39 +1,46 @@
-"""The tables of docs/configuration.md, written from the schema.
+"""The tables of docs/configuration.md, written from the signatures.
 
 python -m utils.config.documentation
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 
 from utils.config.files import ROOT
-from utils.config.kinds import Unused
-from utils.config.schema import REQUIRED, SCHEMA, Key
+from utils.config.released import EMPTY_ONLY, WITHOUT_EFFECT
+from utils.config.sections import File
+from utils.declared import REQUIRED, AnyNames, Key, OneOf, Section, keys_of
 from utils.files import write_text
+from utils.kinds import EMPTY, Kind
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
 MARK = "<!-- The tables below are written by: python -m utils.config.documentation -->\n"
+HEAD = ["| key | value | default | meaning |", "|---|---|---|---|"]
 
 
 def render_tables() -> str:
-    """Return every key in Markdown tables: those with an effect by section, then the others."""
-    sections: dict[str, list[str]] = {}
-    old: list[str] = []
-    silent: list[str] = []
-    for path, key in SCHEMA.items():
-        if isinstance(key.kind, Unused):
-            old.append(f"`{path}`")
-        elif not key.has_effect:
-            silent.append(_row(path, key))
-        else:
-            section = path.split(".")[0] if "." in path else "Top level"
-            sections.setdefault(section, []).append(_row(path, key))
-    parts = [_table(title, rows) for title, rows in sections.items()]
-    parts.append(_table("Accepted without effect", silent))
+    """Return every key in Markdown tables: by section, by class, then those without effect."""
+    top = keys_of(File)
+    parts = [_table("Top level", {n: key for n, key in top.items() if isinstance(key.node, Kind)})]
+    for name, key in top.items():
+        if isinstance(key.node, OneOf):
+            parts += _classes(name, key.node)
+        elif not isinstance(key.node, Kind):
+            parts.append(_table(name, {name: key}))
+    silent = [
+        f"| `{path}` | {kind.expected} |"
+        for path, kind in WITHOUT_EFFECT.items()
+        if kind is not EMPTY
+    ]
+    parts.append(
+        "\n".join(["## Accepted without effect", "", "| key | value |", "|---|---|", *silent, ""])
+    )
+    empty = [f"* {section or 'top level'}: {names}" for section, names in EMPTY_ONLY.items()]
     parts.append(
         "## Not supported\n\nKeys of older releases, accepted while their value is false, zero or "
-        f"empty, and refused otherwise:\n{', '.join(old)}.\n"
+        "empty, and refused otherwise, by section:\n\n" + "\n".join(empty) + "\n"
     )
     return "\n".join(parts)
 
@@ -45,15 +52,35 @@ def main() -> int:
     return 0
 
 
-def _table(title: str, rows: list[str]) -> str:
-    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([f"## {title}", "", *head, *rows, ""])
+def _classes(section: str, node: OneOf) -> list[str]:
+    """Return a table for each class that a section can name."""
+    parts = []
+    for name, declared in node.table().items():
+        keys = {f"{section}.args.{key}": value for key, value in node.args_of(declared).items()}
+        says = (inspect.getdoc(declared) or "").partition("\n")[0]
+        parts.append(_table(f'{section}, type "{name}"', keys, says))
+    return parts
 
 
-def _row(path: str, key: Key) -> str:
+def _table(title: str, keys: dict[str, Key], says: str = "") -> str:
+    rows = [row for path, key in keys.items() for row in _rows(path, key)]
+    return "\n".join([f"## {title}", "", *([says, ""] if says else []), *HEAD, *rows, ""])
+
+
+def _rows(path: str, key: Key) -> list[str]:
+    """Return the rows of a key, or of all keys in a section."""
+    node = key.node
+    if isinstance(node, Section):
+        inner = keys_of(node.declared).items()
+        return [row for name, one in inner for row in _rows(f"{path}.{name}", one)]
+    if isinstance(node, AnyNames):
+        meaning = node.value.meaning or key.meaning
+        return _rows(f"{path}.<name>", Key(node.value.node, None, meaning))
+    if isinstance(node, OneOf):
+        return []
     default = "needed" if key.default is REQUIRED else f"`{json.dumps(key.default)}`"
-    cells = (f"`{path}`", key.kind.expected, default, key.meaning)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    cells = (f"`{path}`", node.expected, default, key.meaning)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
 
 
 if __name__ == "__main__":

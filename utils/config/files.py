@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from utils.config.kinds import shown
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import read_json
+from utils.kinds import shown
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository: what `inherit_from` and other paths inside a configuration are relative to."""
@@ -39,9 +39,14 @@ class Merged:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[tuple[str, ...], str] = field(default_factory=dict)
+    layers: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """The number of the layer that gave each key last; for a type, that changed it."""
+    _labels: list[str] = field(default_factory=list)
 
     def add(self, layer: Mapping[str, Any], label: str) -> None:
         """Lay one more file over what is there: dicts merge, everything else replaces."""
+        if self._labels[-1:] != [label]:
+            self._labels.append(label)
         self._merge(self.values, layer, label, ())
 
     def _merge(
@@ -54,6 +59,8 @@ class Merged:
                 raise ConfigError(f"{label}: the key {shown(name)} is not text")
             inner = (*path, name)
             self.origins[inner] = label
+            if name != "type" or target.get(name) != value:
+                self.layers[inner] = len(self._labels)
             if isinstance(value, Mapping):
                 if not isinstance(target.get(name), dict):
                     target[name] = {}

@@ -8,17 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from utils.config.build import Builder
-from utils.config.check import check_keys
-from utils.config.custom_args import FLAG, custom_tag, parse_custom_args
+from utils.config.build import build
+from utils.config.custom_args import custom_tag, parse_custom_args
 from utils.config.files import Merged, find_config, label_of, merge_dict, read_merged
-from utils.config.kinds import Place
-from utils.config.problems import OVERRIDES, Problems
-from utils.config.schema import SCHEMA, TREE, Key, Tree, entry_below, split_path
-from utils.config.sections import Config
+from utils.config.sections import Config, DataArgs, File, TrainerConfig
+from utils.declared import OneOf, keys_of
+from utils.problems import CUSTOM_ARGS, OVERRIDES, Problems, split_path
 
 DATA = "data"
 """The folder that --data_dir replaces where a place starts with it."""
+
+PLACES = {
+    ("data_loader", "args", "data_dir"): None,
+    ("data_loader", "args", "packed_dir"): DataArgs.packed_dir,
+    ("trainer", "save_dir"): TrainerConfig.save_dir,
+    ("trainer", "start_from"): None,
+    ("eval_settings", "data_loader", "args", "data_dir"): None,
+    ("eval_settings", "data_loader", "args", "packed_dir"): None,
+    ("eval_settings", "tester", "save_dir"): None,
+}
+"""Keys of folders and files whose leading `data` is moved -> their defaults, which move too."""
 
 LONGEST_NAME = 200
 
@@ -72,15 +81,16 @@ class _Loader:
         custom_args: str,
         tag: str,
     ) -> Config:
-        self._set(parse_custom_args(custom_args), FLAG)
+        self._set(parse_custom_args(custom_args), CUSTOM_ARGS)
         self._set(overrides, OVERRIDES)
+        drop_args_of_other_classes(self._merged)
         raw = self._merged.values
         if data_dir is not None:
             _move_places(raw, data_dir)
         raw["name"] = self._name(raw.get("name"), custom_tag(custom_args) + tag)
         problems = Problems(self._label, self._merged.origins)
-        config = self._build(raw, problems)
-        evaluation = self._build_evaluation(raw, problems)
+        config = build(raw, problems, self._file)
+        evaluation = self._evaluation(raw, problems)
         problems.raise_if_any()
         if config is None:
             raise RuntimeError(f"{self._label}: was neither built nor refused")
@@ -99,30 +109,39 @@ class _Loader:
         name = name_of(self._file) if given in (None, "") else given
         return shortened(name + tag) if isinstance(name, str) else name
 
-    def _build(self, raw: dict[str, Any], problems: Problems) -> Config | None:
-        check_keys(raw, problems)
-        builder = Builder(raw, problems, self._file.parent)
-        return builder.build(str(self._file), str(raw["name"]))
-
-    def _build_evaluation(self, raw: dict[str, Any], problems: Problems) -> Config | None:
+    def _evaluation(self, raw: dict[str, Any], problems: Problems) -> Config | None:
         """Build with `eval_settings` merged over; what only then goes wrong is their mistake."""
         settings = raw.get("eval_settings")
         if not settings or problems.at(("eval_settings",)):
             return None
+        tester = {k: v for k, v in (settings.get("tester") or {}).items() if v is not None}
         merged = Merged()
-        merged.add(raw, self._label)
-        merged.add({key: value for key, value in settings.items() if key != "tester"}, self._label)
-        tester = settings.get("tester", {})
-        merged.add(
-            {"trainer": {key: value for key, value in tester.items() if value is not None}},
-            self._label,
-        )
+        for layer in (raw, {"data_loader": settings.get("data_loader") or {}, "trainer": tester}):
+            merged.add(layer, self._label)
         alone = Problems(self._label)
-        config = self._build(merged.values, alone)
+        config = build(merged.values, alone, self._file)
         for path, message in alone.found:
             if (path, message) not in problems.found:
                 problems.add(("eval_settings", *path), message)
         return config
+
+
+def drop_args_of_other_classes(merged: Merged) -> None:
+    """Remove inherited arguments that a class named by a later file or flag does not have.
+
+    `loss.type` of another loss leaves the margin of the loss inherited behind; arguments given
+    beside the type are left for the check.
+    """
+    for name, key in keys_of(File).items():
+        section = merged.values.get(name)
+        if not isinstance(key.node, OneOf) or not isinstance(section, dict):
+            continue
+        table, args, chosen = key.node.table(), section.get("args"), section.get("type")
+        if isinstance(args, dict) and isinstance(chosen, str) and chosen in table:
+            last = merged.layers[name, "type"]
+            for arg in args.keys() - key.node.args_of(table[chosen]).keys():
+                if merged.layers[name, "args", arg] < last:
+                    del args[arg]
 
 
 def name_of(file: Path) -> str:
@@ -146,23 +165,14 @@ def shortened(name: str) -> str:
 
 def _move_places(raw: dict[str, Any], data_dir: str | Path) -> None:
     """Replace the leading `data` of every place, those left to their defaults included."""
-    _move_below(raw, TREE, data_dir)
-    for path in (("data_loader", "args", "packed_dir"), ("trainer", "save_dir")):
+    for path, default in PLACES.items():
         section: Any = raw
         for part in path[:-1]:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict):
-            default = SCHEMA[".".join(path)].default
-            section.setdefault(path[-1], _moved(str(default), data_dir))
-
-
-def _move_below(section: dict[str, Any], tree: Tree, data_dir: str | Path) -> None:
-    for name, value in section.items():
-        entry = entry_below(tree, name)
-        if isinstance(entry, Key) and isinstance(entry.kind, Place) and isinstance(value, str):
-            section[name] = _moved(value, data_dir)
-        elif isinstance(value, dict) and isinstance(entry, dict):
-            _move_below(value, entry, data_dir)
+            value = section.get(path[-1], default)
+            if isinstance(value, str):
+                section[path[-1]] = _moved(value, data_dir)
 
 
 def _moved(place: str, data_dir: str | Path) -> str:

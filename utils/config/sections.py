@@ -1,149 +1,242 @@
-"""The configuration as the rest of the project sees it: frozen, checked, plain values."""
+"""The sections of a configuration file, and the configuration as the project sees it.
+
+A field whose type is `Annotated` is a key of the file (utils/declared.py); frozen, checked, plain
+values throughout.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from utils.config import tables
+from utils.config.tables import table
+from utils.config.values import (
+    DROPPED_NAMES,
+    FEATURE_FILE,
+    LAYOUT,
+    LIST_FILE,
+    MASKS_FILE,
+    MONITOR,
+    NAME,
+    TEMPORAL,
+    path_below,
+)
+from utils.declared import OneOf, Part
+from utils.kinds import MAPPING, at_least, between, nullable, whole
+
+DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
+
+ArchConfig = OptimizerConfig = SchedulerConfig = LossConfig = Part
 
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """One expert: where its features lie and how they enter the model."""
+    """One expert: its files, and the form of its features."""
 
     name: str
     width: int
     """Of one token, or of the averaged vector (all aggregates together)."""
     tokens: bool
-    """True: a sequence of tokens, pooled by NetVLAD; False: one vector per clip."""
+    """True: a sequence of tokens, False: one vector per clip."""
     max_tokens: int | None
-    clusters: int | None
-    ghost_clusters: int
     flaky: bool
     """May be missing in training."""
     files: tuple[str, ...] | None
-    """Below root_feat_folder, joined side by side; None: the data set knows the place."""
-
-    @property
-    def in_dim(self) -> int:
-        """Width of the vector that enters the embedding: D*C for tokens, D otherwise."""
-        return self.width * (self.clusters or 1) if self.tokens else self.width
-
-    @property
-    def output_width(self) -> int:
-        """Width of the expert's gated embedding in MoEE: that of its features."""
-        return self.width
+    """Below root_feat_folder, joined side by side; None: the data set has a place for it."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How captions enter the model."""
+    """The words of captions: their features, and how many are read."""
 
     feature: str
     width: int
     aggregate: Literal["vlad", "avg"]
     max_tokens: int
-    clusters: int
-    """0: no pooling, the single token is used as it is."""
-    ghost_clusters: int
-
-    @property
-    def pooled_width(self) -> int:
-        """Width of the caption vector: D*C after pooling, D without."""
-        return self.width * (self.clusters or 1)
 
 
-@dataclass(frozen=True)
-class ArchConfig:
-    """The arguments of the model, by their keys in `arch.args`."""
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """The section `experts`."""
 
-    use_ce: Literal["pairwise", ""]
-    mimic_ce_dims: bool
-    ce_shared_dim: int
-    use_mish: bool
-    use_bn_reason: bool
-    num_g_layers: int
-    num_h_layers: int
-    include_self: bool
-    keep_missing_modalities: bool
-    test_caption_mode: Literal["indep", "avg"]
+    modalities: Annotated[tuple[str, ...], "names of the experts in use"]
+    drop_feats: Annotated[tuple[str, ...] | None, DROPPED_NAMES, "experts left out"] = None
+    text_feat: Annotated[str, "name of a text feature in the table"]
+    text_agg: Annotated[Literal["vlad", "avg"], '"avg": the mean of the words is one token'] = (
+        "vlad"
+    )
+    ce_shared_dim: Annotated[int, at_least(1), "width S of the shared space of CE"] = 768
+    face_dim: Annotated[int | None, at_least(1), "width of the expert `face`"] = None
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which data set is read, from where, and how it is made into batches."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureWidths:
+    """Widths of an expert by `type`."""
 
-    dataset_name: str
+    embed: Annotated[int | None, at_least(1), "width when `type` is embed"] = None
+    logits: Annotated[int | None, at_least(1), "width when `type` is logits"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureEntry:
+    """An entry of the table of experts."""
+
+    temporal: Annotated[str, TEMPORAL, '"vlad": tokens; else averages to join']
+    file: Annotated[str | None, FEATURE_FILE, "of your own expert, with `width`"] = None
+    width: Annotated[int | None, at_least(1), "width of a token or averaged vector"] = None
+    flaky: Annotated[bool, "may be missing in training"] = False
+    type: Annotated[Literal["embed", "logits"], "output of the network"] = "embed"
+    feat_dims: Annotated[FeatureWidths, "widths by `type`"] = FeatureWidths()
+    fps: Annotated[int | None, "part of the folder's name"] = None
+    pixel_dim: Annotated[int | None, "part of the folder's name"] = None
+    stride: Annotated[int | None, "part of the folder's name"] = None
+    offset: Annotated[int | None, "part of the folder's name"] = None
+    inner_stride: Annotated[int | None, "part of the folder's name"] = None
+    num_segments: Annotated[int | None, "part of the folder's name"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArgs:
+    """The section `data_loader.args`: the data set, its place, and how batches are made."""
+
+    dataset_name: Annotated[str, "its class, or your name with `layout`"]
+    layout: Annotated[str | None, LAYOUT, "class of your own `dataset_name`"] = None
+    data_dir: Annotated[str, "folder of the data set"]
+    root_feat_folder: Annotated[str, path_below("data_dir"), "folder of features and lists"] = (
+        "structured-symlinks"
+    )
+    packed_dir: Annotated[str | None, "folder of packed features; null: memory"] = "data/packed"
+    packed_dtype: Annotated[Literal["keep", "float16"], "their precision"] = "keep"
+    feature_device: Annotated[
+        Literal["auto", "host", "device"], "auto: on the device if they fit"
+    ] = "auto"
+    split_name: Annotated[str, "split to score (ActivityNet: val1)"] = "val"
+    batch_size: Annotated[int, at_least(2), "clips per batch, two or more"]
+    num_workers: Annotated[
+        int,
+        "0: the main thread gathers every batch; more: one thread gathers ahead for a GPU that "
+        "does not hold the features. The batches are the same",
+    ] = 1
+    drop_last: Annotated[bool, "leave the short last batch of an epoch out"] = False
+    text_dropout: Annotated[
+        float, between(0, 1), "share of training captions that lose half of their words"
+    ] = 0.0
+    fuse_captions: Annotated[bool, "join all captions of a clip to one"] = False
+    num_test_captions: Annotated[int, at_least(1), "queries per clip at evaluation"] = 1
+    restrict_train_captions: Annotated[
+        int, nullable(whole(at_least(0)), 0), "train on the first n captions of a clip; 0: all"
+    ] = 0
+    max_tokens: Annotated[
+        dict[str, int],
+        at_least(1),
+        "words of a caption (`text`, needed), tokens of an expert; longer ones are cut",
+    ]
+    feat_aggregation: Annotated[dict[str, FeatureEntry], "the table of experts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(DataArgs):
+    """The same with the keys of other sections that concern the data."""
+
     layout: str
-    """The data set class whose published layout the files follow; usually dataset_name."""
-    data_dir: str
-    root_feat_folder: str
-    split_name: str
-    batch_size: int
-    num_workers: int
-    text_dropout: float
-    fuse_captions: bool
-    num_test_captions: int
-    drop_last: bool
-    restrict_train_captions: int
-    """0: any caption of the clip; n: one of the first n."""
     training_file: str | None
     testing_file: str | None
     caption_masks: str | None
-    packed_dir: str | None
-    """None: never pack, keep the features in memory."""
-    packed_dtype: Literal["keep", "float16"]
-    feature_device: Literal["auto", "host", "device"]
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser by name, with its checked arguments."""
+@dataclass(frozen=True, kw_only=True)
+class DataLoader:
+    """The section `data_loader`."""
 
-    type: Literal["Ranger", "RAdam", "Adam", "AdamW"]
-    args: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """Multiply the learning rate by `gamma` after every `step_size` epochs."""
-
-    step_size: int
-    gamma: float
+    type: Annotated[Literal["ExpertDataLoader"], "the loader"] = "ExpertDataLoader"
+    args: Annotated[DataArgs, "its arguments"]
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """The ranking loss by name, and its arguments."""
-
-    type: str
-    args: dict[str, Any]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long to train, what to keep, and how to compute."""
+    """The section `trainer`: how long to train, what to keep, and how to compute."""
 
-    epochs: int
-    save_dir: str
-    save_period: int
-    save_only_best: bool
-    val_freq: int
-    verbosity: int
-    tensorboard: bool
-    monitor_mode: Literal["off", "max", "min"]
-    monitor_metric: str
-    """"val_<t2v|v2t>_metrics_<key>"; empty when monitor_mode is "off"."""
-    early_stop: int | None
-    skip_first_n_saves: int
-    include_optim_in_ckpts: bool
-    start_from: str | None
-    finetune_optimizer: bool
-    save_every_minutes: float
-    """0: save between epochs only."""
-    save_every_epochs: int
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: bool
-    cuda_graphs: bool
+    epochs: Annotated[int, at_least(1), "epochs of a run"]
+    save_dir: Annotated[str, "folder of models, logs and results"] = "data/saved"
+    save_period: Annotated[int, at_least(1), "epochs between two kept checkpoints"] = 1
+    save_only_best: Annotated[bool, "false: also keep the newest three checkpoint-epoch<N>.pth"] = (
+        True
+    )
+    skip_first_n_saves: Annotated[int, "with save_only_best false: from epoch n on"] = 0
+    include_optim_in_ckpts: Annotated[bool, "save the optimiser with the best weights"] = True
+    val_freq: Annotated[int, at_least(1), "epochs between two validations"] = 1
+    monitor: Annotated[
+        tuple[str, str], MONITOR, 'decides on the best epoch; "off": the last one'
+    ] = DEFAULT_MONITOR
+    early_stop: Annotated[int | None, "stop after more than n validations without improvement"] = (
+        None
+    )
+    verbosity: Annotated[int, between(0, 2), "0: warnings, 1: results, 2: progress too"] = 2
+    tensorboard: Annotated[bool, "write curves for TensorBoard"] = True
+    start_from: Annotated[str | None, "experiment (seed by seed) or checkpoint to start from"] = (
+        None
+    )
+    finetune_optimizer: Annotated[bool, "take the optimiser's state from there too"] = False
+    save_every_epochs: Annotated[int, at_least(1), "epochs between exact states"] = 1
+    save_every_minutes: Annotated[
+        float, "minutes between exact states within an epoch; 0: none"
+    ] = 10.0
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], "arithmetic of matrix products"] = "fp32"
+    compile: Annotated[bool, "compile the model with torch.compile"] = False
+    cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = False
+
+    @property
+    def monitor_mode(self) -> str:
+        """Return "off", "max" or "min"."""
+        return self.monitor[0]
+
+    @property
+    def monitor_metric(self) -> str:
+        """Return val_<t2v|v2t>_metrics_<key>; empty when monitor_mode is "off"."""
+        return self.monitor[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tester:
+    """The section `eval_settings.tester`."""
+
+    save_dir: Annotated[str | None, "as in `trainer`"] = None
+    verbosity: Annotated[int | None, between(0, 2), "as in `trainer`"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """The section `eval_settings`; its `data_loader` is merged over that of the file."""
+
+    data_loader: Annotated[dict[str, Any] | None, MAPPING, "as the section of this name"] = None
+    tester: Annotated[Tester | None, "settings of the test run"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A whole configuration file, merged."""
+
+    name: Annotated[str, NAME, "of the run; by default `<folder>-<file name>`"] = ""
+    seed: Annotated[int, between(0, 2**32 - 1), "seed where --seeds names none"] = 0
+    text_embedding_model_configs: Annotated[str, 'table name -> {"dim": width}'] = (
+        "model/text_embedding_models.json"
+    )
+    training_file: Annotated[str | None, LIST_FILE, "split list of training"] = None
+    testing_file: Annotated[str | None, LIST_FILE, "split list of testing"] = None
+    caption_masks: Annotated[str | None, MASKS_FILE, "file clip -> 0/1: captions to train on"] = (
+        None
+    )
+    experts: Annotated[Experts, "experts and text"]
+    arch: Annotated[Part, OneOf(table(tables.MODELS), ("ce_shared_dim",)), "the model"]
+    data_loader: Annotated[DataLoader, "the data"]
+    optimizer: Annotated[Part, OneOf(table(tables.OPTIMIZERS)), "the optimiser"]
+    lr_scheduler: Annotated[
+        Part | None, OneOf(table(tables.SCHEDULES)), "the schedule of the learning rate"
+    ] = None
+    loss: Annotated[Part, OneOf(table(tables.LOSSES)), "the loss"]
+    trainer: Annotated[TrainerConfig, "training"]
+    eval_settings: Annotated[EvalSettings | None, "changes for the test run"] = None
 
 
 @dataclass(frozen=True)
@@ -164,11 +257,12 @@ class Config:
     experts: tuple[ExpertConfig, ...]
     """Sorted by name: the order of every index and column in the model."""
     text: TextConfig
-    arch: ArchConfig
+    arch: Part
+    """Key in MODELS, and the arguments of the class beside experts and text."""
     data: DataConfig
-    optimizer: OptimizerConfig
-    lr_scheduler: SchedulerConfig | None
-    loss: LossConfig
+    optimizer: Part
+    lr_scheduler: Part | None
+    loss: Part
     trainer: TrainerConfig
     evaluation: Config | None = field(default=None, repr=False, compare=False)
     """The same with `eval_settings` merged over; None: there are none."""

@@ -1,4 +1,4 @@
-"""The mistakes found in a configuration, gathered so that all are reported at once."""
+"""The mistakes found in a file, gathered so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from utils.config.custom_args import FLAG
-from utils.config.schema import join_path
 from utils.errors import ConfigError
 
 Path = tuple[str, ...]
 
 OVERRIDES = "overrides"  # the origin of keys that no file gave
+CUSTOM_ARGS = "--custom_args"
 MOST_SHOWN = 50
 """Mistakes that a message lists; it counts the rest."""
 
 
+def split_path(dotted: str) -> Path:
+    """Split a dotted path into keys; a dot inside a key is written `_.`."""
+    parts = dotted.replace("_.", "\0").split(".")
+    return tuple(part.replace("\0", ".") for part in parts)
+
+
+def join_path(path: Path) -> str:
+    """Join keys to a dotted path, the inverse of split_path; safe to print."""
+    joined = ".".join(part.replace(".", "_.") for part in path)
+    return joined if joined.isprintable() else ascii(joined)
+
+
 @dataclass
 class Problems:
-    """Mistakes by the path of their key; `origins` knows which file gave each key."""
+    """Mistakes by the path of their key; `origins` holds the file that gave each key."""
 
     source: str
     origins: Mapping[Path, str] = field(default_factory=dict)
@@ -36,33 +47,37 @@ class Problems:
 
     @property
     def are_many(self) -> bool:
-        """Say whether further ones will only be counted, so that hints for them are in vain."""
+        """True when further ones will only be counted, so that they need no hint."""
         return len(self.found) >= MOST_SHOWN
 
     def at(self, path: Path) -> bool:
-        """Say whether a mistake is known at a key, below it or above it."""
+        """Return whether a mistake is known at a key, below it or above it."""
         upwards = (path[:end] for end in range(len(path) + 1))
         return path in self._above or not self._paths.isdisjoint(upwards)
 
     def lines(self) -> list[str]:
         """Return the first mistakes as `file: key: what was found, what was expected`."""
         shown = itertools.islice(self.found, MOST_SHOWN)
-        lines = [f"{self._file_of(path)}: {join_path(path)}: {text}" for path, text in shown]
+        lines = [f"{self._file_of(path)}: {_key(path)}{text}" for path, text in shown]
         more = len(self.found) - len(lines)
         return [*lines, f"and {more} more"] if more else lines
 
-    def raise_if_any(self) -> None:
-        """Raise one ConfigError of all mistakes."""
+    def raise_if_any(self, error: type[Exception] = ConfigError) -> None:
+        """Raise one error of all mistakes."""
         lines = self.lines()
         if len(lines) == 1:
             [(path, _)] = self.found
-            own = self._file_of(path) in (self.source, OVERRIDES, FLAG)
-            raise ConfigError(lines[0] if own else f"{lines[0]} (inherited by {self.source})")
+            own = self._file_of(path) in (self.source, OVERRIDES, CUSTOM_ARGS)
+            raise error(lines[0] if own else f"{lines[0]} (inherited by {self.source})")
         if lines:
-            raise ConfigError("\n  ".join([f"{len(self.found)} mistakes in {self.source}", *lines]))
+            raise error("\n  ".join([f"{len(self.found)} mistakes in {self.source}", *lines]))
 
     def _file_of(self, path: Path) -> str:
         for end in range(len(path), 0, -1):
             if path[:end] in self.origins:
                 return self.origins[path[:end]]
         return self.source
+
+
+def _key(path: Path) -> str:
+    return f"{join_path(path)}: " if path else ""
