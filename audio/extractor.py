@@ -9,7 +9,7 @@ N depends on n alone. Sounds of any length may come in blocks: the tokens are th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,9 +51,20 @@ class Extractor(ABC):
     """Groups of tokens on each side whose samples a token depends on besides its window."""
     version: ClassVar[int] = 1
     needs_weights: ClassVar[bool] = False
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Names of further files of configs/extractors.json that it can use."""
 
-    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
-        """Make it ready to run; `weights` and `device` mean something to networks alone."""
+    def __init__(
+        self,
+        weights: Path | None = None,
+        device: torch.device | str = "cpu",
+        extra: Mapping[str, Path | None] | None = None,
+    ) -> None:
+        """Make it ready to run; `weights` and `device` mean something to networks alone.
+
+        `extra` are files by the names in `extras`; None stands for the published one.
+        """
+        self.extra = dict(extra or {})
         self.device = torch.device(device)
         self.weights_sha256: str | None = None
 
@@ -120,13 +131,18 @@ class NetworkExtractor(Extractor):
     batch: ClassVar[int] = 32
     """Patches that go through the network at once."""
 
-    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Path | None = None,
+        device: torch.device | str = "cpu",
+        extra: Mapping[str, Path | None] | None = None,
+    ) -> None:
         """Load the weights; without a path they are looked for, and fetched once.
 
         Raises DataError when they are damaged or another network's, DownloadError when they cannot
         be fetched.
         """
-        super().__init__(weights, device)
+        super().__init__(weights, device, extra)
         path = locate_weights(self.name, weights)
         self.weights_sha256 = sha256_of(path)
         state = self.state_of(read_weights(path))

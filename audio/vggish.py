@@ -9,6 +9,7 @@ zeros at its end to one. Names of the weights are those of vggish-10086976.pth.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ FRAME, HOP, FFT = 400, 160, 512
 BANDS, FRAMES = 64, 96
 LOW, HIGH = 125.0, 7500.0
 OFFSET = 0.01
+PCA_FILE = "vggish_pca"
 CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 
 
@@ -78,7 +80,7 @@ class PCA(nn.Module):
 
 
 class VGGish(NetworkExtractor):
-    """Tokens of VGGish; with `pca` (a file) they go through the released post-processing."""
+    """Tokens of VGGish; the extra file `vggish_pca` turns the released post-processing on."""
 
     name: ClassVar[str] = "vggish"
     expert: ClassVar[str] = "audio"
@@ -89,22 +91,23 @@ class VGGish(NetworkExtractor):
     window: ClassVar[int] = (FRAMES - 1) * HOP + FRAME
     batch: ClassVar[int] = 32
 
+    extras: ClassVar[tuple[str, ...]] = (PCA_FILE,)
+
     def __init__(
         self,
         weights: Path | None = None,
         device: torch.device | str = "cpu",
-        *,
-        with_pca: bool = False,
-        pca: Path | None = None,
+        extra: Mapping[str, Path | None] | None = None,
     ) -> None:
-        super().__init__(weights, device)
+        """Load the weights, and those of the post-processing when `extra` has them."""
+        super().__init__(weights, device, extra)
         self.pca: PCA | None = None
-        if with_pca or pca is not None:
-            path = locate_weights("vggish_pca", pca)
-            self.pca = PCA()
+        if PCA_FILE in self.extra:
+            path = locate_weights(PCA_FILE, self.extra[PCA_FILE])
             content = read_weights(path)
             if isinstance(content, dict):
                 content = {name: torch.as_tensor(value) for name, value in content.items()}
+            self.pca = PCA()
             load_state(self.pca, content, path)
             self.weights_sha256 = f"{self.weights_sha256}+{sha256_of(path)}"
 
