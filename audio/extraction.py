@@ -220,11 +220,11 @@ def extract(
     progress(summary.already, 0.0)
     try:
         for batch, broken in _batches(waiting):
+            _extract_batch(batch, writer, strict=strict)
             for sound, error in broken:
                 if strict:
                     raise error
                 writer.skip(sound.name, str(error))
-            _extract_batch(batch, writer, strict=strict)
             seconds = sum(one.seconds for one in batch)
             summary.sound_seconds += seconds
             progress(len(batch) + len(broken), seconds)
