@@ -34,13 +34,14 @@ from data_loader.split import (
     refuse_missing,
     restrict_choices,
 )
-from data_loader.store import FeatureStore, Packed
+from data_loader.store import FeatureStore, Packed, PackedFeatures
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
 from utils.batches import Features, Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
 from utils.experiments import sync_command
+from utils.extraction_record import read_record
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -459,6 +460,9 @@ class BaseDataset:
             inside = packed.source.is_relative_to(self.root)
             name = packed.source.relative_to(self.root) if inside else packed.source
             features[str(name)] = {key: packed.identity[key] for key in ("size", "sha256")}
+            record = read_record(packed.source) if packed.kind == PackedFeatures.kind else None
+            if record is not None:
+                features[str(name)]["extractor"] = record.to_json()
         return {
             "split_list": {"file": self._list.file.name, "sha256": sha256_of(self._list.file)},
             "features": features,
