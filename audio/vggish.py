@@ -89,7 +89,7 @@ class VGGish(NetworkExtractor):
     rate: ClassVar[int] = RATE
     step: ClassVar[int] = FRAMES * HOP
     window: ClassVar[int] = (FRAMES - 1) * HOP + FRAME
-    batch: ClassVar[int] = 32
+    batch: ClassVar[int] = 8
 
     extras: ClassVar[tuple[str, ...]] = (PCA_FILE,)
 

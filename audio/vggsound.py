@@ -4,8 +4,9 @@
               -> mean over frequency: 32 tokens of 512 per 10 s
 
 A sound (or the last part of a long one) that is shorter than 10 s is repeated up to ten times and
-cut to 10 s, as the network was trained; the tokens kept are those of the sound itself, one for each
-0.3125 s begun. Names of the weights are those of H.pth.tar (average) and I.pth.tar (NetVLAD).
+cut to 10 s, as the network was trained (the last part of a long one as often as it takes); the
+tokens kept are those of the sound itself, one for each 0.3125 s begun. Names of the weights are
+those of H.pth.tar (average) and I.pth.tar (NetVLAD).
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class VGGSound(NetworkExtractor):
         parts = [wave[start : start + CLIP] for start in range(0, max(len(wave), 1), CLIP)]
         if len(parts) > 1 and len(parts[-1]) < TOKEN:
             parts.pop()
+        if len(parts) > 1:
+            parts[-1] = np.resize(parts[-1], CLIP)  # repeats it
         return torch.stack([spectrogram(part) for part in parts])[:, None]
 
     def finish(self, tokens: Tensor, wave: Wave) -> Tensor:

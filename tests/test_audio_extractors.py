@@ -209,7 +209,10 @@ def test_vggsound_has_the_published_names(vlad):
         assert sum(p.numel() for p in network.parameters()) == 11_170_240 + 512 * 309 + 309
 
 
-@pytest.mark.parametrize(("seconds", "tokens"), [(0.05, 1), (3, 10), (10, 32), (13, 42), (20, 64)])
+@pytest.mark.parametrize(
+    ("seconds", "tokens"),
+    [(0.05, 1), (3, 10), (10, 32), (10.01, 32), (10.4, 34), (13, 42), (20, 64)],
+)
 def test_vggsound_tokens_are_those_of_the_sound_itself(small_networks, seconds, tokens):
     assert small_networks["vggsound"].tokens(tone(seconds)).shape == (tokens, 512)
 

@@ -6,9 +6,11 @@ from utils.errors import DataError
 from utils.extraction_record import (
     ExtractionRecord,
     read_record,
+    read_run_records,
     record_path,
     refuse_mix,
     write_record,
+    write_run_records,
 )
 from utils.files import write_json
 
@@ -58,3 +60,12 @@ def test_equal_unknown_and_other_experts_pass():
     refuse_mix({"audio": RECORD}, {"audio": RECORD}, places=places)
     refuse_mix({"audio": RECORD}, {"audio": None, "vggsound": RECORD}, places=places)
     refuse_mix({"audio": None}, {"audio": RECORD}, places=places)
+
+
+def test_a_run_keeps_the_records_of_its_experts(tmp_path):
+    assert read_run_records(tmp_path) == {}
+    write_run_records(tmp_path, {"audio": RECORD, "speech": None})
+    assert read_run_records(tmp_path) == {"audio": RECORD}
+    write_json(tmp_path / "extractors.json", ["no", "records"])
+    with pytest.raises(DataError, match=r"extractors\.json"):
+        read_run_records(tmp_path)

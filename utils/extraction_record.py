@@ -1,7 +1,8 @@
 """Which extractor made a file of features: a record beside it, `<file>.json`.
 
 Features of two extractions look alike and mean different things: a model trained on one answers
-nonsense on the other. `refuse_mix` is asked before they meet.
+nonsense on the other. `refuse_mix` is asked before they meet. A run keeps the records of what it
+was trained on beside its checkpoints, in `extractors.json`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from utils.errors import DataError
 from utils.files import read_json, write_json
 
 SUFFIX = ".json"
+RUN_FILE = "extractors.json"
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,20 @@ def refuse_mix(
             "features of different extractors cannot be mixed; extract one of them again\n  "
             + "\n  ".join(wrong)
         )
+
+
+def write_run_records(folder: Path, records: Mapping[str, ExtractionRecord | None]) -> None:
+    """Write the records of the experts that a run is trained on beside its checkpoints."""
+    known = {name: record.to_json() for name, record in records.items() if record is not None}
+    write_json(folder / RUN_FILE, known)
+
+
+def read_run_records(folder: Path) -> dict[str, ExtractionRecord | None]:
+    """Return the records beside a run's checkpoints; none for released and older runs."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected the record of each expert; remove it")
+    return {name: ExtractionRecord.from_json(value, path) for name, value in content.items()}
