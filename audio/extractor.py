@@ -152,7 +152,7 @@ class NetworkExtractor(Extractor):
         load_state(network, state, path)
         network = network.eval().requires_grad_(False).to(self.device)
         # a fifth faster on CPUs than channels first
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
     @abstractmethod

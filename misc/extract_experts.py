@@ -27,6 +27,7 @@ from trainer.device import choose_device
 from utils.errors import UsageError, nearest, run_main
 from utils.files import write_json
 from utils.log import start_logging
+from utils.progress import no_bar
 
 FILES = FeatureFiles(read_features, write_hickle)
 SOME_SKIPPED = 3
@@ -142,7 +143,7 @@ class Progress:
     def __init__(self, files: int, *, quiet: bool) -> None:
         self.quiet = quiet
         self.bar = tqdm(
-            total=files, desc="sounds", unit="file", smoothing=0.1, disable=True if quiet else None
+            total=files, desc="sounds", unit="file", smoothing=0.1, disable=no_bar(hidden=quiet)
         )
         self.files, self.total, self.seconds = 0, files, 0.0
         self.there = 0
