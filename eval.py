@@ -26,6 +26,7 @@ from utils.experiments import (
     sync_command,
     what_is_here,
 )
+from utils.extraction_record import ExtractionRecord, refuse_other_features
 from utils.files import atomic_writer, read_list, sha256_of, write_json, write_text
 from utils.log import start_logging
 
@@ -42,10 +43,11 @@ logger = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class TestData:
-    """A split opened for evaluation, and its identity in results.json."""
+    """A split opened for evaluation, its identity in results.json, who made its features."""
 
     split: EvaluationData
     identity: dict[str, Any]
+    extractors: Mapping[str, ExtractionRecord | None]
 
 
 def table_format(form: str) -> str:
@@ -100,7 +102,7 @@ def open_test_data(config: Config) -> TestData:
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
-    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity)
+    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity, dataset.extractors)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
@@ -150,6 +152,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
+    refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
     scored = evaluate(model, data.split, device=device, only=only)
     if saved:
         save_similarities(scored, saved)

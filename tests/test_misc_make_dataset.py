@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eval as evaluation
+import train
 from data_loader import build_dataset
 from data_loader.hickle import write_hickle
 from data_loader.readers import read_captions
@@ -16,6 +18,7 @@ from misc.own_data.captions import read_captioned, split_clips
 from sounds import write_tone
 from utils.config import load_config
 from utils.errors import DataError
+from utils.extraction_record import ExtractionRecord, write_record
 from utils.files import read_list
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,3 +195,25 @@ def test_help_works_from_another_directory(tmp_path):
     command = [sys.executable, str(SCRIPT), "--help"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "--csv" in found.stdout
+
+
+def test_a_run_refuses_features_of_another_extractor(folder, csv, tmp_path, monkeypatch, capsys):
+    make(folder, tmp_path, "--csv", str(csv), "--experts", "logmel")
+    content = json.loads((tmp_path / "mine.json").read_text())
+    content["data_loader"]["args"]["packed_dir"] = str(tmp_path / "packed")
+    content["trainer"] = {"epochs": 1, "save_dir": str(tmp_path / "saved"), "tensorboard": False}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    assert train.main(["--config", str(tmp_path / "mine.json"), "--quiet"]) == 0
+    (checkpoint,) = tmp_path.glob("saved/models/**/trained_model.pth")
+    flags = ["--resume", str(checkpoint), "--quiet", "--out", str(tmp_path / "scores")]
+    assert evaluation.main(flags) == 0
+    features = tmp_path / "Mine/structured-symlinks/aggregated_logmel/logmel-raw.hickle"
+    write_record(features, ExtractionRecord("logmel", 2))
+    capsys.readouterr()
+    assert evaluation.main(flags) == 1
+    error = capsys.readouterr().err
+    assert "logmel version 1" in error
+    assert "logmel version 2" in error
+    again = ["--config", str(tmp_path / "mine.json"), "--quiet", "--finetune"]
+    assert train.main([*again, "--resume", str(checkpoint)]) == 1
+    assert "logmel version 1" in capsys.readouterr().err

@@ -95,9 +95,20 @@ def refuse_mix(
 
 
 def write_run_records(folder: Path, records: Mapping[str, ExtractionRecord | None]) -> None:
-    """Write the records of the experts that a run is trained on beside its checkpoints."""
+    """Write the records of the experts that a run is trained on, if any, beside its checkpoints."""
     known = {name: record.to_json() for name, record in records.items() if record is not None}
-    write_json(folder / RUN_FILE, known)
+    if known:
+        write_json(folder / RUN_FILE, known)
+
+
+def refuse_other_features(
+    checkpoint: Path, records: Mapping[str, ExtractionRecord | None], place: object
+) -> None:
+    """Raise DataError when a checkpoint was trained on features of other extractors.
+
+    `records` are those of the features at `place`.
+    """
+    refuse_mix(read_run_records(checkpoint.parent), records, places=(checkpoint, place))
 
 
 def read_run_records(folder: Path) -> dict[str, ExtractionRecord | None]:
