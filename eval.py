@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import DataError, ProjectError, UsageError, run_main
-from utils.experiments import (
+from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
     fetch_run,

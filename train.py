@@ -141,7 +141,7 @@ def run_job(
     from trainer.report import MetricsFile
     from trainer.runs import logged
     from trainer.start import Start, agree_on_run, purge
-    from utils.experiments import ROOT_URL
+    from utils.fetching.experiments import ROOT_URL
     from utils.stop import StopSignals
 
     started = time.perf_counter()

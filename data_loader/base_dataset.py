@@ -36,7 +36,7 @@ from data_loader.split import (
 from data_loader.store import FeatureStore, Packed
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
-from utils.experiments import sync_command
+from utils.fetching.experiments import sync_command
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)

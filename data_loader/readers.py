@@ -8,9 +8,9 @@ from typing import TypeGuard
 
 import numpy as np
 
-from data_loader.hickle import iter_hickle
 from utils.errors import DataError, UnsafeFileError
-from utils.unpickle import ExpertStore, load_plain
+from utils.reading.hickle import iter_hickle
+from utils.reading.pickles import ExpertStore, load_plain
 
 LARGEST_RATIO = 4
 """Bytes that the clips of a pickle may share: one array under many names fills a disk later."""

@@ -48,7 +48,6 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from data_loader.hickle import write_hickle
 from data_loader.packed_file import TAIL, map_packed
 from data_loader.readers import read_captions, read_features, read_text_features
 from data_loader.store import FeatureStore
@@ -57,11 +56,13 @@ from trainer.checkpoint import load_checkpoint
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Progress
 from trainer.training import Training
-from utils.archive import check_archive
 from utils.config import load_config
 from utils.errors import ProjectError, UsageError, nearest, run_main
 from utils.files import atomic_writer, read_json, read_list, write_json, write_text
-from utils.unpickle import ExpertStore, dump_plain, load_plain, read_torch_checkpoint
+from utils.reading.archives import check_archive
+from utils.reading.checkpoints import read_torch_checkpoint
+from utils.reading.hickle import write_hickle
+from utils.reading.pickles import ExpertStore, dump_plain, load_plain
 
 MEMORY = 2 << 30
 """Bytes of address space that one reading may add."""
@@ -574,8 +575,13 @@ def _make_expert_store(folder: Path) -> None:
         path = folder / f"store{protocol}.pickle"
         dump_plain(store, path, protocol)
         # Published files name the class elsewhere.
-        ours, theirs = b"utils.pickled_values", b"utils.datastructures"
-        path.write_bytes(path.read_bytes().replace(ours, theirs))
+        content = path.read_bytes()
+        for ours, theirs in (
+            (b"cutils.reading.stand_ins\n", b"cutils.datastructures\n"),
+            (b"\x8c\x17utils.reading.stand_ins", b"\x8c\x14utils.datastructures"),
+        ):
+            content = content.replace(ours, theirs)
+        path.write_bytes(content)
     _copy(folder, "resnext*.pickle")
 
 

@@ -12,7 +12,7 @@ from data_loader.store import FeatureStore
 from surroundings import bound_by_permissions, open_folder
 from synthetic import HARD_NAMES, write_features
 from utils.errors import ConfigError, DataError
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 
 @pytest.fixture(autouse=True)

@@ -18,18 +18,18 @@ import yaml
 
 import train
 from data_loader import find_archive
-from data_loader.hickle import write_hickle
 from misc import results_page
 from model.metric import METRICS
 from synthetic import write_dataset
 from trainer.report import PROJECT_VERSION
 from utils.config import load_config
 from utils.errors import ProjectError
-from utils.experiments import (
+from utils.fetching.experiments import (
     experiment_name,
     load_experiments,
     unpublished_configs,
 )
+from utils.reading.hickle import write_hickle
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(

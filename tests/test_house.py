@@ -16,9 +16,9 @@ ROOMS = {
     "eval": {"trainer", "model", "data_loader", "utils"},
 }
 HOMES = {
-    "h5py": ("data_loader/",),
-    "pickle": ("utils/unpickle.py",),
-    "requests": ("utils/download.py",),
+    "h5py": ("utils/reading/",),
+    "pickle": ("utils/reading/",),
+    "requests": ("utils/fetching/download.py",),
     "tensorboard": ("trainer/report.py",),
     "torch.utils.tensorboard": ("trainer/report.py",),
     "subprocess": (),

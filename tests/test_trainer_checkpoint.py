@@ -26,7 +26,7 @@ from trainer.optimizer import build_optimizer
 from utils.config import load_config
 from utils.errors import CheckpointError
 from utils.files import read_json
-from utils.unpickle import Opaque
+from utils.reading.checkpoints import Opaque
 
 PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
 SMALL = {

@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_loader.hickle import write_hickle
 from data_loader.soundscenes import features, grammar, word_vectors
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.progress import no_bar
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 FOLDER = "SoundScenes"
 RECIPE = 3  # raise it with every change that makes other sounds, words or features

@@ -21,9 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from data_loader.hdf5_bytes import NOWHERE, CheckedBytes
-from data_loader.hdf5_links import stored_links
 from utils.errors import DataError, UnsafeFileError
+from utils.reading.hdf5_bytes import NOWHERE, CheckedBytes
+from utils.reading.hdf5_links import stored_links
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 LONGEST_TEXT = 256

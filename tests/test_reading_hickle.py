@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_loader.hickle import hickle_keys, iter_hickle, write_hickle
 from utils.errors import DataError, UnsafeFileError
+from utils.reading.hickle import hickle_keys, iter_hickle, write_hickle
 
 MINIDATA = Path(__file__).resolve().parent / "data" / "minidata"
 HARD_NAMES = (

@@ -18,9 +18,9 @@ from typing import Final
 import h5py
 import numpy as np
 
-from data_loader.hdf5 import Hdf5File, Node
 from utils.errors import DataError, UnsafeFileError
 from utils.files import atomic_writer, map_file, open_regular
+from utils.reading.hdf5 import Hdf5File, Node
 
 LARGEST_RATIO = 100
 """Bytes of features for each byte of file; measured features compress to a tenth at best."""
