@@ -510,3 +510,37 @@ def test_killed_in_the_middle_then_resumed(tmp_path, root):
     assert 1 <= unpack(path, root, prefix=PREFIX).written <= 81
     expected = {name.removeprefix(PREFIX): content for name, content in files.items()}
     assert contents(root) == expected
+
+
+def test_members_that_macos_adds_are_left_out(tmp_path, root, caplog):
+    extra = {"__MACOSX/data/._Set": b"x", "._data": b"x", "data/Set/d/._a": b"x"}
+    path = save(tmp_path, make_archive({**FILES, **extra, "data/Set/d/.DS_Store": b"x"}))
+    assert unpack(path, root, prefix=PREFIX).files == 3
+    assert contents(root) == EXPECTED
+    assert "left out 4 members" in caplog.text
+
+
+def test_an_archive_that_a_server_packed_twice_is_read(tmp_path, root):
+    path = save(tmp_path, gzip.compress(make_archive(FILES)))
+    assert unpack(path, root, prefix=PREFIX).files == 3
+    assert contents(root) == EXPECTED
+
+
+@pytest.mark.parametrize("ending", ["", ".manifest.json", ".unpacked.json", ".partial"])
+def test_our_own_records_are_never_overwritten(tmp_path, root, ending):
+    """The archive is fetched into the folder it fills, with its manifest beside it."""
+    packed = make_archive({**FILES, f"data/Set/x.tar.gz{ending}": b"forged"})
+    path = root / "x.tar.gz"
+    path.write_bytes(packed)
+    (root / "x.tar.gz.manifest.json").write_bytes(b"ours")
+    with pytest.raises(UnsafeFileError):
+        unpack(path, root, prefix=PREFIX)
+    assert path.read_bytes() == packed
+    assert (root / "x.tar.gz.manifest.json").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("attributes", [{"GNU.sparse.size": "abc"}, {"size": "9" * 5000}])
+def test_nonsense_in_headers_is_damage(tmp_path, root, attributes):
+    path = save(tmp_path, pack([member("data/Set/a", b"x", **attributes), GOOD]))
+    with pytest.raises(DataError, match=r"x\.tar\.gz"):
+        unpack(path, root, prefix=PREFIX)

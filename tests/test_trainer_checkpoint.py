@@ -211,7 +211,7 @@ def test_an_epoch_that_is_nested_too_deeply_to_be_shown(tmp_path, monkeypatch):
     content = {"state_dict": {"a": torch.ones(1)}, "epoch": deep}
     monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
     (tmp_path / "x.pth").touch()
-    with pytest.raises(CheckpointError, match="its epoch is a list too long to show"):
+    with pytest.raises(CheckpointError, match="its epoch is"):
         load_checkpoint(tmp_path / "x.pth")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import Any, Final
 
-LONGEST = 80
+LONGEST = 60
 
 
 class _Short(reprlib.Repr):

@@ -30,6 +30,7 @@ from data_loader.soundscenes.signals import RATE
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.progress import no_bar
+from utils.reading.hickle import write_hickle
 from utils.reading.pickles import dump_plain
 
 FOLDER = "SoundScenes"

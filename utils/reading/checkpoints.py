@@ -42,6 +42,8 @@ LARGEST = 1 << 48
 """Numbers of a tensor, sizes of 0 counted as 1: far below what overflows inside torch."""
 LONGEST_INTEGER = 255
 """Bytes; random generators keep states of a few hundred bits."""
+LARGEST_SHARING, FREE_VOLUME = 4, 64 << 20
+"""Times the file's size that its tensors may take together where they share numbers, or bytes."""
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled number that begins files written before PyTorch 1.6."""
 LEGACY_PICKLES = 5
@@ -213,6 +215,7 @@ class _Plain:
 
     def __init__(self, available: int) -> None:
         self.left = available
+        self.volume = max(FREE_VOLUME, LARGEST_SHARING * available)
         self.storages: set[int] = set()
         self.made: dict[int, Any] = {}
         self.kept: list[object] = []  # so that no id comes twice
@@ -272,6 +275,9 @@ class _Plain:
         if storage.data_ptr() not in self.storages:
             self.storages.add(storage.data_ptr())
             self.left -= storage.nbytes()
+        self.volume -= value.numel() * value.element_size()
+        if self.volume < 0:
+            raise UnsafeFileError("holds one tensor again and again under other names")
         if self.left < 0 or value.numel() * value.element_size() > max(storage.nbytes(), 1):
             raise UnsafeFileError(f"holds a tensor of shape {shape} whose numbers are not in it")
         return value.detach()

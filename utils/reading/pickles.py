@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -65,7 +66,9 @@ def _load(file: BinaryIO) -> object:
     collecting = gc.isenabled()
     gc.disable()  # millions of new objects and no garbage: looking for it takes most of the time
     try:
-        return settled(_Unpickler(file, FREE_COPIES + COPIES * size).load())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in damaged text
+            return settled(_Unpickler(file, FREE_COPIES + COPIES * size).load())
     except (UnsafeFileError, DataError):
         raise
     except (MemoryError, RecursionError) as error:
