@@ -368,6 +368,17 @@ class _Inflated:
             )
 
 
+class _StrictInfo(tarfile.TarInfo):
+    """A header; tarfile takes a broken one after the first for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise ValueError(str(error)) from error
+
+
 @contextlib.contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
     """Turn whatever the libraries raise for a damaged archive into an error that names it."""
@@ -394,7 +405,7 @@ def _members(archive: Path, prefix: str, limits: Limits, reserved: str = "") -> 
     with archive.open("rb") as raw, byte_bar(f"reading {archive.name}", _size(archive)) as bar:
         with _damage_named(archive):
             inflated = _Inflated(archive, raw, limits, bar)
-            tar = tarfile.open(fileobj=inflated, mode="r|", bufsize=BLOCK)  # type: ignore[call-overload]  # noqa: SIM115
+            tar = tarfile.open(fileobj=inflated, mode="r|", bufsize=BLOCK, tarinfo=_StrictInfo)  # type: ignore[call-overload]  # noqa: SIM115
         judge = _Judge(archive, prefix, limits, inflated, reserved)
         while True:
             with _damage_named(archive):
