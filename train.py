@@ -199,7 +199,7 @@ def report(
 def run(argv: Sequence[str] | None) -> int:
     """Do the work of the command line."""
     args = parse_arguments(argv)
-    from trainer.device import check_cuda_graphs, choose_device, set_precision
+    from trainer.device import choose_device, set_precision
     from trainer.distributed import local_device, processes_of
     from trainer.start import Request
     from utils.log import start_logging
@@ -209,8 +209,6 @@ def run(argv: Sequence[str] | None) -> int:
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
     with processes_of(device) as processes:
-        if config.trainer.cuda_graphs:
-            check_cuda_graphs(device, processes.world_size)
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)
         run_job(args, config, request, device, processes)
