@@ -59,6 +59,7 @@ PROCESSES = {
     "misc/soak.py": "what is killed must be a process of its own",
     "data_loader/soundscenes/write.py": "thousands of sounds are made, on every core",
     "misc/benchmark.py": "each stage is measured in a process of its own",
+    "misc/gpu_check.py": "a section that crashes or hangs must not take the others with it",
 }
 STARTS_PROCESSES = {"multiprocessing", "subprocess", "pty", "concurrent.futures.process"}
 
