@@ -61,14 +61,13 @@ def test_the_opponent_takes_the_same_steps(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_opponent_evaluates_the_same(name, monkeypatch):
-    monkeypatch.setattr(reference, "TEXTS_AT_ONCE", 3)
+def test_the_opponent_evaluates_the_same(name):
     model, (text, experts, available) = recorded(name)
     model.eval()
     experts = {n: value.nan_to_num() for n, value in experts.items()}
     plain = reference.with_plain_layers(model)
     available = {n: value.float() for n, value in available.items()}
-    sims = reference.evaluate_in_chunks(plain, text, experts, available)
+    sims = reference.evaluate(plain, text, experts, available)
     with torch.no_grad():
         expected = model(text, experts, available).numpy()
     np.testing.assert_allclose(sims, expected, atol=1e-6)

@@ -187,7 +187,7 @@ def steps(settings: Mapping[str, Any]) -> Figures:
 
 
 def evaluation(settings: Mapping[str, Any]) -> Figures:
-    """Validate (one caption a clip) and test (five); the opponent embeds clips for every chunk."""
+    """Validate (one caption a clip) and test (five); the opponent takes each split at once."""
     config, device = _config_and_device(settings)
     model = _seeded_model(config, device)
     plain = reference.with_plain_layers(model).eval()
@@ -201,7 +201,7 @@ def evaluation(settings: Mapping[str, Any]) -> Figures:
 
         def theirs(data: EvaluationData = data) -> None:
             experts = {n: one for n, one in data.experts.items() if isinstance(one, torch.Tensor)}
-            sims = reference.evaluate_in_chunks(plain, data.text, experts, data.available)
+            sims = reference.evaluate(plain, data.text, experts, data.available)
             reference.t2v_ranks_by_sorting(sims)
             reference.v2t_ranks_by_sorting(sims)
 
