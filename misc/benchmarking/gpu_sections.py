@@ -7,6 +7,7 @@ failure or the end of its time is kept. Values are plain types.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import json
@@ -23,13 +24,17 @@ from typing import Any
 import torch
 
 from misc.benchmarking.made_up_clips import MadeUpClips
-from model import build_model
+from model import RetrievalModel, build_model
+from model.loss import MaxMarginRankingLoss, build_loss
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.device import choose_device, describe, set_precision
 from trainer.evaluator import EvaluationData, evaluate
-from trainer.loop import Record, Training, fit
+from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
-from trainer.ranking_step import build_step
+from trainer.progress import Record
+from trainer.ranking_step import Precision, RankingStep, build_step
+from trainer.training import Training
+from utils.batches import Frames
 from utils.config import Config, load_config
 from utils.stop import StopSignals
 
@@ -42,8 +47,10 @@ EXPERIMENTS = {
 COMPARED_STEPS = 20
 ALLOWED = 1e-4
 HELD_CLIPS = 4096
+MMT_WIDTHS = {"audio": 128, "vggsound": 512}
 WARM_UP = 12
 CPU = torch.device("cpu")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
 Finding = tuple[str, Any]
 Section = Callable[["Bench"], Iterator[Finding]]
@@ -74,28 +81,28 @@ class Bench:
 
 
 class Trained:
-    """A model in training on made-up clips, one step at a time."""
+    """A model in training, one step at a time."""
 
-    def __init__(self, bench: Bench, config: Config, data: MadeUpClips) -> None:
-        set_precision(config.trainer.precision)
-        self.training = new_training(config, bench.device)
-        self.training.model.train()
+    def __init__(
+        self,
+        bench: Bench,
+        step: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[Batch],
+        *,
+        replay: bool,
+    ) -> None:
+        self.step = step.train()
+        self.optimizer = optimizer
+        self.batches = batches
         self.gradients: Gradients = gradients_of(
-            self.training.step,
-            self.training.optimizer,
-            replay=config.trainer.cuda_graphs,
-            device=bench.device,
-            alone=True,
-        )
-        full = data.clips // config.data.batch_size
-        self.batches = itertools.chain.from_iterable(
-            itertools.islice(data.epoch(number, 0), full) for number in itertools.count(1)
+            step, optimizer, replay=replay, device=bench.device, alone=True
         )
 
     def take(self) -> torch.Tensor:
         """Take a step; return its loss on the device."""
         loss = self.gradients(next(self.batches)).clone()
-        self.training.optimizer.step()
+        self.optimizer.step()
         return loss
 
     @property
@@ -104,13 +111,26 @@ class Trained:
         return bool(getattr(self.gradients, "is_recorded", False))
 
 
+def train_on(bench: Bench, config: Config, data: MadeUpClips) -> Trained:
+    """Return the configured model in training on made-up clips."""
+    set_precision(config.trainer.precision)
+    new = new_training(config, bench.device)
+    full = data.clips // config.data.batch_size
+    batches = itertools.chain.from_iterable(
+        itertools.islice(data.epoch(number, 0), full) for number in itertools.count(1)
+    )
+    replay = config.trainer.cuda_graphs
+    return Trained(bench, new.step, new.optimizer, batches, replay=replay)
+
+
 def new_training(config: Config, device: torch.device) -> Training:
     """Return a model with weights drawn on the CPU, so that they are the same everywhere."""
     torch.manual_seed(0)
     model = build_model(config).to(device)
-    optimizer = build_optimizer(config.optimizer, model.parameters())
+    loss = build_loss(config.loss).to(device)
+    optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
     scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    return Training(model, build_step(config, model), optimizer, scheduler)
+    return Training(model, loss, build_step(config, model, loss), optimizer, scheduler)
 
 
 def machine(bench: Bench) -> Iterator[Finding]:
@@ -201,11 +221,11 @@ def _losses(
     there = replace(bench, device=device)
     clips = bench.amount(COMPARED_STEPS * config.data.batch_size, 4 * config.data.batch_size)
     data = MadeUpClips(config, clips, seed=1, device=device, draw_on=CPU)
-    trained = Trained(there, config, data)
+    trained = train_on(there, config, data)
     losses = torch.stack([trained.take() for _ in range(COMPARED_STEPS)]).tolist()
     if config.trainer.cuda_graphs and device.type == "cuda" and not trained.is_replayed:
         raise RuntimeError("the steps were not replayed as a graph; see the warning above")
-    return losses, trained.training.model
+    return losses, trained.step
 
 
 def steps(bench: Bench) -> Iterator[Finding]:
@@ -214,11 +234,11 @@ def steps(bench: Bench) -> Iterator[Finding]:
         data = MadeUpClips(
             bench.config(experts=experts), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device
         )
-        for precision, graphs in itertools.product(("fp32", "tf32", "bf16"), (False, True)):
+        for precision, graphs in itertools.product(PRECISIONS, (False, True)):
             name = f"{experts} experts, {precision}{', graphs' if graphs else ''}"
             keys = {"precision": precision, "cuda_graphs": graphs}
             with _kept_going() as problem:
-                trained = Trained(bench, bench.config(keys, experts=experts), data)
+                trained = train_on(bench, bench.config(keys, experts=experts), data)
                 yield name, {**_time_steps(bench, trained), "replayed": trained.is_replayed}
             if problem:
                 yield name, {"failed": problem[0]}
@@ -230,7 +250,7 @@ def compiled(bench: Bench) -> Iterator[Finding]:
     data = MadeUpClips(bench.config(), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device)
     for precision in ("tf32", "bf16"):
         started = time.perf_counter()
-        trained = Trained(bench, bench.config({"precision": precision, "compile": True}), data)
+        trained = train_on(bench, bench.config({"precision": precision, "compile": True}), data)
         trained.take()
         bench.wait()
         yield f"{precision}: seconds of compiling", time.perf_counter() - started
@@ -242,7 +262,7 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
     """Return milliseconds: of a step, of the host alone for it, and of each part waited for."""
     for _ in range(bench.amount(WARM_UP, 5)):
         trained.take()
-    count = bench.amount(200, 3)
+    count = bench.amount(100, 3)
     rounds = []
     for _ in range(3):
         bench.wait()
@@ -261,7 +281,7 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
         bench.wait()
         marks = [time.perf_counter()]
         batch = next(trained.batches)
-        for work in (lambda: None, lambda: trained.gradients(batch), _stepping(trained)):  # noqa: B023
+        for work in (lambda: None, lambda: trained.gradients(batch), trained.optimizer.step):  # noqa: B023
             work()
             bench.wait()
             marks.append(time.perf_counter())
@@ -272,8 +292,56 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
     return {f"{name} ms": round(1e3 * value, 4) for name, value in figures.items()}
 
 
-def _stepping(trained: Trained) -> Callable[[], object]:
-    return trained.training.optimizer.step
+def mmt(bench: Bench) -> Iterator[Finding]:
+    """Time steps of the multi-modal transformer at its published size, if it is in this tree."""
+    try:
+        model, bert = map(importlib.import_module, ("model.mmt", "model.bert"))
+    except ModuleNotFoundError as error:
+        yield "skipped", str(error)
+        return
+    batch = _mmt_batch(bench)
+    for precision, graphs in itertools.product(PRECISIONS, (False, True)):
+        name = f"{precision}{', graphs' if graphs else ''}"
+        with _kept_going() as problem:
+            set_precision(precision)
+            torch.manual_seed(0)
+            made = _published_mmt(bench, model, bert)
+            step = RankingStep(made, MaxMarginRankingLoss(0.05), precision=precision)
+            optimizer = torch.optim.Adam(made.parameters(), lr=5e-5)
+            trained = Trained(bench, step, optimizer, itertools.repeat(batch), replay=graphs)
+            yield name, {**_time_steps(bench, trained), "replayed": trained.is_replayed}
+            if bench.device.type == "cuda":
+                yield f"{name}: profile", _profiled(bench, trained, 5)
+        if problem:
+            yield name, {"failed": problem[0]}
+
+
+def _published_mmt(bench: Bench, model: Any, bert: Any) -> RetrievalModel:  # noqa: ANN401
+    """Return MMT with BERT of base size and a clip transformer of 4 layers, or with tiny ones."""
+    size = {"width": 768, "layers": 12, "heads": 12, "inner": 3072}
+    own = {"width": 512, "layers": 4, "heads": 4, "inner": 3072}
+    if bench.quick:
+        size = own = {"width": 16, "layers": 1, "heads": 2, "inner": 32}
+    text = bert.Bert(bert.Size(**size), vocabulary=28996, positions=512, segments=2)
+    clips = model.ClipTransformer(bert.Size(**own), positions=102, types=10)
+    made: RetrievalModel = model.MMT(MMT_WIDTHS, text, clips).to(bench.device)
+    return made
+
+
+def _mmt_batch(bench: Bench) -> Batch:
+    """Return captions of word pieces, experts of frames, availabilities and numbers of clips."""
+    clips, frames, words = bench.amount(32, 4), bench.amount(32, 4), bench.amount(52, 6)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 28000, (clips, 1, words), generator=draw)
+    text = torch.stack([ids, torch.ones_like(ids)], dim=3)
+    experts = {}
+    for name, width in MMT_WIDTHS.items():
+        tokens = torch.randn(clips, frames, width, generator=draw)
+        times = torch.arange(frames).expand(clips, -1) + 0.5
+        parts = (tokens, times, torch.ones(clips, frames), tokens.amax(dim=1))
+        experts[name] = Frames(*(part.to(bench.device) for part in parts))
+    available = {name: torch.ones(clips, device=bench.device) for name in experts}
+    return text.to(bench.device), experts, available, torch.arange(clips, device=bench.device)
 
 
 def profile(bench: Bench) -> Iterator[Finding]:
@@ -283,7 +351,7 @@ def profile(bench: Bench) -> Iterator[Finding]:
         name = f"{precision}{', graphs' if graphs else ''}"
         config = bench.config({"precision": precision, "cuda_graphs": graphs})
         with _kept_going() as problem:
-            trained = Trained(bench, config, data)
+            trained = train_on(bench, config, data)
             for _ in range(bench.amount(WARM_UP, 5)):
                 trained.take()
             yield name, _profiled(bench, trained, bench.amount(20, 2))
@@ -392,8 +460,7 @@ def _train(
     started = time.perf_counter()
     trained = new_training(config, bench.device)
     with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
-        fit(
-            trained,
+        task = Fit(
             data,
             validation,
             settings=replace(config.trainer, verbosity=0),
@@ -404,6 +471,7 @@ def _train(
             stop=stop,
             on_epoch=records.append,
         )
+        fit(trained, task)
         trained_for = time.perf_counter() - started
         tested = evaluate(trained.model, test, device=bench.device)
     whole = time.perf_counter() - started
@@ -484,6 +552,7 @@ SECTIONS: Mapping[str, tuple[Section, int]] = {
     "profile": (profile, 60),
     "training": (training, 150),
     "evaluation": (evaluation, 60),
+    "mmt": (mmt, 75),
     "compiled": (compiled, 150),
 }
 """Each section with the seconds it may take."""

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from data_loader.batches import Batch, ClipTensors, EpochPlan, plan_epoch
+from data_loader.batches import ClipTensors, EpochPlan, TrainingBatch, plan_epoch
 from data_loader.split import SplitCaptions, SplitExpert
 from data_loader.store import PackedFeatures, PackedText
 from misc.benchmarking.made_up_data import TOKENS, WORDS
@@ -91,7 +91,7 @@ class MadeUpClips:
 
     def epoch(
         self, epoch: int, seed: int, *, first_batch: int = 0, device: torch.device | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[TrainingBatch]:
         """Yield the batches of an epoch."""
         plan = self._plan(epoch, seed)
         clips = torch.from_numpy(plan.order).to(self.device)
@@ -99,7 +99,7 @@ class MadeUpClips:
         for number in range(first_batch, len(plan)):
             share = plan.share(number)
             text = self._tensors.text(self._tensors.words(captions[share]))[:, None]
-            yield text, *self._tensors.experts(clips[share])
+            yield text, *self._tensors.experts(clips[share]), clips[share]
 
     def evaluation(self) -> EvaluationData:
         """Return all clips with all their captions."""
