@@ -202,12 +202,14 @@ def run(argv: Sequence[str] | None) -> int:
     from trainer.device import choose_device, set_precision
     from trainer.distributed import local_device, processes_of
     from trainer.start import Request
+    from utils.allocator import keep_memory
     from utils.log import start_logging
 
     request = Request(args.seeds, args.group_id, args.resume, args.finetune, args.mini_train)
     config = read_config(args, request.named)
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
+    keep_memory()
     with processes_of(device) as processes:
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)

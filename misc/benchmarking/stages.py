@@ -34,6 +34,7 @@ from trainer.device import choose_device, describe, set_precision
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.optimizer import build_optimizer
 from trainer.ranking_step import build_step
+from utils.allocator import SETTLED, keep_memory, set_thresholds
 from utils.config import Config, load_config
 from utils.errors import ProjectError
 
@@ -261,6 +262,7 @@ class _Steps:
 
     def take(self) -> None:
         """Take a whole step."""
+        keep_memory()
         self._batch = next(self._batches)
         self._optimizer.zero_grad(set_to_none=True)
         self.forward().backward()
@@ -268,6 +270,7 @@ class _Steps:
 
     def take_apart(self) -> Iterator[tuple[str, float]]:
         """Take a step and yield its parts with their seconds."""
+        keep_memory()
         watch = _Watch(self._device)
         self._batch = next(self._batches)
         yield "batch", watch.lap()
@@ -314,6 +317,7 @@ class _ReferenceSteps:
 
     def take_apart(self) -> Iterator[tuple[str, float]]:
         """Take a step and yield its parts with their seconds."""
+        set_thresholds(*SETTLED)  # what glibc does where nothing is set
         watch = _Watch(self._device)
         chosen = self._draw.choice(len(self._clips), self._size, replace=False)
         text, experts, available = reference.collate(
