@@ -25,7 +25,7 @@ from utils.stop import StoppedError, StopSignals
 
 logger = logging.getLogger(__name__)
 
-READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
+READ_LOSSES_EVERY = 50  # steps between looks at the device, each of which waits for it
 
 Batch = tuple[Any, ...]
 """The arguments of a step: text, experts, available, and the numbers of the clips."""
