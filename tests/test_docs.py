@@ -111,7 +111,7 @@ def shown_files():
 def makefile():
     """The targets of the Makefile, and all commands of their recipes."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    targets = set(re.findall(r"^([a-z]+):(?!=)", text, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", text, flags=re.MULTILINE))
     recipes = re.findall(r"\$\(BIN\)/(python [^;&|>\n]*)", text)
     return targets, [shlex.split(recipe.replace("$$", "")) for recipe in recipes]
 
