@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format requirements clean
+.PHONY: help setup demo test check gpu-check format requirements clean
 
 help:
 	@echo "make demo          set up, make the SoundScenes data, train, evaluate, write a page to listen to"
 	@echo "make test          set up and run the whole test suite"
 	@echo "make check         ruff, mypy and the test suite: the gate for every change"
 	@echo "make setup         only the virtual environment with the pinned requirements"
+	@echo "make gpu-check     check and time everything on GPU 0, in eight minutes; installs nothing"
 	@echo "make format        let ruff lay out the code"
 	@echo "make requirements  pin the .in files anew"
 
@@ -56,6 +57,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) misc/gpu_check.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

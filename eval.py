@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, config_from_dict, load_config, parse_custom_args
 from utils.errors import DataError, ProjectError, UsageError, run_main
-from utils.experiments import (
+from utils.extraction_record import ExtractionRecord, refuse_other_features
+from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
     fetch_run,
@@ -26,7 +27,6 @@ from utils.experiments import (
     sync_command,
     what_is_here,
 )
-from utils.extraction_record import ExtractionRecord, refuse_other_features
 from utils.files import atomic_writer, read_list, sha256_of, write_json, write_text
 from utils.log import start_logging
 

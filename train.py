@@ -141,7 +141,7 @@ def run_job(
     from trainer.report import MetricsFile
     from trainer.runs import logged
     from trainer.start import Start, agree_on_run, purge
-    from utils.experiments import ROOT_URL
+    from utils.fetching.experiments import ROOT_URL
     from utils.stop import StopSignals
 
     started = time.perf_counter()
@@ -202,18 +202,18 @@ def report(
 def run(argv: Sequence[str] | None) -> int:
     """Do the work of the command line."""
     args = parse_arguments(argv)
-    from trainer.device import check_cuda_graphs, choose_device, set_precision
+    from trainer.device import choose_device, set_precision
     from trainer.distributed import local_device, processes_of
     from trainer.start import Request
+    from utils.allocator import keep_memory
     from utils.log import start_logging
 
     request = Request(args.seeds, args.group_id, args.resume, args.finetune, args.mini_train)
     config = read_config(args, request.named)
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)
+    keep_memory()
     with processes_of(device) as processes:
-        if config.trainer.cuda_graphs:
-            check_cuda_graphs(device, processes.world_size)
         quiet = args.quiet or config.trainer.verbosity == 0 or not processes.is_writer
         start_logging(quiet=quiet, verbose=args.verbose)
         run_job(args, config, request, device, processes)

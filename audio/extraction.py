@@ -27,7 +27,7 @@ from audio.listing import Sound
 from audio.reading import Wave, read, read_blocks, sound_length
 from utils.errors import DataError
 from utils.extraction_record import ExtractionRecord, read_record, write_record
-from utils.unpickle import dump_plain, load_plain
+from utils.reading.pickles import dump_plain, load_plain
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.download import fetch
 from utils.errors import ConfigError, DataError, DownloadError, nearest
+from utils.fetching.download import fetch
 from utils.files import read_json, sha256_of
 
 SOURCES = Path(__file__).resolve().parent.parent / "configs" / "extractors.json"

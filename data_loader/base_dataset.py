@@ -40,8 +40,8 @@ from text.wordpiece import WordPieces
 from utils.batches import Features, Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
-from utils.experiments import sync_command
 from utils.extraction_record import read_record
+from utils.fetching.experiments import sync_command
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)

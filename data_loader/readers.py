@@ -8,9 +8,10 @@ from typing import TypeGuard
 
 import numpy as np
 
-from data_loader.hickle import iter_hickle
 from utils.errors import DataError, UnsafeFileError
-from utils.unpickle import ExpertStore, load_plain
+from utils.reading.hickle import iter_hickle
+from utils.reading.pickles import ExpertStore, load_plain
+from utils.shown import shown
 
 LARGEST_RATIO = 4
 """Bytes that the clips of a pickle may share: one array under many names fills a disk later."""
@@ -31,7 +32,7 @@ def read_features(path: str | Path) -> Iterator[tuple[str, np.ndarray | None]]:
         try:
             features = _checked_features(value)
         except ValueError as error:
-            raise DataError(f"{path}: clip {clip[:200]!r}: {error}") from None
+            raise DataError(f"{path}: clip {shown(clip)}: {error}") from None
         yield clip, features
 
 
@@ -44,13 +45,13 @@ def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]
     for clip, captions in _clips(path, load_plain(path)):
         if not isinstance(captions, (list, tuple)):
             raise DataError(
-                f"{path}: clip {clip[:200]!r}: found {_kind(captions)}, expected a list of arrays, "
+                f"{path}: clip {shown(clip)}: found {_kind(captions)}, expected a list of arrays, "
                 "one for each caption"
             )
         for number, words in enumerate(captions):
             if not _is_numbers(words) or words.ndim != 2 or not np.isfinite(words).all():
                 raise DataError(
-                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
+                    f"{path}: clip {shown(clip)}, caption {number}: found {_kind(words)}, "
                     "expected an array (words, width) of finite numbers"
                 )
             volume.take(CAPTION_SIZE + words.nbytes)
@@ -64,12 +65,12 @@ def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
     for clip, found in _clips(path, load_plain(path)):
         if not isinstance(found, (list, tuple)):
             raise DataError(
-                f"{path}: clip {clip[:200]!r}: found {_kind(found)}, expected a list of captions"
+                f"{path}: clip {shown(clip)}: found {_kind(found)}, expected a list of captions"
             )
         for number, words in enumerate(found):
             if not isinstance(words, (list, tuple)) or not all(type(word) is str for word in words):
                 raise DataError(
-                    f"{path}: clip {clip[:200]!r}, caption {number}: found {_kind(words)}, "
+                    f"{path}: clip {shown(clip)}, caption {number}: found {_kind(words)}, "
                     "expected a list of words"
                 )
             volume.take(CAPTION_SIZE + WORD_SIZE * len(words) + sum(map(len, words)))
@@ -87,7 +88,7 @@ def read_masks(path: str | Path) -> dict[str, np.ndarray]:
     for clip, found in _clips(path, content):
         if not _is_mask(found):
             raise DataError(
-                f"{path}: clip {clip[:200]!r}: found {_kind(found)}, expected a list of 0 or 1, "
+                f"{path}: clip {shown(clip)}: found {_kind(found)}, expected a list of 0 or 1, "
                 "one for each caption"
             )
         volume.take(len(found))
@@ -150,9 +151,7 @@ def _rows_of(path: str | Path, content: ExpertStore) -> Iterator[tuple[str, obje
     volume = _Volume(path)
     for clip, row in _clips(path, rows):
         if type(row) is not int or not 0 <= row < len(store):
-            raise DataError(
-                f"{path}: clip {clip[:200]!r}: found row {str(row)[:50]} of {len(store)}"
-            )
+            raise DataError(f"{path}: clip {shown(clip)}: found row {shown(row)} of {len(store)}")
         volume.take(store[row].nbytes)
         yield clip, None if clip in missing else store[row]
 
@@ -162,7 +161,7 @@ def _clips(path: str | Path, content: object) -> Iterator[tuple[str, object]]:
         raise DataError(f"{path}: found {_kind(content)}, expected a dict from clips to values")
     for clip, value in content.items():
         if type(clip) is not str:
-            raise DataError(f"{path}: found the key {str(clip)[:50]}, expected names of clips")
+            raise DataError(f"{path}: found the key {shown(clip)}, expected names of clips")
         yield clip, value
 
 
@@ -189,7 +188,7 @@ def _is_numbers(value: object) -> TypeGuard[np.ndarray]:
 def _kind(value: object) -> str:
     """Return a short description of a value, for messages."""
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and {value.dtype}"
+        return f"an array of shape {shown(value.shape)} and {value.dtype}"
     name = type(value).__name__
     return {"str": "text", "NoneType": "nothing", "int": "an int", "memoryview": "bytes"}.get(
         name, f"a {name}"

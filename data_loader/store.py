@@ -443,7 +443,7 @@ class _Rows:
     """Stream feature rows (n, D) of one width into a block, then one row of zeros for padding.
 
     Without a dtype the first rows decide: float16 stays, any other type becomes float32, the type
-    of all batches.
+    of all batches. Integers that float32 cannot hold are refused.
     """
 
     def __init__(self, writer: PackedWriter, source: Path, dtype: np.dtype | None) -> None:
@@ -458,17 +458,24 @@ class _Rows:
         """Write the rows of one clip; raises DataError on another width or too large a value."""
         if not self._width:
             self._width = rows.shape[1]
-            if self._asked is None and rows.dtype.itemsize == FLOAT16.itemsize:
+            if self._asked is None and rows.dtype == FLOAT16:
                 self._dtype = FLOAT16
         if rows.shape[1] != self._width:
             raise DataError(
                 f"{self._source}: clip {clip!r} has width {rows.shape[1]}, those before it "
                 f"{self._width}"
             )
-        if self._asked is None and rows.dtype.itemsize > self._dtype.itemsize == FLOAT16.itemsize:
+        if self._asked is None and self._dtype == FLOAT16 != rows.dtype:
             raise _TooNarrowError
         with np.errstate(over="ignore"):
             stored = rows.astype(self._dtype, copy=False)
+        if self._asked is None and rows.dtype.kind in "iu":
+            rounded = stored.astype(np.float64) != rows.astype(np.float64)
+            if rounded.any():
+                raise DataError(
+                    f"{self._source}: clip {clip!r} has the whole number {rows[rounded][0]}, which "
+                    "float32 cannot hold; scale the features, or store them as float32"
+                )
         if stored.dtype.itemsize < rows.dtype.itemsize and not np.isfinite(stored).all():
             remedy = "; set data_loader.args.packed_dtype to keep" if self._asked == FLOAT16 else ""
             raise DataError(

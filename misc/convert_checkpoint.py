@@ -21,7 +21,7 @@ import torch
 
 from utils.errors import CheckpointError, UsageError, run_main
 from utils.files import atomic_writer, write_json
-from utils.unpickle import Opaque, read_torch_checkpoint
+from utils.reading.checkpoints import Opaque, read_torch_checkpoint
 
 DEEPEST = 50
 
@@ -81,7 +81,7 @@ def plain(value: object, depth: int = 0) -> object:
     if isinstance(value, torch.Tensor):
         return f"tensor {tuple(value.shape)} {value.dtype}"
     if isinstance(value, Opaque):
-        parts = {"args": value.args, "state": value.state, "items": value.items}
+        parts = {"args": value.args, "state": value.state}
         kept = {name: plain(part, depth + 1) for name, part in parts.items() if part}
         return {"class": value.name, **kept}
     return type(value).__name__

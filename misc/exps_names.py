@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.errors import run_main
-from utils.experiments import load_experiments, published_data_sets, unpublished_configs
+from utils.fetching.experiments import load_experiments, published_data_sets, unpublished_configs
 from utils.files import write_text
 
 PAGE = ROOT / "misc" / "exps-names.md"

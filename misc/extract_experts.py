@@ -21,13 +21,13 @@ from audio.extraction import FeatureFiles, Ledger, Summary, extract
 from audio.extractors import EXTRACTORS, build_extractors
 from audio.listing import Sound, list_sounds
 from audio.shards import Shard, find_shard
-from data_loader.hickle import write_hickle
 from data_loader.readers import read_features
 from trainer.device import choose_device
 from utils.errors import UsageError, nearest, run_main
 from utils.files import write_json
 from utils.log import start_logging
 from utils.progress import no_bar
+from utils.reading.hickle import write_hickle
 
 FILES = FeatureFiles(read_features, write_hickle)
 SOME_SKIPPED = 3

@@ -22,12 +22,12 @@ import numpy as np
 
 from audio.extractors import EXTRACTORS
 from audio.listing import list_sounds
-from data_loader.hickle import write_hickle
 from misc.own_data.dataset import ROOT, expert_file, imported_file
 from misc.own_data.embeddings import read_embeddings
 from utils.errors import DataError, UsageError, run_main
 from utils.extraction_record import ExtractionRecord, read_record, write_record
 from utils.log import start_logging
+from utils.reading.hickle import write_hickle
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from model.metric import METRICS
 from trainer.compare import TASKS, published_key
 from utils.errors import DataError, UsageError, run_main
-from utils.experiments import Experiment, load_experiments, published_data_sets
+from utils.fetching.experiments import Experiment, load_experiments, published_data_sets
 from utils.files import read_json, write_text
 
 PAGE = ROOT / "docs" / "published-results.md"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.archive import check_archive, unpack, verify_unpacked
-from utils.download import fetch
 from utils.errors import DataError, ProjectError, run_main
-from utils.experiments import ROOT_URL, sync_command
+from utils.fetching.download import fetch
+from utils.fetching.experiments import ROOT_URL, sync_command
+from utils.reading.archives import check_archive, unpack, verify_unpacked
 
 if TYPE_CHECKING:
     from data_loader import BaseDataset

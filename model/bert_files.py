@@ -9,7 +9,7 @@ import torch
 
 from model import bert
 from utils.errors import DataError, nearest
-from utils.unpickle import read_torch_checkpoint
+from utils.reading.checkpoints import read_torch_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 REQUIREMENTS = "requirements/text.txt"

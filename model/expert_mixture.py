@@ -66,8 +66,7 @@ class ExpertMixture(RetrievalModel):
             features = experts[name]
             if not isinstance(features, torch.Tensor):
                 features = features.tokens
-            there = (present[:, i] > 0).view(-1, *(1 for _ in features.shape[1:]))
-            features = torch.where(there, features, 0.0)  # also NaN: times 0 would keep it
+            features = _there_alone(features, present[:, i] > 0)
             vectors.append(self.pooling[name](features) if name in self.pooling else features)
         return (*self.clips(vectors, present), present)
 
@@ -113,3 +112,13 @@ class ExpertMixture(RetrievalModel):
         if isinstance(available, torch.Tensor):
             return available.to(dtype)
         return torch.stack([available[name] for name in self.names], dim=1).to(dtype)
+
+
+def _there_alone(features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Return features (B, ...) with zeros where there (B,) is False, also in place of NaN.
+
+    On the CPU they are not copied where nothing is missing; a GPU would have to be waited for.
+    """
+    if features.device.type == "cpu" and not torch.compiler.is_compiling() and bool(there.all()):
+        return features
+    return torch.where(there.view(-1, *(1 for _ in features.shape[1:])), features, 0.0)

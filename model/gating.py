@@ -1,11 +1,11 @@
 """Context gating: a vector scales its own entries (Miech et al., 2018)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from model.batch_norm import BatchNorm
 from model.kernels.linear import Linear
+from model.kernels.unit_rows import gated_unit_rows, unit_rows
 
 
 class ContextGate(nn.Module):
@@ -29,7 +29,7 @@ class ContextGate(nn.Module):
             gate = self.batch_norm(own)
         else:
             gate = self.batch_norm(message) + self.batch_norm2(own)
-        return F.normalize(x * torch.sigmoid(gate), dim=-1)
+        return gated_unit_rows(x, gate)
 
 
 class GatedEmbeddingUnit(nn.Module):
@@ -54,4 +54,4 @@ class ReduceDim(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the projected vectors."""
-        return F.normalize(self.fc(x), dim=-1)
+        return unit_rows(self.fc(x))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_loader.hickle import write_hickle
-from utils.unpickle import dump_plain
+from utils.reading.hickle import write_hickle
+from utils.reading.pickles import dump_plain
 
 TOPICS = 5
 HARD_NAMES = (

@@ -15,7 +15,6 @@ from torch import nn
 
 import data_loader
 import train
-from data_loader.hickle import write_hickle
 from misc import sync_experts
 from model.loss import LOSSES
 from model.metric import METRICS, Metric
@@ -26,6 +25,7 @@ from trainer.compare import compare, render
 from utils.errors import UsageError
 from utils.files import read_json
 from utils.kinds import above
+from utils.reading.hickle import write_hickle
 
 ONE_EPOCH = {"trainer.epochs": 1}
 

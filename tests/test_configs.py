@@ -191,7 +191,7 @@ def test_model_and_training_are_the_published_ones(experiment):
     assert config.loss.args == {"margin": 0.2, "fix_norm": True}
     assert (trainer.epochs, trainer.monitor_mode, trainer.save_only_best) == (20, "max", True)
     assert trainer.monitor_metric == "val_t2v_metrics_geometric_mean_R1-R5-R10"
-    assert (trainer.precision, trainer.compile, trainer.cuda_graphs) == ("fp32", False, False)
+    assert (trainer.precision, trainer.compile, trainer.cuda_graphs) == ("fp32", False, True)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from synthetic import LAYOUTS as SYNTHETIC_LAYOUTS
 from synthetic import write_dataset, write_features, write_list
 from utils.config import load_config
 from utils.errors import ConfigError, DataError
-from utils.unpickle import dump_plain, load_plain
+from utils.reading.pickles import dump_plain, load_plain
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from data_loader.store import FeatureStore
 from surroundings import bound_by_permissions, open_folder
 from synthetic import HARD_NAMES, write_features
 from utils.errors import ConfigError, DataError
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 
 @pytest.fixture(autouse=True)
@@ -322,3 +323,38 @@ def test_a_packed_folder_can_be_removed_at_any_time(tmp_path, source, values):
     assert_holds(packed, values)
     store_module._OPENED.clear()
     assert_holds(store_of(source, tmp_path / "packed").features(source, "x"), values)
+
+
+KINDS_OF_NUMBERS = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)] + ["f2", "f4", "f8"]
+
+
+@pytest.mark.parametrize("first", KINDS_OF_NUMBERS)
+@pytest.mark.parametrize("then", KINDS_OF_NUMBERS)
+def test_numbers_of_every_type_come_back_exactly(tmp_path, first, then):
+    largest = {"u2": 60001, "i2": -32767, "f2": 1.5, "u1": 255, "i1": -128}
+    values = {
+        name: np.array([[largest.get(kind, 70001), 3]], kind)
+        for name, kind in (("a", first), ("b", then))
+    }
+    source = tmp_path / "features" / "x.pkl"
+    source.parent.mkdir()
+    dump_plain(values, source)
+    packed = FeatureStore(source.parent, None, "Mine", "keep").features(source, "x")
+    found = packed.rows[packed.run(packed.find(["a", "b"]))[0]]
+    assert found.tolist() == [values["a"][0].tolist(), values["b"][0].tolist()]
+
+
+def test_a_whole_number_that_float32_cannot_hold_is_refused(tmp_path):
+    source = tmp_path / "x.pkl"
+    dump_plain({"clip": np.array([2**24 + 1], np.int32)}, source)
+    with pytest.raises(DataError, match="16777217"):
+        FeatureStore(tmp_path, None, "Mine", "keep").features(source, "x")
+
+
+def test_a_source_of_another_time_alone_is_packed_again(tmp_path, source, caplog):
+    store_of(source, tmp_path / "packed").features(source, "x")
+    status = source.stat()
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with caplog.at_level(logging.INFO):
+        store_of(source, tmp_path / "packed").features(source, "x")
+    assert f"{source} has changed" in caplog.text

@@ -18,18 +18,18 @@ import yaml
 
 import train
 from data_loader import find_archive
-from data_loader.hickle import write_hickle
 from misc import results_page
 from model.metric import METRICS
 from synthetic import write_dataset
 from trainer.report import PROJECT_VERSION
 from utils.config import load_config
 from utils.errors import ProjectError
-from utils.experiments import (
+from utils.fetching.experiments import (
     experiment_name,
     load_experiments,
     unpublished_configs,
 )
+from utils.reading.hickle import write_hickle
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -111,7 +111,7 @@ def shown_files():
 def makefile():
     """The targets of the Makefile, and all commands of their recipes."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    targets = set(re.findall(r"^([a-z]+):(?!=)", text, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", text, flags=re.MULTILINE))
     recipes = re.findall(r"\$\(BIN\)/(python [^;&|>\n]*)", text)
     return targets, [shlex.split(recipe.replace("$$", "")) for recipe in recipes]
 

@@ -14,7 +14,7 @@ import eval as evaluation
 from file_server import FileServer
 from model.metric import t2v_metrics, v2t_metrics
 from small_runs import CE, Place, make_data
-from utils.experiments import load_experiments
+from utils.fetching.experiments import load_experiments
 
 PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
 MINIDATA = Path(__file__).parent / "data" / "minidata" / "AudioCaps"

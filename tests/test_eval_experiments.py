@@ -28,7 +28,7 @@ from small_runs import Finished, working_in
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
 from utils.config import load_config
-from utils.experiments import CHECKPOINT, RUN_CONFIG, find_experiment, load_experiments
+from utils.fetching.experiments import CHECKPOINT, RUN_CONFIG, find_experiment, load_experiments
 
 EXPERIMENTS = load_experiments()
 PUBLISHED = [name for name, experiment in EXPERIMENTS.items() if experiment.published]

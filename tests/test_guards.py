@@ -40,7 +40,9 @@ IN_PLACE_METHODS = {"write_text", "write_bytes", "touch", "tofile"}
 ALLOWED = {
     "utils/files.py": {"open": "the writer that everything else uses"},
     "utils/errors.py": {"open": "opens /dev/null, to silence what is left of standard output"},
-    "utils/download.py": {"open": "a partial download, renamed once it is verified"},
+    "utils/fetching/download.py": {"open": "a partial download, renamed once it is verified"},
+    "utils/reading/pickles.py": {"Unpickler": "finds only the stand-ins of an allow-list"},
+    "utils/reading/checkpoints.py": {"open": "a record of a zip archive, for reading"},
     "trainer/runs.py": {"open": "lock files, which hold nothing"},
     "trainer/report.py": {
         "SummaryWriter": "TensorBoard's events are appended and read as they are"
@@ -57,6 +59,7 @@ PROCESSES = {
     "misc/soak.py": "what is killed must be a process of its own",
     "data_loader/soundscenes/write.py": "thousands of sounds are made, on every core",
     "misc/benchmark.py": "each stage is measured in a process of its own",
+    "misc/gpu_check.py": "a section that crashes or hangs must not take the others with it",
 }
 STARTS_PROCESSES = {"multiprocessing", "subprocess", "pty", "concurrent.futures.process"}
 

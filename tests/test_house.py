@@ -18,12 +18,12 @@ ROOMS = {
     "eval": {"trainer", "model", "data_loader", "utils"},
 }
 HOMES = {
-    "h5py": ("data_loader/",),
+    "h5py": ("utils/reading/",),
+    "pickle": ("utils/reading/", "audio/weights.py"),
+    "requests": ("utils/fetching/download.py",),
     "soundfile": ("audio/reading.py",),
     "soxr": ("audio/reading.py",),
     "ai_edge_litert": ("audio/yamnet.py",),
-    "pickle": ("utils/unpickle.py", "audio/weights.py"),  # the latter catches its errors
-    "requests": ("utils/download.py",),
     "tensorboard": ("trainer/report.py",),
     "torch.utils.tensorboard": ("trainer/report.py",),
     "subprocess": (),

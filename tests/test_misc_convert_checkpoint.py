@@ -1,5 +1,6 @@
 """Converting checkpoints: the weights arrive exactly, the rest as JSON, nothing is executed."""
 
+import argparse
 import builtins
 import json
 import subprocess
@@ -10,15 +11,9 @@ import pytest
 import torch
 
 from misc.convert_checkpoint import main, plain
-from utils.unpickle import Opaque
+from utils.reading.checkpoints import Opaque
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Setting:
-    def __init__(self):
-        self.folder = Path("data/saved")
-        self.rate = float("inf")
 
 
 @pytest.fixture
@@ -27,7 +22,7 @@ def checkpoint(tmp_path):
     content = {
         "state_dict": {"a.weight": base, "shared": base[1], "turned": base.T},
         "epoch": 7,
-        "config": Setting(),
+        "config": argparse.Namespace(folder=Path("data/saved"), rate=float("inf")),
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
     }
     torch.save(content, tmp_path / "x.pth")
@@ -44,7 +39,7 @@ def test_weights_and_the_rest(tmp_path, checkpoint, capsys):
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     rest = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert rest["epoch"] == 7
-    assert rest["config"]["class"].endswith("test_misc_convert_checkpoint.Setting")
+    assert rest["config"]["class"] == "argparse.Namespace"
     assert rest["config"]["state"] == {"folder": "data/saved", "rate": "inf"}
     assert rest["optimizer"]["state"]["0"] == {"exp_avg": "tensor (2,) torch.float32"}
 
@@ -80,10 +75,10 @@ def test_what_contains_itself_ends():
     endless = []
     endless.append(endless)
     assert "..." in str(plain(endless))
-    assert plain(Opaque("a.B", (1,), None, [("k", object())])) == {
+    assert plain(Opaque("a.B", (1,), {"k": object()})) == {
         "class": "a.B",
         "args": [1],
-        "items": [["k", "object"]],
+        "state": {"k": "object"},
     }
 
 

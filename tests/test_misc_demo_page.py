@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from misc import demo_page
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 CLIPS = ["one", "two", "three & <b>four</b>"]
 CAPTIONS = {clip: [["first", f"of-{i}"], ["second", "<script>"]] for i, clip in enumerate(CLIPS)}

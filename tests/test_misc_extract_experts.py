@@ -14,13 +14,13 @@ import pytest
 from audio import extraction, read
 from audio.extractors import EXTRACTORS
 from audio.shards import Shard, find_shard
-from data_loader.hickle import write_hickle
 from data_loader.readers import read_features
 from misc.extract_experts import SOME_SKIPPED, main
 from sounds import write_tone
 from utils.errors import UsageError
 from utils.extraction_record import ExtractionRecord, read_record
 from utils.files import read_json
+from utils.reading.hickle import write_hickle
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "misc" / "extract_experts.py"

@@ -11,7 +11,6 @@ import pytest
 import eval as evaluation
 import train
 from data_loader import build_dataset
-from data_loader.hickle import write_hickle
 from data_loader.readers import read_captions
 from misc.make_dataset import main
 from misc.own_data.captions import read_captioned, split_clips
@@ -20,6 +19,7 @@ from utils.config import load_config
 from utils.errors import DataError
 from utils.extraction_record import ExtractionRecord, write_record
 from utils.files import read_list
+from utils.reading.hickle import write_hickle
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "misc" / "make_dataset.py"

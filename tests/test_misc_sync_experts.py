@@ -10,8 +10,8 @@ import pytest
 
 from file_server import Faults, FileServer, make_archive
 from misc.sync_experts import main
-from utils import download
-from utils.download import Policy
+from utils.fetching import download
+from utils.fetching.download import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDIO = "structured-symlinks/aggregated_audio/vggish-raw.hickle"
@@ -179,8 +179,8 @@ def test_connections_cut_many_times_end_in_the_right_files(server, sync):
         (make_archive(feature_files("CLOTHO"))[:-100], Faults(), "incomplete"),
         (make_archive(feature_files("CLOTHO")), Faults(length=100), "incomplete"),
         (make_archive(feature_files("CLOTHO")), Faults(statuses=[503] * 9), "status 503"),
-        (make_archive({"data/CLOTHO/../../evil": b"x"}), Faults(), "has '..' in its path"),
-        (make_archive(feature_files("AudioCaps")), Faults(), "does not lie below data/CLOTHO/"),
+        (make_archive({"data/CLOTHO/../../evil": b"x"}), Faults(), "'..' in it"),
+        (make_archive(feature_files("AudioCaps")), Faults(), "is not below data/CLOTHO/"),
         (make_archive({}), Faults(), NOTHING_INSIDE),
     ],
 )

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.kernels.linear import Linear, _by_onednn, linear
+from model.kernels import linear as module
+from model.kernels.linear import Linear, _by_onednn, _onednn_works, linear, onednn_is_faster
+
+
+@pytest.fixture(autouse=True)
+def onednn_wherever_it_is(monkeypatch):
+    """Use it on this processor too, whichever is faster here."""
+    monkeypatch.setattr(module, "onednn_is_faster", _onednn_works)
 
 
 def draw(batch=7, width=5, out=4):
@@ -24,7 +31,7 @@ def test_by_hand():
     assert linear(rows, weight, torch.tensor([0.5, 0.0])).tolist() == [[11.5, -2.0]]
 
 
-@pytest.mark.skipif(not _by_onednn(torch.zeros(1)), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not _onednn_works(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("shape", [(7, 5, 4), (1, 5, 4), (128, 768, 96), (3, 1, 1)])
 def test_equals_torchs_own(shape):
     inputs = draw(*shape)
@@ -73,6 +80,24 @@ def test_only_wanted_gradients_are_computed():
     assert rows.grad is None
     assert weight.grad is not None
     assert not linear(rows, weight.detach(), bias).requires_grad
+
+
+@pytest.mark.skipif(not _onednn_works(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(
+    ("seconds", "faster"), [(0.5, True), (0.65, True), (0.8, False), (1.1, False)]
+)
+def test_a_try_chooses_the_library(monkeypatch, seconds, faster):
+    tried = iter([seconds, 9 * seconds] + [seconds] * 20)  # one disturbed try changes nothing
+
+    def time(product, *_):
+        return 1.0 if product is F.linear else next(tried)
+
+    monkeypatch.setattr(module, "_seconds", time)
+    onednn_is_faster.cache_clear()
+    threads = torch.get_num_threads()
+    assert onednn_is_faster() == faster
+    assert torch.get_num_threads() == threads
+    onednn_is_faster.cache_clear()
 
 
 @pytest.fixture

@@ -602,7 +602,6 @@ def test_a_run_without_a_usable_checkpoint_is_passed_over(place):
         (["--config", "C", "--device", "gpu"], ["number of a GPU"]),
         (["--config", "C", "--custom_args", "trainer.epoch@1"], ["did you mean"]),
         (["--config", "C", "--custom_args", "trainer.epochs@0"], ["trainer.epochs"]),
-        (["--config", "C", "--custom_args", "trainer.cuda_graphs@1"], ["cuda_graphs", "GPU"]),
         (["--config", "nowhere.json"], ["nowhere.json"]),
         (["--config", "C", "--sedes", "1"], ["--sedes"]),
     ],

@@ -9,7 +9,7 @@ import pytest
 from model.metric import METRICS
 from trainer.compare import FORMS, compare, render, summarise, verdict
 from utils.errors import UsageError
-from utils.experiments import find_experiment
+from utils.fetching.experiments import find_experiment
 
 NAME = "audiocaps-train-vggish-vggsound"
 GEOM = "geometric_mean_R1-R5-R10"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.device import check_cuda_graphs, choose_device, describe, set_precision
+from trainer.device import choose_device, describe, set_precision
 from utils.errors import UsageError
 
 
@@ -64,14 +64,6 @@ def test_precision_of_products():
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-def test_cuda_graphs_need_one_process_on_a_gpu():
-    check_cuda_graphs(torch.device("cuda", 0), 1)
-    with pytest.raises(UsageError, match=r"found the CPU, expected a GPU; .*--device 0.*to false"):
-        check_cuda_graphs(torch.device("cpu"), 1)
-    with pytest.raises(UsageError, match=r"found 2 processes, expected one.*torchrun.*to false"):
-        check_cuda_graphs(torch.device("cuda", 1), 2)
 
 
 def test_devices_in_words(monkeypatch):

@@ -18,7 +18,7 @@ from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
 from utils.kinds import is_finite_number, shown
 from utils.problems import Problems
-from utils.unpickle import Opaque, read_torch_checkpoint
+from utils.reading.checkpoints import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
 ARCHITECTURE = "CENet"

@@ -12,7 +12,7 @@ import numpy as np
 
 from model.metric import METRICS
 from utils.errors import UsageError
-from utils.experiments import Experiment
+from utils.fetching.experiments import Experiment
 
 SeedMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Seed -> "t2v_metrics" and "v2t_metrics" -> metric -> value, as in results.json."""

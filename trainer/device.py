@@ -36,21 +36,6 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def check_cuda_graphs(device: torch.device, processes: int) -> None:
-    """Raise UsageError unless a step on this device can be replayed as a CUDA graph."""
-    change = "or set trainer.cuda_graphs to false (trainer.compile works everywhere)"
-    if device.type != "cuda":
-        raise UsageError(
-            f"trainer.cuda_graphs: found the {device.type.upper()}, expected a GPU; "
-            f"choose one, such as --device 0, {change}"
-        )
-    if processes > 1:
-        raise UsageError(
-            f"trainer.cuda_graphs: found {processes} processes, expected one, as what they "
-            f"tell each other cannot be replayed; start without torchrun, {change}"
-        )
-
-
 def describe(device: torch.device) -> str:
     """Return the device in words, for results."""
     if device.type == "cuda":

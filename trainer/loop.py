@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.distributed import ALONE, Processes
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.keeper import LAST, Keeper
@@ -24,7 +25,7 @@ from utils.stop import StoppedError, StopSignals
 
 logger = logging.getLogger(__name__)
 
-READ_LOSSES_EVERY = 20  # steps between looks at the device, each of which waits for it
+READ_LOSSES_EVERY = 50  # steps between looks at the device, each of which waits for it
 
 Batch = tuple[Any, ...]
 """The arguments of a step: text, experts, available, and the numbers of the clips."""
@@ -78,6 +79,13 @@ def fit(training: Training, task: Fit) -> None:
     batches = task.data.batches_per_epoch
     _check_batches(progress, batches)
     keeper = Keeper(training, task.folder, settings, task.config, writes=task.processes.is_writer)
+    gradients = gradients_of(
+        training.step,
+        training.optimizer,
+        replay=settings.cuda_graphs,
+        device=task.device,
+        alone=task.processes.is_alone,
+    )
     bar = tqdm(
         total=settings.epochs * batches,
         initial=progress.epoch * batches + len(progress.losses),
@@ -88,7 +96,7 @@ def fit(training: Training, task: Fit) -> None:
     with task.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
-            _train_one_epoch(training, task, keeper, bar)
+            _train_one_epoch(training, gradients, task, keeper, bar)
             record = _finish_epoch(training, time.perf_counter() - started)
             improved = False
             if _is_validated(progress.epoch, settings):
@@ -140,7 +148,9 @@ def flatten(split: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str,
     }
 
 
-def _train_one_epoch(training: Training, task: Fit, keeper: Keeper, bar: tqdm) -> None:
+def _train_one_epoch(
+    training: Training, gradients: Gradients, task: Fit, keeper: Keeper, bar: tqdm
+) -> None:
     """Take the remaining steps of the epoch, saving now and then where it is long."""
     progress, device = training.progress, task.device
     training.model.train()
@@ -149,11 +159,9 @@ def _train_one_epoch(training: Training, task: Fit, keeper: Keeper, bar: tqdm) -
         progress.epoch + 1, task.seed, first_batch=len(progress.losses), device=device
     )
     for batch in batches:
-        training.optimizer.zero_grad(set_to_none=True)
-        loss = training.step(*batch)
-        loss.backward()
+        loss = gradients(batch)
         training.optimizer.step()
-        unread.append(loss.detach().clone())  # a replayed graph writes over its own
+        unread.append(loss.clone())  # a replayed graph writes over its own
         bar.update()
         if device.type != "cpu" and len(unread) < READ_LOSSES_EVERY:
             continue

@@ -64,7 +64,7 @@ def _exact(rows: Rows) -> Rows:
 def build_step(
     config: Config, model: RetrievalModel, loss: nn.Module, processes: Processes = ALONE
 ) -> nn.Module:
-    """Return the configured step of a model and a loss: shared, compiled or replayed.
+    """Return the configured step of a model and a loss: shared or compiled.
 
     Both are on their device already.
     """
@@ -73,6 +73,6 @@ def build_step(
         processes,
         unused_parameters=model.has_unused_parameters,
     )
-    if config.trainer.compile or config.trainer.cuda_graphs:
-        step.compile(mode="reduce-overhead" if config.trainer.cuda_graphs else "default")
+    if config.trainer.compile:
+        step.compile()
     return step

@@ -25,7 +25,7 @@ from trainer.runs import (
 )
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import CheckpointError, DataError, UsageError, nearest
-from utils.experiments import fetch_run, load_experiments
+from utils.fetching.experiments import fetch_run, load_experiments
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import nearest
+from utils.shown import shown as shown  # of every message
 
 if TYPE_CHECKING:
     from utils.declared import Reader
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 TRUE_WORDS = {"true": True, "1": True, "false": False, "0": False}
 NULL_WORDS = {"null", "none"}
 MOST = 2**53
-
-
-def shown(value: object) -> str:
-    """Return a value as it appears in a message: short and on one line."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, a list of lists
-        kind = type(value).__name__
-        text = f"{'an' if kind == 'int' else 'a'} {kind} too long to show"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unchanged(value: Any) -> Any:  # noqa: ANN401

@@ -15,11 +15,13 @@ from data_loader.soundscenes.signals import (
     Wave,
     add_at,
     drift,
+    frequencies,
     harmonics,
     loudness,
     noise,
     plateau,
     samples,
+    silence,
     times,
 )
 from data_loader.soundscenes.sources import SOURCES, Source
@@ -158,14 +160,14 @@ def render(scene: Scene) -> NDArray[np.int16]:
             render_event(event, rng, rng.uniform(2.2, 4.2), most=4.6) for event in scene.events
         )
         start = max(0, first.size + samples(rng.uniform(0.1, 0.4)))
-        wave = np.zeros(start + second.size)
+        wave = silence(start + second.size)
         add_at(wave, 0, first)
         add_at(wave, start, second)
         wave = _pad(wave, rng.uniform(0.05, 0.2))
     else:
         wave = _together(scene, rng)
     n = int(np.clip(wave.size, samples(SHORTEST), samples(LONGEST)))
-    out: Wave = np.zeros(n)
+    out: Wave = silence(n)
     add_at(out, 0, wave)
     out *= plateau(n, 0.01, 0.05)
     out = _record(out + _room(n, rng), rng)
@@ -185,7 +187,7 @@ def _together(scene: Scene, rng: np.random.Generator) -> Wave:
     if scene.relation == "over":
         wave *= 0.25
     n = max(wave.size, near.size)
-    both = np.zeros(n)
+    both = silence(n)
     add_at(both, 0, wave)
     add_at(both, 0, near)
     return both
@@ -208,14 +210,17 @@ def _record(wave: Wave, rng: np.random.Generator) -> Wave:
     """Record a sound with some microphone: its colour (up to 3 dB an octave) and its noise."""
     tilt, knee = rng.uniform(-0.5, 0.5), rng.uniform(3500, 9000)
     size = scipy.fft.next_fast_len(wave.size, real=True)
-    frequency = np.maximum(scipy.fft.rfftfreq(size, 1 / RATE), 50.0)
-    colour = (frequency / 1000) ** tilt / np.sqrt(1 + (frequency / knee) ** 4)
-    out = scipy.fft.irfft(scipy.fft.rfft(wave, size) * colour, size)[: wave.size]
-    return out + _between(rng, *_HISS) * noise(rng, wave.size, 40, 7900, rng.uniform(-4, 0))
+    frequency = frequencies(size, 50.0)
+    squared = (frequency * np.float32(1 / knee)) ** 2
+    colour = np.exp2(np.log2(frequency / 1000) * np.float32(tilt)) / np.sqrt(1 + squared * squared)
+    out: Wave = scipy.fft.irfft(scipy.fft.rfft(wave, size) * colour, size)[: wave.size]
+    hiss = np.float32(_between(rng, *_HISS))
+    out += hiss * noise(rng, wave.size, 40, 7900, rng.uniform(-4, 0))
+    return out
 
 
 def _pad(wave: Wave, seconds: float) -> Wave:
-    return np.concatenate([np.zeros(samples(seconds)), wave])
+    return np.concatenate([silence(samples(seconds)), wave])
 
 
 def render_event(
@@ -280,7 +285,7 @@ def _repeat(
         n = samples(float(onsets[-1])) + sounds[-1].size
     else:
         n = samples(seconds)
-    wave = np.zeros(n)
+    wave = silence(n)
     for onset, sound in zip(onsets, sounds, strict=True):
         add_at(wave, int(onset * RATE), sound)
     return wave

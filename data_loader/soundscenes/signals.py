@@ -1,9 +1,10 @@
 """The building blocks of synthetic sound: noise, tones, partials, envelopes, placement.
 
-Waveforms are one-dimensional float64 arrays at RATE samples a second; frequencies are in Hz,
-durations in seconds, counts of samples are called `n`.
+Waveforms are one-dimensional float32 arrays at RATE samples a second; phases are float64, as they
+grow. Frequencies are in Hz, durations in seconds, counts of samples are called `n`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +12,11 @@ import scipy.fft
 from numpy.typing import NDArray
 
 RATE = 16_000
-Wave = NDArray[np.float64]
+Wave = NDArray[np.float32]
+Track = NDArray[np.floating]
+"""A frequency or another quantity at each sample."""
+CYCLE = 1 << 14
+"""Samples of a table of one cycle: between two of them any harmonic is almost straight."""
 
 
 def samples(seconds: float) -> int:
@@ -19,9 +24,29 @@ def samples(seconds: float) -> int:
     return max(1, round(seconds * RATE))
 
 
-def times(n: int) -> Wave:
+def times(n: int) -> NDArray[np.float64]:
     """Return the time of each of n samples, in seconds."""
     return np.arange(n) / RATE
+
+
+def silence(n: int) -> Wave:
+    """Return n samples of nothing."""
+    return np.zeros(n, np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def frequencies(size: int, lowest: float) -> Wave:
+    """Return the frequencies of a real spectrum of `size` samples, none below `lowest`."""
+    found = np.maximum(scipy.fft.rfftfreq(size, 1 / RATE), lowest).astype(np.float32)
+    found.setflags(write=False)  # all callers share it
+    return found
+
+
+def _eighth_power(base: Wave) -> Wave:
+    x: Wave = base * base
+    x *= x
+    x *= x
+    return x
 
 
 def noise(rng: np.random.Generator, n: int, low: float, high: float, slope: float = 0.0) -> Wave:
@@ -31,43 +56,52 @@ def noise(rng: np.random.Generator, n: int, low: float, high: float, slope: floa
     fall off as a fourth-order filter would, so that a band never sounds cut with scissors.
     """
     size = scipy.fft.next_fast_len(n, real=True)
-    frequency = np.maximum(scipy.fft.rfftfreq(size, 1 / RATE), 1.0)
-    gain = 1 / np.sqrt((1 + (low / frequency) ** 8) * (1 + (frequency / high) ** 8))
+    frequency = frequencies(size, 1.0)
+    gain = 1 + _eighth_power(np.float32(low) / frequency)
+    gain *= 1 + _eighth_power(frequency * np.float32(1 / high))
+    np.reciprocal(np.sqrt(gain, out=gain), out=gain)
     if slope:
-        gain *= np.maximum(frequency / low, 1.0) ** (slope / 6.02)
-    spectrum = rng.standard_normal(gain.size) + 1j * rng.standard_normal(gain.size)
-    wave = scipy.fft.irfft(spectrum * gain, size)[:n]
-    return wave / max(float(np.sqrt(np.mean(wave**2))), 1e-12)
+        octaves = np.log2(np.maximum(frequency * np.float32(1 / low), 1))
+        gain *= np.exp2(octaves * np.float32(slope / 6.02))
+    spectrum = rng.standard_normal(2 * gain.size, dtype=np.float32).view(np.complex64)
+    spectrum *= gain
+    wave = scipy.fft.irfft(spectrum, size, overwrite_x=True)[:n]
+    wave /= np.float32(max(float(np.dot(wave, wave) / n) ** 0.5, 1e-12))
+    return np.asarray(wave, np.float32)
 
 
-def phase(frequency: Wave) -> Wave:
+def phase(frequency: Track) -> NDArray[np.float64]:
     """Integrate a frequency track (n,) into phase, in radians."""
-    return 2 * np.pi * np.cumsum(frequency) / RATE
+    return (2 * np.pi / RATE) * np.cumsum(frequency, dtype=np.float64)
 
 
-def glide(n: int, *points: tuple[float, float]) -> Wave:
+def glide(n: int, *points: tuple[float, float]) -> NDArray[np.float64]:
     """Interpolate (fraction of the duration, value) points over n samples."""
     where, value = zip(*points, strict=True)
     return np.interp(np.linspace(0, 1, n), where, value)
 
 
-def harmonics(frequency: Wave, amplitudes: Sequence[float] | NDArray[np.float64]) -> Wave:
+def harmonics(frequency: Track, amplitudes: Sequence[float] | Track) -> Wave:
     """Sum the harmonics of a frequency track (n,); those above 7.5 kHz are left out.
 
-    By sin((k + 1) x) = 2 cos(x) sin(k x) - sin((k - 1) x), which is far quicker than many sines.
+    They repeat with every cycle, so that one cycle is made and read at the phase of each sample.
     """
-    angle, top = phase(frequency), float(frequency.max())
-    twice_cosine = 2 * np.cos(angle)
-    below: Wave = np.zeros(angle.size)
-    here: Wave = np.sin(angle)
-    wave: Wave = np.zeros(angle.size)
-    for amplitude in list(amplitudes)[: max(1, int(7500 / top))]:
-        wave += amplitude * here
-        below, here = here, twice_cosine * here - below
-    return wave
+    kept = list(amplitudes)[: max(1, int(7500 / float(frequency.max())))]
+    spectrum = np.zeros(CYCLE // 2 + 1, np.complex64)
+    spectrum[1 : len(kept) + 1] = -0.5j * CYCLE * np.asarray(kept)
+    cycle = scipy.fft.irfft(spectrum, CYCLE)
+    place = np.cumsum(frequency, dtype=np.float64)
+    place *= CYCLE / RATE
+    before = place.astype(np.int64)
+    beyond = (place - before).astype(np.float32)
+    before &= CYCLE - 1
+    here: Wave = cycle[before]
+    step = np.diff(cycle, append=cycle[:1])
+    here += beyond * step[before]
+    return here
 
 
-def voiced(frequency: Wave, formants: Sequence[tuple[float, float]]) -> Wave:
+def voiced(frequency: Track, formants: Sequence[tuple[float, float]]) -> Wave:
     """Sum harmonics of a frequency track (n,) shaped by (centre, width) resonances."""
     mean = float(frequency.mean())
     number = np.arange(1, max(2, int(7000 / frequency.max())))
@@ -83,42 +117,61 @@ def modes(
     decays: Sequence[float],
     amplitudes: Sequence[float],
 ) -> Wave:
-    """Sum decaying sines, as a struck body rings; decays are times to 1/e, in seconds."""
-    time = times(n)
-    wave = np.zeros(n)
-    for frequency, decay, amplitude in zip(frequencies, decays, amplitudes, strict=True):
-        if frequency < 7500:
-            wave += amplitude * np.exp(-time / decay) * np.sin(2 * np.pi * frequency * time)
-    return wave
+    """Sum decaying sines, as a struck body rings; decays are times to 1/e, in seconds.
+
+    Sine and decay are the powers of one complex number, by repeated squaring of its first half.
+    """
+    kept = [part for part in zip(frequencies, decays, amplitudes, strict=True) if part[0] < 7500]
+    if not kept:
+        return silence(n)
+    frequency, decay, amplitude = np.array(kept, np.float64).T
+    turn = (2j * np.pi * frequency - 1 / decay) / RATE
+    powers = np.ones((len(kept), n), np.complex64)
+    done = 1
+    while done < n:
+        more = min(done, n - done)
+        factor = np.exp(turn * done).astype(np.complex64)[:, None]
+        np.multiply(powers[:, :more], factor, out=powers[:, done : done + more])
+        done += more
+    return amplitude.astype(np.float32) @ powers.imag
 
 
 def decay(n: int, seconds: float, attack: float = 0.002) -> Wave:
     """Return an envelope that rises within `attack` and falls to 1/e every `seconds`."""
-    time = times(n)
-    return np.minimum(time / attack, 1.0) * np.exp(-time / seconds)
+    time = np.arange(n, dtype=np.float32)
+    envelope = np.exp(time * np.float32(-1 / (seconds * RATE)))
+    rising = min(n, int(attack * RATE) + 1)
+    envelope[:rising] *= np.minimum(time[:rising] * np.float32(1 / (attack * RATE)), 1)
+    return envelope
 
 
 def plateau(n: int, rise: float, fall: float) -> Wave:
     """Return an envelope that rises and falls smoothly and holds one in between."""
-    time = times(n)
-    edges = np.minimum(np.minimum(time / rise, time[::-1] / fall), 1.0)
-    return np.sin(np.pi / 2 * edges) ** 2
+    envelope = np.ones(n, np.float32)
+    for edge, seconds in ((envelope, rise), (envelope[::-1], fall)):
+        part = edge[: int(seconds * RATE) + 1]
+        time = np.arange(part.size, dtype=np.float32) * np.float32(1 / (seconds * RATE))
+        np.minimum(part, np.sin(np.float32(np.pi / 2) * np.minimum(time, 1)) ** 2, out=part)
+    return envelope
 
 
 def drift(rng: np.random.Generator, n: int, seconds: float) -> Wave:
     """Draw a slow random curve between 0 and 1 that turns about every `seconds`."""
-    knots = rng.uniform(size=max(2, int(n / RATE / seconds) + 2))
-    position = np.linspace(0, knots.size - 1, n)
-    left = np.minimum(position.astype(int), knots.size - 2)
-    weight = (1 - np.cos(np.pi * (position - left))) / 2
-    return knots[left] * (1 - weight) + knots[left + 1] * weight
+    knots = rng.uniform(size=max(2, int(n / RATE / seconds) + 2)).astype(np.float32)
+    position = np.linspace(0, knots.size - 1, n, dtype=np.float32)
+    left = np.minimum(position.astype(np.int32), knots.size - 2)
+    position -= left
+    weight = (1 - np.cos(np.float32(np.pi) * position)) / 2
+    here = knots[left]
+    here += np.diff(knots)[left] * weight
+    return here
 
 
-def add_at(wave: Wave, start: int, sound: Wave, gain: float = 1.0) -> None:
+def add_at(wave: Wave, start: int, sound: Track, gain: float = 1.0) -> None:
     """Add a sound to `wave` in place from sample `start`; what runs past the end is cut."""
     stop = min(wave.size, start + sound.size)
     if start < stop:
-        wave[start:stop] += gain * sound[: stop - start]
+        wave[start:stop] += np.float32(gain) * sound[: stop - start]
 
 
 def scatter(
@@ -132,7 +185,7 @@ def scatter(
 
     A few grains are made and used over and over: rain has too many drops to make each one.
     """
-    wave = np.zeros(n)
+    wave = silence(n)
     shapes = [grain() for _ in range(grains)]
     count = int(rng.poisson(per_second * n / RATE))
     starts = rng.integers(0, n, size=count)
@@ -149,6 +202,7 @@ def loudness(wave: Wave) -> float:
     A click has little power for how loud it seems, hence the peak.
     """
     window = min(samples(0.125), wave.size)
-    total = np.cumsum(np.concatenate([[0.0], wave**2]))
+    total = np.zeros(wave.size + 1)
+    np.cumsum(wave * wave, dtype=np.float64, out=total[1:])
     power = float(np.max(total[window:] - total[:-window])) / window
     return max(power, 0.0, float(np.abs(wave).max() / 6) ** 2) ** 0.5

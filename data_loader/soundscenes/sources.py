@@ -25,6 +25,7 @@ from data_loader.soundscenes.signals import (
     plateau,
     samples,
     scatter,
+    silence,
     times,
     voiced,
 )
@@ -90,7 +91,7 @@ def _cat(rng: Rng, pitch: float, grain: float) -> Wave:
     base = 520 * pitch
     track = glide(n, (0, 0.85 * base), (0.35, 1.3 * base), (1, 0.75 * base))
     vowels = [[(500, 200), (2300, 300)], [(1100, 250), (1800, 300)], [(650, 200), (1000, 250)]]
-    wave = np.zeros(n)
+    wave = silence(n)
     for index, formants in enumerate(vowels):  # "mi-a-ou": each vowel fades into the next
         weight = np.clip(1 - np.abs(np.linspace(0, 2, n) - index), 0, 1)
         wave += weight * voiced(track, [(c * pitch**0.5, w) for c, w in formants])
@@ -107,7 +108,7 @@ def _owl(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _cuckoo(rng: Rng, pitch: float, grain: float) -> Wave:
     first, second = samples(0.19), samples(0.3)
-    wave = np.zeros(samples(0.62))
+    wave = silence(samples(0.62))
     for start, n, height in ((0, first, 690.0), (samples(0.28), second, 545.0)):
         track = np.full(n, height * pitch * (0.97 + 0.06 * grain))
         breath = 0.02 * noise(rng, n, 400, 1500)
@@ -117,7 +118,7 @@ def _cuckoo(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _frog(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.38)
-    wave = np.zeros(n)
+    wave = silence(n)
     pulse = modes(samples(0.03), [620 * pitch, 1350 * pitch], [0.008, 0.005], [1, 0.7])
     step = 1 / (38 + 14 * grain)
     for index in range(int(0.34 / step)):
@@ -170,7 +171,7 @@ def _thunder(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _drop(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.28)
-    wave = np.zeros(n)
+    wave = silence(n)
     for start, height, gain in ((0.0, 850.0, 1.0), (0.05 + 0.05 * grain, 1250.0, 0.45)):
         size = samples(0.16)
         track = height * pitch * (1 + 5 * times(size)) * (1 + 0.01 * rng.standard_normal())
@@ -196,11 +197,11 @@ def _horn(rng: Rng, pitch: float, grain: float) -> Wave:
 def _guitar(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(1.3)
     period = round(16_000 / (185 * pitch))
-    pluck = np.zeros(n)  # Karplus and Strong: a burst of noise runs round a delay that softens it
+    pluck = silence(n)  # Karplus and Strong: a burst of noise runs round a delay that softens it
     pluck[:period] = noise(rng, period, 50, (8 + 12 * grain) * 185 * pitch)
-    feedback = np.zeros(period + 2)
+    feedback = silence(period + 2)
     feedback[0], feedback[period], feedback[period + 1] = 1.0, -0.497, -0.497
-    return np.asarray(lfilter([1.0], feedback, pluck)) * plateau(n, 0.002, 0.2)
+    return np.asarray(lfilter([1.0], feedback, pluck), np.float32) * plateau(n, 0.002, 0.2)
 
 
 def _drum(rng: Rng, pitch: float, grain: float) -> Wave:
@@ -213,7 +214,7 @@ def _drum(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _phone(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(1.0)
-    wave = np.zeros(n)
+    wave = silence(n)
     bells = [
         modes(samples(0.2), [f * pitch, 2.76 * f * pitch], [0.06, 0.02], [1, 0.4])
         for f in (1330.0, 1580.0)
@@ -254,7 +255,7 @@ def _key(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _heartbeat(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.36)
-    wave = np.zeros(n)
+    wave = silence(n)
     for start, height, gain in ((0.0, 72.0, 1.0), (0.17, 92.0, 0.7)):  # lub, dub
         size = samples(0.17)
         track = height * pitch * (0.9 + 0.2 * grain) * (1 + 0.4 * np.exp(-times(size) / 0.02))
@@ -272,7 +273,7 @@ def _beep(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _saw_stroke(rng: Rng, pitch: float, grain: float) -> Wave:
     n = samples(0.27)
-    teeth = np.sin(phase(glide(n, (0, 60), (0.5, 110 + 40 * grain), (1, 60))))
+    teeth = np.sin(phase(glide(n, (0, 60), (0.5, 110 + 40 * grain), (1, 60)))).astype(np.float32)
     wave = noise(rng, n, 1100 * pitch, 5200 * pitch) * (1 + 0.9 * teeth) ** 2
     return wave * plateau(n, 0.1, 0.1)
 
@@ -285,7 +286,7 @@ def _blade(rng: Rng, pitch: float, grain: float) -> Wave:
 
 def _cricket(rng: Rng, pitch: float, grain: float) -> Wave:
     step, pulse = samples(0.019), samples(0.013)
-    wave = np.zeros(4 * step)
+    wave = silence(4 * step)
     track = np.full(pulse, 4300 * pitch * (0.97 + 0.06 * grain) * (1 + 0.003 * rng.uniform()))
     for index in range(4):
         add_at(wave, index * step, np.sin(phase(track)) * plateau(pulse, 0.004, 0.004))
@@ -302,7 +303,7 @@ def _hammer(rng: Rng, pitch: float, grain: float) -> Wave:
 
 
 def _gallop(rng: Rng, pitch: float, grain: float) -> Wave:
-    wave = np.zeros(samples(0.3))
+    wave = silence(samples(0.3))
     for start, height, gain in ((0.0, 1.0, 0.8), (0.085, 1.15, 0.7), (0.17, 0.9, 1.0)):
         n = samples(0.09)
         base = 720 * pitch * height * (0.9 + 0.2 * grain)
@@ -313,7 +314,7 @@ def _gallop(rng: Rng, pitch: float, grain: float) -> Wave:
 
 
 def _chirp(rng: Rng, pitch: float, grain: float) -> Wave:
-    wave = np.zeros(samples(0.24))
+    wave = silence(samples(0.24))
     for index in range(2 + int(2 * grain)):
         n = samples(0.055)
         top = rng.uniform(3300, 4000) * pitch
@@ -393,12 +394,12 @@ def _fire(rng: Rng, n: int, pitch: float, pace: float, grain: float) -> Wave:
 def _vacuum(rng: Rng, n: int, pitch: float, pace: float, grain: float) -> Wave:
     start = glide(n, (0, 1), (1, 1)) * 195 * pitch * (0.95 + 0.1 * grain)
     hum = harmonics(start, [0.6, 0.5, 0.25, 0.3, 0.15, 0.1, 0.1, 0.2])
-    whine = np.sin(phase(12 * start)) if 12 * start[0] < 7500 else np.zeros(n)
+    whine = np.sin(phase(12 * start)) if 12 * start[0] < 7500 else silence(n)
     return hum + 0.25 * whine + 0.45 * noise(rng, n, 350, 4500 * min(pitch, 1.5), -1.5)
 
 
 def _bees(rng: Rng, n: int, pitch: float, pace: float, grain: float) -> Wave:
-    wave = np.zeros(n)
+    wave = silence(n)
     for _ in range(5):
         height = 205 * pitch * rng.uniform(0.9, 1.1) * (0.95 + 0.1 * grain)
         track = height * (1 + 0.08 * (drift(rng, n, 0.25) - 0.5))
@@ -418,7 +419,7 @@ def _applause(rng: Rng, n: int, pitch: float, pace: float, grain: float) -> Wave
 
 def _plane(rng: Rng, n: int, pitch: float, pace: float, grain: float) -> Wave:
     beat = 1.5 + 2 * grain  # two propellers a little apart in speed
-    wave = np.zeros(n)
+    wave = silence(n)
     for height in (98 * pitch, 98 * pitch + beat):
         wave += harmonics(np.full(n, height), 1 / np.arange(1, 13) ** 0.8)
     return wave / 2 + 0.3 * noise(rng, n, 150, 900, -3)

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio import signal_features as features
-from data_loader.hickle import write_hickle
 from data_loader.soundscenes import grammar
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
@@ -35,10 +34,11 @@ from text.vocabulary import write_vocabulary
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.progress import no_bar
-from utils.unpickle import dump_plain
+from utils.reading.hickle import write_hickle
+from utils.reading.pickles import dump_plain
 
 FOLDER = "SoundScenes"
-RECIPE = 3  # raise it with every change that makes other sounds, words or features
+RECIPE = 4  # raise it with every change that makes other sounds, words or features
 RECORD = "soundscenes.json"
 _FEW = 48  # clips that are not worth starting processes for
 

@@ -15,7 +15,6 @@ from typing import IO
 import numpy as np
 
 from data_loader.audiocaps import AudioCaps
-from data_loader.hickle import write_hickle
 from data_loader.packed_file import PackedWriter, encode_names
 from data_loader.store import (
     FeatureStore,
@@ -26,7 +25,8 @@ from data_loader.store import (
 )
 from utils.config import Config, ExpertConfig
 from utils.files import write_text
-from utils.unpickle import dump_plain
+from utils.reading.hickle import write_hickle
+from utils.reading.pickles import dump_plain
 
 TOKENS = {"audio": 10, "vggsound": 29}
 """Tokens of a clip of ten seconds, as the published extractors give them."""

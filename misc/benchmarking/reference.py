@@ -21,7 +21,6 @@ from model.kernels.linear import Linear
 from model.moee import MixtureOfEmbeddingExperts, SingleExpert
 from model.net_vlad import NetVLAD
 
-TEXTS_AT_ONCE = 256
 Kind = TypeVar("Kind", bound=nn.Module)
 
 Clip = tuple[list[np.ndarray], dict[str, np.ndarray]]
@@ -155,15 +154,15 @@ def _embed_clips(
 
 
 def ranking_loss(sims: Tensor, margin: float) -> Tensor:
-    """Return the max-margin loss of sims (B, B) over i != j, by index lists of 2 B^2 terms."""
+    """Return the max-margin loss of sims (B, B) over i != j, selected from 2 B^2 terms."""
     count = len(sims)
     own = sims.diagonal()[:, None].expand(count, count).reshape(-1, 1)
     own = torch.cat([own, own], dim=0)
     others = torch.cat([sims.reshape(-1, 1), sims.t().reshape(-1, 1)], dim=0)
-    costs = F.relu(margin - (own - others))
-    kept = [i * count + j for i in range(count) for j in range(count) if i != j]
-    index = torch.tensor([*kept, *(count * count + place for place in kept)])
-    return costs[index].mean()
+    pairs = (1.0 - torch.eye(count, device=sims.device)).reshape(-1)
+    kept = torch.nonzero(torch.cat([pairs, pairs])).flatten()
+    own, others = own.index_select(0, kept), others.index_select(0, kept)
+    return F.relu(margin - (own - others)).mean()
 
 
 class Ranger:
@@ -214,20 +213,14 @@ class Ranger:
 
 
 @torch.no_grad()
-def evaluate_in_chunks(
+def evaluate(
     model: ExpertMixture,
     text: Tensor,
     experts: Mapping[str, Tensor],
     available: Mapping[str, Tensor],
 ) -> np.ndarray:
-    """Return similarities (Q, V) as the chunked evaluation did: all clips anew for each chunk."""
-    captions = text.flatten(0, 1)[:, None]  # (Q, 1, N, D)
-    return np.concatenate(
-        [
-            similarities(model, chunk, experts, available).cpu().numpy()
-            for chunk in captions.split(TEXTS_AT_ONCE)
-        ]
-    )
+    """Return similarities (Q, V) of a whole split, captions and clips all at once."""
+    return similarities(model, text, experts, available).cpu().numpy()
 
 
 def t2v_ranks_by_sorting(sims: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from trainer.device import choose_device, describe, set_precision
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.optimizer import build_optimizer
 from trainer.ranking_step import build_step
+from utils.allocator import SETTLED, keep_memory, set_thresholds
 from utils.config import Config, load_config
 from utils.errors import ProjectError
 
@@ -187,7 +188,7 @@ def steps(settings: Mapping[str, Any]) -> Figures:
 
 
 def evaluation(settings: Mapping[str, Any]) -> Figures:
-    """Validate (one caption a clip) and test (five); the opponent embeds clips for every chunk."""
+    """Validate (one caption a clip) and test (five); the opponent takes each split at once."""
     config, device = _config_and_device(settings)
     model = _seeded_model(config, device)
     plain = reference.with_plain_layers(model).eval()
@@ -201,7 +202,7 @@ def evaluation(settings: Mapping[str, Any]) -> Figures:
 
         def theirs(data: EvaluationData = data) -> None:
             experts = {n: one for n, one in data.experts.items() if isinstance(one, torch.Tensor)}
-            sims = reference.evaluate_in_chunks(plain, data.text, experts, data.available)
+            sims = reference.evaluate(plain, data.text, experts, data.available)
             reference.t2v_ranks_by_sorting(sims)
             reference.v2t_ranks_by_sorting(sims)
 
@@ -261,6 +262,7 @@ class _Steps:
 
     def take(self) -> None:
         """Take a whole step."""
+        keep_memory()
         self._batch = next(self._batches)
         self._optimizer.zero_grad(set_to_none=True)
         self.forward().backward()
@@ -268,6 +270,7 @@ class _Steps:
 
     def take_apart(self) -> Iterator[tuple[str, float]]:
         """Take a step and yield its parts with their seconds."""
+        keep_memory()
         watch = _Watch(self._device)
         self._batch = next(self._batches)
         yield "batch", watch.lap()
@@ -314,6 +317,7 @@ class _ReferenceSteps:
 
     def take_apart(self) -> Iterator[tuple[str, float]]:
         """Take a step and yield its parts with their seconds."""
+        set_thresholds(*SETTLED)  # what glibc does where nothing is set
         watch = _Watch(self._device)
         chosen = self._draw.choice(len(self._clips), self._size, replace=False)
         text, experts, available = reference.collate(

@@ -16,7 +16,7 @@ from misc.own_data.captions import Captioned
 from text.captions import TextRecord, write_text_features
 from utils.errors import DataError
 from utils.files import write_json, write_text
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 ROOT = "structured-symlinks"
 COVERED = 0.95

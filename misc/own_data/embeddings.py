@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_loader.hdf5 import Hdf5File, Node
 from utils.errors import DataError, ProjectError
 from utils.files import map_file, open_regular, read_list
+from utils.reading.hdf5 import Hdf5File, Node
 
 ONE_EACH = (".npy", ".npz", ".h5", ".hdf5")
 TABLES = (".npz", ".h5", ".hdf5", ".parquet")

@@ -4,15 +4,22 @@
 
 On the CPU torch leaves float32 products to MKL, which keeps its widest vectors for the processors
 of its maker; oneDNN, which comes with torch, uses them on every processor: twice as fast on an AMD
-one. The same products by another library differ by rounding alone.
+one, no faster on an Intel one. A try at the first product decides. The same products by another
+library differ by rounding alone.
 """
 
 import functools
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+TRIED_ROWS, TRIED_WIDTH, TRIES = 128, 768, 11
+WORTH_IT = 0.7  # of MKL's time
 
 
 class Linear(nn.Linear):
@@ -34,7 +41,7 @@ def linear(
 
 
 def _by_onednn(rows: torch.Tensor) -> bool:
-    """Whether oneDNN is there and takes these products.
+    """Whether oneDNN is there, is the faster one, and takes these products.
 
     Without rows it has no gradient of the weight. Autocast would be passed over, and a compiler
     knows what to do with torch's own layer alone.
@@ -46,8 +53,37 @@ def _by_onednn(rows: torch.Tensor) -> bool:
         and len(rows) > 0
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
-        and _onednn_works()
+        and onednn_is_faster()
     )
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Try both libraries on a product of usual size; MKL has the benefit of the doubt.
+
+    Pairs of tries on one thread, by the time of the thread alone, so that other programs do not
+    change the choice from one run to the next.
+    """
+    if not _onednn_works():
+        return False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows, weight = torch.ones(TRIED_ROWS, TRIED_WIDTH), torch.ones(TRIED_WIDTH, TRIED_WIDTH)
+        ratios = [
+            _seconds(_product, rows, weight) / _seconds(F.linear, rows, weight)
+            for _ in range(TRIES)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(ratios) < WORTH_IT
+
+
+def _seconds(product: Callable[..., torch.Tensor], *matrices: torch.Tensor) -> float:
+    """Return the processor time of this thread for a product."""
+    started = time.thread_time()
+    product(*matrices)
+    return time.thread_time() - started
 
 
 @functools.cache

@@ -191,7 +191,7 @@ class TrainerConfig:
     ] = 10.0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], "arithmetic of matrix products"] = "fp32"
     compile: Annotated[bool, "compile the model with torch.compile"] = False
-    cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = False
+    cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = True
 
     @property
     def monitor_mode(self) -> str:

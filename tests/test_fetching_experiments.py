@@ -11,9 +11,9 @@ from data_loader import find_archive
 from file_server import Faults, FileServer
 from misc import exps_names
 from utils.config import load_config
-from utils.download import Policy
 from utils.errors import DataError, DownloadError, UsageError
-from utils.experiments import (
+from utils.fetching.download import Policy
+from utils.fetching.experiments import (
     CHECKPOINT,
     REGISTRY,
     RUN_CONFIG,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.download import Policy, fetch
 from utils.errors import DataError, UsageError, nearest
+from utils.fetching.download import Policy, fetch
 from utils.files import read_json
 
-REGISTRY = Path(__file__).resolve().parent.parent / "configs" / "experiments.json"
+REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
 ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
 CHECKPOINT, RUN_CONFIG = "trained_model.pth", "config.json"
 
@@ -126,7 +126,7 @@ def fetch_run(
     when a file is not the one fetched earlier.
     """
     # not above: torch takes seconds to import, and the registry alone does not need it
-    from utils.unpickle import read_torch_checkpoint
+    from utils.reading.checkpoints import read_torch_checkpoint
 
     folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
     fetch(f"{url}/{RUN_CONFIG}", folder / RUN_CONFIG, check=read_json, policy=policy)

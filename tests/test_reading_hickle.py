@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_loader.hickle import hickle_keys, iter_hickle, write_hickle
 from utils.errors import DataError, UnsafeFileError
+from utils.reading.hickle import hickle_keys, iter_hickle, write_hickle
 
 MINIDATA = Path(__file__).resolve().parent / "data" / "minidata"
 HARD_NAMES = (
@@ -190,7 +190,7 @@ def test_a_file_cut_anywhere_is_damaged_or_whole(path, form):
         (lambda file: None, "holds no `data`"),
         (lambda file: file.create_group("data"), "holds None; expected a dict"),
         (lambda file: file.create_dataset("data", data=[1.0]), "holds None; expected a dict"),
-        (lambda file: file.create_group("data").attrs.update(base_type="list"), "holds b'list'"),
+        (lambda file: file.create_group("data").attrs.update(base_type="list"), "holds 'list'"),
         (lambda file: file.create_group("data").attrs.update(base_type="d" * 300), "holds None"),
         (lambda file: file.create_group("data").attrs.update(base_type=["dict"]), "holds None"),
     ],
@@ -270,3 +270,40 @@ def test_a_failed_writing_leaves_what_was_there(path):
         write_hickle(path, {"a": np.ones(1), "b": object()})
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("packed", [{}, {"compression": "gzip"}], ids=["plain", "gzip"])
+def test_files_of_todays_hickle_are_read(tmp_path, packed):
+    hickle = pytest.importorskip("hickle", minversion="5")
+    values = {
+        "clip a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a/b c": np.arange(4.0),
+        "größe 'x'": np.ones((1, 2), np.float16),
+        "turned": np.arange(6, dtype=">i2").reshape(3, 2),
+        "long": np.random.default_rng(0).random((400, 128), np.float32),
+        "missing": float("nan"),
+        "missing too": np.float64("nan"),
+        "none": None,
+    }
+    hickle.dump(values, str(tmp_path / "x.hickle"), mode="w", **packed)
+    found = dict(iter_hickle(tmp_path / "x.hickle"))
+    assert found.keys() == values.keys()
+    for key, value in values.items():
+        if isinstance(value, np.ndarray):
+            assert np.array_equal(found[key], value)
+        else:
+            assert found[key] is None
+
+
+def test_keys_of_todays_hickle_that_are_no_text_are_refused(tmp_path):
+    hickle = pytest.importorskip("hickle", minversion="5")
+    for number, key in enumerate((5, (1, 2))):
+        hickle.dump({key: np.ones(2)}, str(tmp_path / f"{number}.hickle"), mode="w")
+        with pytest.raises(DataError, match=rf"{number}\.hickle"):
+            list(iter_hickle(tmp_path / f"{number}.hickle"))
+
+
+def test_an_html_page_is_named(tmp_path):
+    (tmp_path / "x.hickle").write_bytes(b"<!DOCTYPE html>" + bytes(100))
+    with pytest.raises(DataError, match="HTML"):
+        list(iter_hickle(tmp_path / "x.hickle"))

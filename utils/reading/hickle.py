@@ -1,6 +1,6 @@
-"""Read and write the `.hickle` files of features: HDF5 in the layout of hickle 4.0.4.
+"""Read the `.hickle` files of features, of hickle 4 and 5 (HDF5); write those of hickle 4.0.4.
 
-Files may come from untrusted sources: they are read by `data_loader/hdf5.py`, and the pickles that
+Files may come from untrusted sources: they are read by `utils/reading/hdf5.py`; the pickles that
 hickle keeps as attributes are never looked at.
 """
 
@@ -18,9 +18,11 @@ from typing import Final
 import h5py
 import numpy as np
 
-from data_loader.hdf5 import Hdf5File, Node
 from utils.errors import DataError, UnsafeFileError
 from utils.files import atomic_writer, map_file, open_regular
+from utils.reading.hdf5 import Hdf5File, Node
+from utils.reading.kinds import other_kind
+from utils.shown import printable, shown
 
 LARGEST_RATIO = 100
 """Bytes of features for each byte of file; measured features compress to a tenth at best."""
@@ -34,6 +36,12 @@ KEY = re.compile(
 )
 """What Python's repr makes of a text."""
 
+NOTHING: Final = frozenset({b"None", b"none", b"NoneType"})
+PAIR = re.compile(rb"data[0-9]+")
+"""How hickle 5 calls a key that is no plain name: a group of the key `data0` and its value."""
+
+WRITERS = "hickle 4 and 5"
+NESTED = "is a nested value; expected an array"
 IS_PICKLE = "is stored as a pickle, which is never read from a .hickle file"
 
 # What hickle 4.0.4 writes as the attributes `type` and `key_type`, so that it can read our files.
@@ -53,17 +61,17 @@ def iter_hickle(path: str | Path) -> Iterator[tuple[str, np.ndarray | None]]:
     Arrays are (D,) or (N, D), as stored, read-only. Raises DataError for what is damaged or no such
     file, UnsafeFileError for what reaches outside the file or unpacks to far more than its size.
     """
-    with _opened(path) as (file, folder):
-        for key, address in _items(file, folder):
-            with _named(f"clip {key[:200]!r}"):
-                value = _read_item(file, address)
+    with _opened(path) as (file, items):
+        for key, item in items:
+            with _named(f"clip {shown(key)}"):
+                value = _read_item(file, item)
             yield key, value
 
 
 def hickle_keys(path: str | Path) -> list[str]:
     """Return the keys of a file, in the file's order; raises what `iter_hickle` does."""
-    with _opened(path) as (file, folder):
-        return [key for key, _ in _items(file, folder)]
+    with _opened(path) as (_, items):
+        return [key for key, _ in items]
 
 
 def write_hickle(
@@ -118,34 +126,73 @@ def _named(what: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Hdf5File, Node]]:
-    """Open a file and yield it with its group `data`."""
+def _opened(path: str | Path) -> Iterator[tuple[Hdf5File, Iterator[tuple[str, Node]]]]:
+    """Open a file and yield it with the clips of its group `data`: (key, node of the value)."""
     with _named(path):
         with open_regular(path) as plain:
             content = map_file(plain)
+        if other := other_kind(path, "hdf5"):
+            raise DataError(other)
         file = Hdf5File(content, ratio=LARGEST_RATIO, free=ALWAYS_ALLOWED)
+        version = file.text_attribute(file.root, b"HICKLE_VERSION") or b""
         folder = file.member(file.root, b"data")
         if folder is None:
-            raise DataError("holds no `data`; expected a dict of clips, as hickle 4 writes it")
+            raise DataError(f"holds no `data`; expected a dict of clips, as {WRITERS} write it")
+        if version.startswith(b"5"):
+            yield file, _items_of_5(file, folder)
+            return
         kind = file.text_attribute(folder, b"base_type")
         if kind == b"pickle":
             raise UnsafeFileError(IS_PICKLE)
         if kind != b"dict":
-            raise DataError(f"holds {kind!r}; expected a dict of clips, as hickle 4 writes it")
-        yield file, folder
+            raise DataError(
+                f"holds {shown(kind and kind.decode('latin-1'))}; expected a dict of clips, as "
+                f"{WRITERS} write it (this one: hickle {printable(version.decode('latin-1'), 20)})"
+            )
+        yield file, _items(file, folder)
 
 
-def _items(file: Hdf5File, folder: Node) -> Iterator[tuple[str, int]]:
-    """Yield (key, address) of each clip."""
+def _items(file: Hdf5File, folder: Node) -> Iterator[tuple[str, Node]]:
+    """Yield (key, node of the value) of each clip of hickle 4."""
     seen: set[str] = set()
     for name, address in file.members(folder):
-        key = _key_of(name)
-        if key is None:
-            raise DataError(f"the key {name[:100]!r} is not a text in quotes")
-        if key in seen:
-            raise DataError(f"the key {key[:200]!r} comes twice")
-        seen.add(key)
-        yield key, address
+        key = _unseen(_key_of(name), name, seen)
+        with _named(f"clip {shown(key)}"):
+            item: Node | None = file.node(address)
+            if item is not None and item.is_group:
+                item = file.member(item, b"data")
+            if item is None:
+                raise DataError(NESTED)
+        yield key, item
+
+
+def _items_of_5(file: Hdf5File, folder: Node) -> Iterator[tuple[str, Node]]:
+    """Yield (key, node of the value) of each clip of hickle 5, whose types are not looked up."""
+    seen: set[str] = set()
+    for name, address in file.members(folder):
+        item: Node | None = file.node(address)
+        if item is not None and item.is_group and PAIR.fullmatch(name):
+            letters = file.member(item, b"data0")
+            item = file.member(item, b"data1")
+            text = file.array(letters) if letters is not None else None
+            if item is None or text is None or text.dtype.kind != "S":
+                raise DataError(f"its entry {shown(name.decode('latin-1'))} is no pair")
+            key = _unseen(text.tobytes().decode("utf-8", "replace"), name, seen)
+        else:
+            quoted = len(name) > 2 and name[:1] == name[-1:] == b'"'
+            key = _unseen(name[1:-1].decode("utf-8", "replace") if quoted else None, name, seen)
+        if item is None:
+            raise DataError(f"clip {shown(key)}: {NESTED}")
+        yield key, item
+
+
+def _unseen(key: str | None, name: bytes, seen: set[str]) -> str:
+    if key is None:
+        raise DataError(f"the key {shown(name.decode('latin-1'))} is not a text in quotes")
+    if key in seen:
+        raise DataError(f"the key {shown(key)} comes twice")
+    seen.add(key)
+    return key
 
 
 def _key_of(name: bytes) -> str | None:
@@ -158,18 +205,19 @@ def _key_of(name: bytes) -> str | None:
         return None
 
 
-def _read_item(file: Hdf5File, address: int) -> np.ndarray | None:
-    item: Node | None = file.node(address)
-    if item is not None and item.is_group:
-        item = file.member(item, b"data")
-    if item is None or item.is_group:
-        raise DataError("is a nested value; expected an array")
-    kind = file.text_attribute(item, b"base_type")
+def _read_item(file: Hdf5File, item: Node) -> np.ndarray | None:
+    if item.is_group:
+        raise DataError(NESTED)
+    kind = file.text_attribute(item, b"base_type")  # None: hickle 5 refers to its types
     if kind == b"pickle":
         raise UnsafeFileError(IS_PICKLE)
-    if kind not in ARRAYS:
-        raise DataError(f"is a value of type {kind!r}; expected an array")
+    if kind in NOTHING or file.is_null(item):
+        return None
+    if kind is not None and kind not in ARRAYS:
+        raise DataError(f"is a value of type {shown(kind.decode('latin-1'))}; expected an array")
     numbers = file.array(item)
+    if numbers.dtype.kind not in "fiu":
+        raise DataError("is a text; expected an array")
     if numbers.ndim in (1, 2):
         return numbers
     if numbers.ndim or not np.isnan(numbers):

@@ -27,8 +27,7 @@ import urllib3
 from tqdm import tqdm
 
 from utils.errors import DataError, DownloadError, UsageError
-from utils.files import read_json, write_json
-from utils.manifest import (
+from utils.fetching.manifest import (
     SNIFFED,
     Fetched,
     Wanted,
@@ -39,6 +38,7 @@ from utils.manifest import (
     verify,
     write_manifest,
 )
+from utils.files import read_json, write_json
 from utils.progress import byte_bar
 
 logger = logging.getLogger(__name__)

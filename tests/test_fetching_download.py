@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from file_server import Faults, FileServer, make_archive
-from utils import download
-from utils.archive import check_archive
-from utils.download import Policy, fetch, repair_url
 from utils.errors import DataError, DownloadError, UsageError
-from utils.manifest import manifest_path
+from utils.fetching import download
+from utils.fetching.download import Policy, fetch, repair_url
+from utils.fetching.manifest import manifest_path
+from utils.reading.archives import check_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENT = Policy(tries=4, first_delay=0.0, longest_delay=0.0, connect_timeout=2, read_timeout=2)
@@ -496,7 +496,7 @@ def test_a_file_system_without_locks_is_said_and_used(server, tmp_path, monkeypa
 FETCH_SLOWLY = """
 import sys
 from pathlib import Path
-from utils.download import Policy, fetch
+from utils.fetching.download import Policy, fetch
 fetch(sys.argv[1], Path(sys.argv[2]), policy=Policy(chunk=500, read_timeout=30))
 """
 

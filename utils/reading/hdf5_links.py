@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from data_loader.hdf5_bytes import NOWHERE, CheckedBytes
 from utils.errors import DataError, UnsafeFileError
+from utils.reading.hdf5_bytes import NOWHERE, CheckedBytes
 
 LINKS_BY_NAME = 5
 RECORD = 11

@@ -21,9 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from data_loader.hdf5_bytes import NOWHERE, CheckedBytes
-from data_loader.hdf5_links import stored_links
 from utils.errors import DataError, UnsafeFileError
+from utils.reading.hdf5_bytes import NOWHERE, CheckedBytes
+from utils.reading.hdf5_links import stored_links
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 LONGEST_TEXT = 256
@@ -120,6 +120,15 @@ class Hdf5File(CheckedBytes):
                 if name == wanted:
                     return self._text(form, space, value, end)
         return None
+
+    def is_null(self, node: Node) -> bool:
+        """Say whether a dataset holds nothing at all, not even an empty array."""
+        space = node.first(DATASPACE)
+        return (
+            space is not None
+            and self.raw(space[0], 1) == b"\2"
+            and (self.number(space[0] + 3, 1) == 2)
+        )
 
     def array(self, node: Node) -> np.ndarray:
         """Return the numbers of a dataset, read-only, in the machine's byte order."""
@@ -375,6 +384,8 @@ class Hdf5File(CheckedBytes):
             found = self.take(FLOAT_LAYOUT, at + 8)
             if (high_bits, found) == (sign, expected) and not bits & 0x40:
                 return np.dtype(f"{order}f{size}")
+        elif kind == TEXT and 0 < size <= LONGEST_TEXT:
+            return np.dtype(f"S{size}")
         raise DataError("holds something other than plain numbers")
 
     def _stored(

@@ -1,0 +1,566 @@
+"""What is checked and timed on a GPU: each section runs in a process of its own.
+
+A section yields (name, value) as soon as it knows something, so that what was found before a
+failure or the end of its time is kept. Values are plain types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from misc.benchmarking.made_up_clips import MadeUpClips
+from model import RetrievalModel, build_model
+from model.loss import MaxMarginRankingLoss, build_loss
+from trainer.cuda_graphs import Gradients, gradients_of
+from trainer.device import choose_device, describe, set_precision
+from trainer.evaluator import EvaluationData, evaluate
+from trainer.loop import Batch, Fit, fit
+from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.progress import Record
+from trainer.ranking_step import Precision, RankingStep, build_step
+from trainer.training import Training
+from utils.batches import Frames
+from utils.config import Config, load_config
+from utils.stop import StopSignals
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EXPERIMENTS = {
+    2: "configs/audiocaps/train-vggish-vggsound.json",
+    4: "configs/audiocaps/train-full-ce-r2p1d-inst-vggish-vggsound.json",
+}
+"""The published experiment with so many experts."""
+COMPARED_STEPS = 20
+ALLOWED = 1e-4
+HELD_CLIPS = 4096
+MMT_WIDTHS = {"audio": 128, "vggsound": 512}
+WARM_UP = 12
+CPU = torch.device("cpu")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+
+Finding = tuple[str, Any]
+Section = Callable[["Bench"], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how much is measured."""
+
+    device: torch.device
+    quick: bool
+
+    def config(self, trainer: Mapping[str, object] = {}, *, experts: int = 2) -> Config:
+        """Return the configuration of an experiment with other keys of its trainer."""
+        changes: dict[str, object] = {f"trainer.{key}": value for key, value in trainer.items()}
+        if self.quick:
+            changes |= {"experts.ce_shared_dim": 32, "data_loader.args.batch_size": 16}
+        return load_config(str(ROOT / EXPERIMENTS[experts]), changes)
+
+    def amount(self, full: int, quick: int) -> int:
+        """Return how much of something there is."""
+        return quick if self.quick else full
+
+    def wait(self) -> None:
+        """Wait until the device has done its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Trained:
+    """A model in training, one step at a time."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        step: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[Batch],
+        *,
+        replay: bool,
+    ) -> None:
+        self.step = step.train()
+        self.optimizer = optimizer
+        self.batches = batches
+        self.gradients: Gradients = gradients_of(
+            step, optimizer, replay=replay, device=bench.device, alone=True
+        )
+
+    def take(self) -> torch.Tensor:
+        """Take a step; return its loss on the device."""
+        loss = self.gradients(next(self.batches)).clone()
+        self.optimizer.step()
+        return loss
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the steps are replayed as a graph by now."""
+        return bool(getattr(self.gradients, "is_recorded", False))
+
+
+def train_on(bench: Bench, config: Config, data: MadeUpClips) -> Trained:
+    """Return the configured model in training on made-up clips."""
+    set_precision(config.trainer.precision)
+    new = new_training(config, bench.device)
+    full = data.clips // config.data.batch_size
+    batches = itertools.chain.from_iterable(
+        itertools.islice(data.epoch(number, 0), full) for number in itertools.count(1)
+    )
+    replay = config.trainer.cuda_graphs
+    return Trained(bench, new.step, new.optimizer, batches, replay=replay)
+
+
+def new_training(config: Config, device: torch.device) -> Training:
+    """Return a model with weights drawn on the CPU, so that they are the same everywhere."""
+    torch.manual_seed(0)
+    model = build_model(config).to(device)
+    loss = build_loss(config.loss).to(device)
+    optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
+    scheduler = build_scheduler(config.lr_scheduler, optimizer)
+    return Training(model, loss, build_step(config, model, loss), optimizer, scheduler)
+
+
+def machine(bench: Bench) -> Iterator[Finding]:
+    """Name the card and the software."""
+    yield "device", describe(bench.device)
+    yield "torch", torch.__version__
+    yield "python", platform.python_version()
+    if bench.device.type == "cuda":
+        card = torch.cuda.get_device_properties(bench.device)
+        yield "memory_gb", round(card.total_memory / 1e9, 1)
+        yield "multiprocessors", card.multi_processor_count
+        yield "cuda", torch.version.cuda
+
+
+class _Outcomes:
+    """Note how each test ended."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.failures: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:  # noqa: ANN401  pytest's own
+        if report.when == "call" or report.outcome != "passed":
+            self.counts[report.outcome] = self.counts.get(report.outcome, 0) + 1
+        if report.failed:
+            self.failures[report.nodeid] = str(report.longrepr)[-2000:]
+
+    def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401
+        if report.failed:
+            self.failures[report.nodeid] = str(report.longrepr)[-2000:]
+
+
+def tests(bench: Bench) -> Iterator[Finding]:
+    """Run the tests that need a GPU; on the CPU those of the graphs' file that need none."""
+    import pytest
+
+    marked = "pytest.mark.gpu"
+    files = [
+        str(path)
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if marked in path.read_text(encoding="utf-8")
+    ]
+    if bench.device.type != "cuda":
+        files = [file for file in files if "cuda_graphs" in file]
+    outcomes = _Outcomes()
+    where = ["-m", "gpu" if bench.device.type == "cuda" else "not gpu"]
+    flags = ["--rootdir", str(ROOT), "-q", "-W", "default", "-p", "no:cacheprovider"]
+    output = io.StringIO()
+    os.chdir(ROOT)  # of this section's own process
+    with contextlib.redirect_stdout(output):
+        status = pytest.main([*flags, *where, *files], plugins=[outcomes])
+    yield "status", int(status)
+    yield "counts", outcomes.counts
+    yield "failures", outcomes.failures
+    if status:
+        yield "output", output.getvalue()[-4000:]
+
+
+def agreement(bench: Bench) -> Iterator[Finding]:
+    """Compare the losses of the first steps with the CPU's, drawn alike."""
+    kinds: dict[str, dict[str, object]] = {
+        "fp32": {"precision": "fp32", "cuda_graphs": False},
+        "fp32 graphs": {"precision": "fp32", "cuda_graphs": True},
+        "tf32 graphs": {"precision": "tf32", "cuda_graphs": True},
+        "bf16 graphs": {"precision": "bf16", "cuda_graphs": True},
+    }
+    expected, twin = _losses(bench, bench.config({"precision": "fp32"}), CPU)
+    yield "losses on the CPU", expected
+    for name, keys in kinds.items():
+        found, model = _losses(bench, bench.config(keys), bench.device)
+        apart = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+        yield f"{name}: largest difference of a loss", apart
+        if name.startswith("fp32"):
+            yield f"{name}: within {ALLOWED}", apart <= ALLOWED
+        yield (
+            f"{name}: largest difference of a weight",
+            max(
+                float((weight.detach().cpu() - other.detach()).abs().max())
+                for weight, other in zip(model.parameters(), twin.parameters(), strict=True)
+            ),
+        )
+
+
+def _losses(
+    bench: Bench, config: Config, device: torch.device
+) -> tuple[list[float], torch.nn.Module]:
+    """Return the losses of the first steps on a device, and the model after them."""
+    there = replace(bench, device=device)
+    clips = bench.amount(COMPARED_STEPS * config.data.batch_size, 4 * config.data.batch_size)
+    data = MadeUpClips(config, clips, seed=1, device=device, draw_on=CPU)
+    trained = train_on(there, config, data)
+    losses = torch.stack([trained.take() for _ in range(COMPARED_STEPS)]).tolist()
+    if config.trainer.cuda_graphs and device.type == "cuda" and not trained.is_replayed:
+        raise RuntimeError("the steps were not replayed as a graph; see the warning above")
+    return losses, trained.step
+
+
+def steps(bench: Bench) -> Iterator[Finding]:
+    """Time steps of every precision, with and without graphs, and the parts of one."""
+    for experts in (2, 4):
+        data = MadeUpClips(
+            bench.config(experts=experts), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device
+        )
+        for precision, graphs in itertools.product(PRECISIONS, (False, True)):
+            name = f"{experts} experts, {precision}{', graphs' if graphs else ''}"
+            keys = {"precision": precision, "cuda_graphs": graphs}
+            with _kept_going() as problem:
+                trained = train_on(bench, bench.config(keys, experts=experts), data)
+                yield name, {**_time_steps(bench, trained), "replayed": trained.is_replayed}
+            if problem:
+                yield name, {"failed": problem[0]}
+        del data
+
+
+def compiled(bench: Bench) -> Iterator[Finding]:
+    """Time steps that torch.compile has rewritten, replayed as graphs."""
+    data = MadeUpClips(bench.config(), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device)
+    for precision in ("tf32", "bf16"):
+        started = time.perf_counter()
+        trained = train_on(bench, bench.config({"precision": precision, "compile": True}), data)
+        trained.take()
+        bench.wait()
+        yield f"{precision}: seconds of compiling", time.perf_counter() - started
+        figures = _time_steps(bench, trained)
+        yield f"{precision}, compiled, graphs", {**figures, "replayed": trained.is_replayed}
+
+
+def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
+    """Return milliseconds: of a step, of the host alone for it, and of each part waited for."""
+    for _ in range(bench.amount(WARM_UP, 5)):
+        trained.take()
+    count = bench.amount(100, 3)
+    rounds = []
+    for _ in range(3):
+        bench.wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            trained.take()
+        bench.wait()
+        rounds.append((time.perf_counter() - started) / count)
+    few = 10  # not so many that the device's queue is full and the host waits for room in it
+    started = time.perf_counter()
+    for _ in range(few):
+        trained.take()
+    host = (time.perf_counter() - started) / few
+    parts: dict[str, list[float]] = {"batch": [], "gradients": [], "optimiser": []}
+    for _ in range(bench.amount(40, 3)):
+        bench.wait()
+        marks = [time.perf_counter()]
+        batch = next(trained.batches)
+        for work in (lambda: None, lambda: trained.gradients(batch), trained.optimizer.step):  # noqa: B023
+            work()
+            bench.wait()
+            marks.append(time.perf_counter())
+        for part, (begin, end) in zip(parts, itertools.pairwise(marks), strict=True):
+            parts[part].append(end - begin)
+    medians = {name: statistics.median(values) for name, values in parts.items()}
+    figures = {"step": min(rounds), "step, slowest round": max(rounds), "host": host, **medians}
+    return {f"{name} ms": round(1e3 * value, 4) for name, value in figures.items()}
+
+
+def mmt(bench: Bench) -> Iterator[Finding]:
+    """Time steps of the multi-modal transformer at its published size, if it is in this tree."""
+    try:
+        model, bert = map(importlib.import_module, ("model.mmt", "model.bert"))
+    except ModuleNotFoundError as error:
+        yield "skipped", str(error)
+        return
+    batch = _mmt_batch(bench)
+    for precision, graphs in itertools.product(PRECISIONS, (False, True)):
+        name = f"{precision}{', graphs' if graphs else ''}"
+        with _kept_going() as problem:
+            set_precision(precision)
+            torch.manual_seed(0)
+            made = _published_mmt(bench, model, bert)
+            step = RankingStep(made, MaxMarginRankingLoss(0.05), precision=precision)
+            optimizer = torch.optim.Adam(made.parameters(), lr=5e-5)
+            trained = Trained(bench, step, optimizer, itertools.repeat(batch), replay=graphs)
+            yield name, {**_time_steps(bench, trained), "replayed": trained.is_replayed}
+            if bench.device.type == "cuda":
+                yield f"{name}: profile", _profiled(bench, trained, 5)
+        if problem:
+            yield name, {"failed": problem[0]}
+
+
+def _published_mmt(bench: Bench, model: Any, bert: Any) -> RetrievalModel:  # noqa: ANN401
+    """Return MMT with BERT of base size and a clip transformer of 4 layers, or with tiny ones."""
+    size = {"width": 768, "layers": 12, "heads": 12, "inner": 3072}
+    own = {"width": 512, "layers": 4, "heads": 4, "inner": 3072}
+    if bench.quick:
+        size = own = {"width": 16, "layers": 1, "heads": 2, "inner": 32}
+    text = bert.Bert(bert.Size(**size), vocabulary=28996, positions=512, segments=2)
+    clips = model.ClipTransformer(bert.Size(**own), positions=102, types=10)
+    made: RetrievalModel = model.MMT(MMT_WIDTHS, text, clips).to(bench.device)
+    return made
+
+
+def _mmt_batch(bench: Bench) -> Batch:
+    """Return captions of word pieces, experts of frames, availabilities and numbers of clips."""
+    clips, frames, words = bench.amount(32, 4), bench.amount(32, 4), bench.amount(52, 6)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 28000, (clips, 1, words), generator=draw)
+    text = torch.stack([ids, torch.ones_like(ids)], dim=3)
+    experts = {}
+    for name, width in MMT_WIDTHS.items():
+        tokens = torch.randn(clips, frames, width, generator=draw)
+        times = torch.arange(frames).expand(clips, -1) + 0.5
+        parts = (tokens, times, torch.ones(clips, frames), tokens.amax(dim=1))
+        experts[name] = Frames(*(part.to(bench.device) for part in parts))
+    available = {name: torch.ones(clips, device=bench.device) for name in experts}
+    return text.to(bench.device), experts, available, torch.arange(clips, device=bench.device)
+
+
+def profile(bench: Bench) -> Iterator[Finding]:
+    """Count the kernels of a step and find how long the device has nothing to do."""
+    data = MadeUpClips(bench.config(), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device)
+    for precision, graphs in (("fp32", False), ("fp32", True), ("tf32", True), ("bf16", True)):
+        name = f"{precision}{', graphs' if graphs else ''}"
+        config = bench.config({"precision": precision, "cuda_graphs": graphs})
+        with _kept_going() as problem:
+            trained = train_on(bench, config, data)
+            for _ in range(bench.amount(WARM_UP, 5)):
+                trained.take()
+            yield name, _profiled(bench, trained, bench.amount(20, 2))
+        if problem:
+            yield name, {"failed": problem[0]}
+
+
+def _profiled(bench: Bench, trained: Trained, count: int) -> dict[str, Any]:
+    """Profile `count` steps: kernels a step, their time, the idle share, and the longest."""
+    activity = torch.profiler.ProfilerActivity
+    on_gpu = bench.device.type == "cuda"
+    bench.wait()
+    started = time.perf_counter()
+    for _ in range(count):
+        trained.take()
+    bench.wait()
+    unprofiled = (time.perf_counter() - started) / count
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as found:
+        for _ in range(count):
+            trained.take()
+        bench.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        found.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    kinds = {"kernel", "gpu_memcpy", "gpu_memset"} if on_gpu else {"cpu_op"}
+    return summarise_trace(events, kinds, count, unprofiled)
+
+
+def summarise_trace(
+    events: list[dict[str, Any]], kinds: set[str], steps_: int, seconds: float
+) -> dict[str, Any]:
+    """Summarise a trace of some steps, of which one takes `seconds` when it is not profiled.
+
+    `idle` is the share of an unprofiled step in which the device has no kernel to run,
+    `idle, profiled` the same of the profiled steps, which are slowed down.
+    """
+    ours = [event for event in events if event.get("cat") in kinds and "dur" in event]
+    if not ours:
+        return {"failed": f"the trace has no events of {sorted(kinds)}"}
+    spans = sorted((float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in ours)
+    busy, reached = 0.0, spans[0][0]
+    for begin, end in spans:
+        busy += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    whole = reached - spans[0][0]
+    by_name: dict[str, list[float]] = {}
+    for event in ours:
+        by_name.setdefault(str(event["name"])[:90], []).append(float(event["dur"]))
+    longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:25]
+    return {
+        "kernels a step": round(len(ours) / steps_, 1),
+        "busy ms a step": round(busy / steps_ / 1e3, 4),
+        "step ms": round(1e3 * seconds, 4),
+        "idle": round(max(0.0, 1 - busy / steps_ / 1e6 / seconds), 3),
+        "idle, profiled": round(1 - busy / whole, 3) if whole else 0.0,
+        "longest": [
+            {
+                "kernel": name,
+                "a step": round(len(times) / steps_, 1),
+                "us a step": round(sum(times) / steps_, 1),
+            }
+            for name, times in longest
+        ],
+    }
+
+
+def training(bench: Bench) -> Iterator[Finding]:
+    """Train at AudioCaps' size, with validation, saving and the final test."""
+    clips, epochs = bench.amount(49_291, 96), bench.amount(20, 2)
+    config = bench.config()
+    started = time.perf_counter()
+    data = MadeUpClips(config, clips, seed=1, device=bench.device)
+    validation = MadeUpClips(
+        config, bench.amount(494, 12), seed=2, device=bench.device
+    ).evaluation()
+    test = MadeUpClips(
+        config, bench.amount(816, 12), seed=3, device=bench.device, captions=5
+    ).evaluation()
+    bench.wait()
+    yield "seconds of making the clips", time.perf_counter() - started
+    runs: dict[str, dict[str, object]] = {
+        "fp32": {},
+        "fp32, state saved at the end": {"save_every_epochs": epochs},
+        "tf32, state saved at the end": {"precision": "tf32", "save_every_epochs": epochs},
+        "bf16, state saved at the end": {"precision": "bf16", "save_every_epochs": epochs},
+    }
+    for name, keys in runs.items():
+        with _kept_going() as problem:
+            own = bench.config({"epochs": epochs, "save_period": epochs, **keys})
+            yield name, _train(bench, own, data, validation, test)
+        if problem:
+            yield name, {"failed": problem[0]}
+
+
+def _train(
+    bench: Bench,
+    config: Config,
+    data: MadeUpClips,
+    validation: EvaluationData,
+    test: EvaluationData,
+) -> dict[str, Any]:
+    """Run a whole training; return its seconds, in all and by part, and what it reached."""
+    set_precision(config.trainer.precision)
+    records: list[Record] = []
+    started = time.perf_counter()
+    trained = new_training(config, bench.device)
+    with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
+        task = Fit(
+            data,
+            validation,
+            settings=replace(config.trainer, verbosity=0),
+            seed=0,
+            device=bench.device,
+            folder=Path(folder),
+            config=config.raw,
+            stop=stop,
+            on_epoch=records.append,
+        )
+        fit(trained, task)
+        trained_for = time.perf_counter() - started
+        tested = evaluate(trained.model, test, device=bench.device)
+    whole = time.perf_counter() - started
+    first, *others = [record["seconds"] for record in records]
+    return {
+        "seconds": round(whole, 2),
+        "in steps": round(sum(record["seconds"] for record in records), 2),
+        "validation and saving": round(
+            trained_for - sum(record["seconds"] for record in records), 2
+        ),
+        "first epoch": first,
+        "later epochs": statistics.median(others or [first]),
+        "final test": round(whole - trained_for, 3),
+        "last loss": records[-1]["loss"],
+        "test R@10 t2a": tested.metrics["t2v_metrics"]["R10"],
+    }
+
+
+def evaluation(bench: Bench) -> Iterator[Finding]:
+    """Evaluate on the device and on the CPU: time, agreement, and growth of the split."""
+    config = bench.config()
+    set_precision("fp32")
+    model = new_training(config, CPU).model
+    small = MadeUpClips(config, bench.amount(816, 12), seed=3, device=CPU, captions=5)
+    expected = evaluate(model, small.evaluation(), device=CPU)
+    model.to(bench.device)
+    there = MadeUpClips(
+        config, bench.amount(816, 12), seed=3, device=bench.device, draw_on=CPU, captions=5
+    ).evaluation()
+    found = evaluate(model, there, device=bench.device)
+    yield (
+        "largest difference of a similarity",
+        float(abs(found.similarities - expected.similarities).max()),
+    )
+    yield (
+        "metrics agree",
+        all(
+            abs(value - found.metrics[task][name]) < 0.2
+            for task, metrics in expected.metrics.items()
+            for name, value in metrics.items()
+            if name.startswith("R")
+        ),
+    )
+    for clips, captions in ((494, 1), (816, 5), (4096, 5), (16384, 1)):
+        if bench.quick and clips > 1000:
+            break
+        data = MadeUpClips(config, clips, seed=3, device=bench.device, captions=captions)
+        split = data.evaluation()
+        if bench.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        seconds = []
+        for _ in range(3):
+            bench.wait()
+            started = time.perf_counter()
+            evaluate(model, split, device=bench.device)
+            seconds.append(time.perf_counter() - started)
+        on_gpu = bench.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(bench.device) if on_gpu else 0
+        name = f"{clips} clips x {captions} captions"
+        yield name, {"seconds": round(min(seconds), 4), "peak_gb": round(peak / 1e9, 2)}
+
+
+@contextlib.contextmanager
+def _kept_going() -> Iterator[list[str]]:
+    """Go on after a failure of one measurement, which is left in the list."""
+    problem: list[str] = []
+    try:
+        yield problem
+    except Exception as error:
+        problem.append(f"{type(error).__name__}: {error}"[:600])
+
+
+SECTIONS: Mapping[str, tuple[Section, int]] = {
+    "machine": (machine, 60),
+    "tests": (tests, 90),
+    "agreement": (agreement, 60),
+    "steps": (steps, 75),
+    "profile": (profile, 60),
+    "training": (training, 150),
+    "evaluation": (evaluation, 60),
+    "mmt": (mmt, 75),
+    "compiled": (compiled, 150),
+}
+"""Each section with the seconds it may take."""
+
+
+def run(name: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Run a section by its name."""
+    bench = Bench(choose_device(settings["device"]), settings["quick"])
+    if bench.device.type == "cuda":
+        torch.cuda.set_device(bench.device)
+    return SECTIONS[name][0](bench)

@@ -1,0 +1,1 @@
+"""Untrusted files read as data: pickles, checkpoints, HDF5 and archives."""
