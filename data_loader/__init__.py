@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_loader.activity_net import ActivityNet
 from data_loader.audiocaps import AudioCaps
-from data_loader.base_dataset import BaseDataset
+from data_loader.base_dataset import BaseDataset, Sources
 from data_loader.clotho import CLOTHO
 from data_loader.queryd import QuerYD, QuerYDSegments
 from data_loader.soundscenes_dataset import SoundScenes
@@ -20,7 +20,15 @@ DATASETS: dict[str, type[BaseDataset]] = {
 """Every data set by the name of its class. Yours is a file and a line here: configurations,
 misc/sync_experts.py and error messages follow from this table."""
 
-__all__ = ["DATASETS", "BaseDataset", "build_dataset", "find_archive", "missing_files"]
+__all__ = [
+    "DATASETS",
+    "BaseDataset",
+    "Sources",
+    "build_dataset",
+    "find_archive",
+    "find_sources",
+    "missing_files",
+]
 
 
 def build_dataset(config: Config, split: str) -> BaseDataset:
@@ -34,6 +42,11 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
 def missing_files(config: Config, split: str) -> list[Path]:
     """Return the files of a split that are not there; ConfigError when there is no such split."""
     return DATASETS[config.data.layout].missing_files(config, split)
+
+
+def find_sources(config: Config, split: str) -> Sources:
+    """Return where the files of a split lie, there or not; ConfigError without such a split."""
+    return DATASETS[config.data.layout].sources(config, split)
 
 
 def find_archive(name: str) -> type[BaseDataset]:

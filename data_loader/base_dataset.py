@@ -172,9 +172,14 @@ class BaseDataset:
         return self._sources(config)
 
     @classmethod
+    def sources(cls, config: Config, split: str) -> Sources:
+        """Return where the files of a split lie; nothing is opened or packed."""
+        return cls.__new__(cls)._locate(config, split)
+
+    @classmethod
     def missing_files(cls, config: Config, split: str) -> list[Path]:
         """Return the files of a split that are not there; nothing is opened or packed."""
-        return cls.__new__(cls)._locate(config, split).missing()
+        return cls.sources(config, split).missing()
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -13,9 +13,13 @@ ROOMS = {
     "text": {"text", "model", "utils"},
     "data_loader": {"data_loader", "audio", "text", "utils"},  # SoundScenes uses audio and text
     "trainer": {"trainer", "model", "utils"},
-    "misc": {"misc", "trainer", "model", "audio", "text", "data_loader", "utils", "train", "eval"},
-    "train": {"trainer", "model", "data_loader", "utils"},
-    "eval": {"trainer", "model", "data_loader", "utils"},
+    "results": {"results", "model", "data_loader", "utils"},
+    "misc": {
+        *("misc", "results", "trainer", "model", "audio", "text", "data_loader", "utils"),
+        *("train", "eval"),
+    },
+    "train": {"results", "trainer", "model", "data_loader", "utils"},
+    "eval": {"results", "trainer", "model", "data_loader", "utils"},
 }
 HOMES = {
     "h5py": ("utils/reading/",),

@@ -1,0 +1,1 @@
+"""Results to trust: stored ranks, statistics, tables, pages, and the audit of a data set."""

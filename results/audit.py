@@ -1,0 +1,444 @@
+"""Audit a data set: what makes its numbers doubtful, before anything is trained on it.
+
+Each check is a function from the material to findings and a line in CHECKS, which states its
+threshold. A clean data set has no finding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import sparse
+
+from results.material import Expert, Material, Split
+
+SAME_FEATURES = 0.995
+"""Cosine of two clips' mean features, each dimension standardised over all clips."""
+SAME_WORDS = 0.8
+"""Shared words of two captions by all their words (Jaccard)."""
+FEWEST_WORDS = 5
+"""Different words that both captions have at least, to be called nearly the same."""
+LOST_WORDS = 0.01
+LOST_TOKENS = 0.10
+UNEVEN = 0.10
+"""By how much the share of clips without a (flaky) expert may differ between splits."""
+MISSING = 0.50
+SHOWN = 5
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: which check found it, what it is, and the first few cases."""
+
+    check: str
+    message: str
+    examples: tuple[str, ...] = ()
+
+
+Check = Callable[[Material], Iterator[tuple[str, Sequence[str]]]]
+"""Yield (message, cases) of everything found."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings, and the facts of the data set that an audit states anyway."""
+
+    findings: tuple[Finding, ...]
+    facts: tuple[str, ...]
+
+
+def audit(material: Material) -> Audit:
+    """Run every check."""
+    findings = []
+    for name, (check, _) in CHECKS.items():
+        for message, cases in check(material):
+            shown = [*cases[:SHOWN]]
+            if len(cases) > SHOWN:
+                shown.append(f"and {len(cases) - SHOWN} more")
+            findings.append(Finding(name, message, tuple(shown)))
+    return Audit(tuple(findings), tuple(_facts(material)))
+
+
+def reachable(split: Split, per_clip: int) -> float:
+    """Return the most that text-to-audio R@1 can be, in percent.
+
+    Clips with the same caption get the same scores for it, so that one of them alone can be right;
+    clips with the same features always tie, and a tie for the first place is no hit.
+    """
+    twins = _twins(split)
+    holders: dict[str, Counter[int]] = defaultdict(Counter)
+    total = 0
+    for clip, number, caption in split.texts():
+        if number < per_clip:
+            total += 1
+            holders[_plain(caption)][clip] += 0 if clip in twins else 1
+    return 100 * sum(max(counts.values()) for counts in holders.values()) / max(total, 1)
+
+
+def _facts(material: Material) -> Iterator[str]:
+    for split in material.splits:
+        captions = sum(map(len, split.captions))
+        yield f"{split.name}: {len(split.clips):,} clips, {captions:,} captions, {split.file}"
+        yield f"{split.name}: sha256 of the list {split.sha256}"
+        for name, expert in split.experts.items():
+            missing = 1 - expert.present.mean()
+            yield (
+                f"{split.name}: {name} is missing for {missing:.1%} of the clips, "
+                f"{_lost(expert.lengths, expert.config.max_tokens):.1%} of its tokens are cut"
+            )
+        yield f"{split.name}: {_lost_words(material, split):.1%} of the words are cut"
+    if material.test is not None and any(material.test.captions):
+        per_clip = material.test_config.data.num_test_captions
+        yield (
+            f"{material.test.name}: text-to-audio R@1 can reach "
+            f"{reachable(material.test, per_clip):.1f} at most (same captions, same features)"
+        )
+
+
+# The checks
+
+
+def _unreadable(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for message in material.unreadable:
+        yield message, ()
+
+
+def _shared_clips(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for one, other in combinations(material.splits, 2):
+        shared = sorted(set(one.clips) & set(other.clips))
+        if shared:
+            yield f"{_count(shared, 'clip')} both in {one.name} and in {other.name}", shared
+
+
+def _same_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for one, other in combinations(material.splits, 2):
+        by_digest = _by_digest(one)
+        pairs = [
+            f"{one.clips[first]} ({one.name}) and {clip} ({other.name})"
+            for second, clip in enumerate(other.clips)
+            for first in by_digest.get(_digest(other, second), ())
+            if one.clips[first] != clip
+        ]
+        if pairs:
+            yield (
+                f"{_count(pairs, 'pair')} of clips with identical features in {one.name} and "
+                f"{other.name}",
+                pairs,
+            )
+
+
+def _twin_clips(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        groups = [clips for key, clips in _by_digest(split).items() if key and len(clips) > 1]
+        if groups:
+            yield (
+                f"{_count(groups, 'group')} of clips with identical features in {split.name}",
+                [", ".join(split.clips[clip] for clip in clips[:4]) for clips in groups],
+            )
+
+
+def _near_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for one, other in combinations(material.splits, 2):
+        pairs = [
+            f"{one.clips[first]} ({one.name}) and {other.clips[second]} ({other.name}), "
+            f"cosine {cosine:.4f}"
+            for first, second, cosine in _similar_clips(one, other)
+            if one.clips[first] != other.clips[second]
+            and _digest(one, first) != _digest(other, second)
+        ]
+        if pairs:
+            yield (
+                f"{_count(pairs, 'pair')} of clips with nearly identical features in {one.name} "
+                f"and {other.name}",
+                pairs,
+            )
+
+
+def _same_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for one, other in combinations(material.splits, 2):
+        shared = sorted(_clips_by_text(one).keys() & _clips_by_text(other).keys() - {""})
+        if shared:
+            cases = [f"{text!r}" for text in shared]
+            yield f"{_count(shared, 'caption')} both in {one.name} and in {other.name}", cases
+
+
+def _near_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for one, other in combinations(material.splits, 2):
+        pairs = [
+            f"{first!r} ({one.name}) and {second!r} ({other.name})"
+            for first, second in _similar_texts(
+                list(_clips_by_text(one)), list(_clips_by_text(other))
+            )
+        ]
+        if pairs:
+            yield (
+                f"{_count(pairs, 'pair')} of nearly identical captions in {one.name} and "
+                f"{other.name}",
+                pairs,
+            )
+
+
+def _ambiguous(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    split = material.test
+    if split is None:
+        return
+    shared = {text: clips for text, clips in _clips_by_text(split).items() if len(clips) > 1}
+    if shared:
+        ceiling = reachable(split, material.test_config.data.num_test_captions)
+        cases = [f"{text!r} of {len(clips)} clips" for text, clips in shared.items()]
+        yield (
+            f"{_count(cases, 'caption')} of several clips of {split.name}: R@1 can reach "
+            f"{ceiling:.1f} at most",
+            cases,
+        )
+
+
+def _captionless(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        without = [
+            clip for clip, captions in zip(split.clips, split.captions, strict=True) if not captions
+        ]
+        if without:
+            yield f"{_count(without, 'clip')} of {split.name} without captions", without
+
+
+def _empty_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        empty = [
+            f"{split.clips[clip]}, caption {number}"
+            for clip, number, caption in split.texts()
+            if not _plain(caption)
+            or (split.word_vectors[clip] or (1,) * (number + 1))[number:][:1] == (0,)
+        ]
+        if empty:
+            yield f"{_count(empty, 'caption')} of {split.name} without words", empty
+
+
+def _unmatched(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        wrong = []
+        for clip, captions, vectors in zip(
+            split.clips, split.captions, split.word_vectors, strict=True
+        ):
+            if vectors is None or len(captions) != len(vectors):
+                found = "none" if vectors is None else str(len(vectors))
+                wrong.append(f"{clip}: {len(captions)} captions, {found} with word vectors")
+        if wrong:
+            yield (
+                f"{_count(wrong, 'clip')} of {split.name} whose captions and text vectors differ "
+                "in number",
+                wrong,
+            )
+
+
+def _cut_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        lost = _lost_words(material, split)
+        if lost > LOST_WORDS:
+            most = material.config.text.max_tokens
+            cases = [
+                f"{split.clips[clip]}, caption {number}: {count} words"
+                for clip, counts in enumerate(split.word_vectors)
+                for number, count in enumerate(counts or ())
+                if count > most
+            ]
+            yield (
+                f"{lost:.1%} of the words of {split.name} are cut (max_tokens.text is {most})",
+                cases,
+            )
+
+
+def _cut_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        for name, expert in split.experts.items():
+            lost = _lost(expert.lengths, expert.config.max_tokens)
+            if lost > LOST_TOKENS:
+                yield (
+                    f"{lost:.1%} of the tokens of {name} in {split.name} are cut (max_tokens."
+                    f"{name} is {expert.config.max_tokens})",
+                    (),
+                )
+
+
+def _missing_experts(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    shares: dict[str, list[float]] = defaultdict(list)
+    for split in material.splits:
+        for name, expert in split.experts.items():
+            share = float(1 - expert.present.mean())
+            shares[name].append(share)
+            if (share and not expert.config.flaky) or share > MISSING:
+                without = [split.clips[clip] for clip in np.flatnonzero(~expert.present)]
+                yield f"{name} is missing for {share:.1%} of the clips of {split.name}", without
+    for name, of in shares.items():
+        if max(of) - min(of) > UNEVEN:
+            listed = ", ".join(f"{share:.1%}" for share in of)
+            yield f"{name} is missing unevenly: {listed} of the clips of the splits", ()
+
+
+def _flat_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    for split in material.splits:
+        for name, expert in split.experts.items():
+            flat = [split.clips[clip] for clip in np.flatnonzero(expert.flat)]
+            if flat:
+                yield f"{_count(flat, 'clip')} of {split.name} with constant {name}", flat
+
+
+def _unused(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+    used = {clip for split in material.splits for clip in split.clips}
+    for file, names in material.files.items():
+        unused = [name for name in names if name not in used]
+        if unused:
+            yield f"{_count(unused, 'clip')} of {file} in no list", unused
+
+
+CHECKS: dict[str, tuple[Check, str]] = {
+    "unreadable": (_unreadable, "a file is missing or refused (NaN features among the reasons)"),
+    "shared-clips": (_shared_clips, "a clip in more than one split"),
+    "same-features": (_same_features, "identical features of all experts across splits"),
+    "twin-clips": (_twin_clips, "identical features of all experts within a split"),
+    "near-features": (
+        _near_features,
+        f"features of all experts alike across splits: cosine of the standardised means at least "
+        f"{SAME_FEATURES}",
+    ),
+    "same-captions": (_same_captions, "the same caption across splits, capitals and marks aside"),
+    "near-captions": (
+        _near_captions,
+        f"captions alike across splits: of {FEWEST_WORDS} different words or more, at least "
+        f"{SAME_WORDS:.0%} of all are shared",
+    ),
+    "ambiguous": (_ambiguous, "several test clips with the same caption"),
+    "captionless": (_captionless, "a clip without captions"),
+    "empty-captions": (_empty_captions, "a caption without words"),
+    "unmatched": (_unmatched, "captions and text vectors of a clip that differ in number"),
+    "cut-captions": (_cut_captions, f"more than {LOST_WORDS:.0%} of the words of a split are cut"),
+    "cut-features": (
+        _cut_features,
+        f"more than {LOST_TOKENS:.0%} of an expert's tokens in a split are cut",
+    ),
+    "missing-experts": (
+        _missing_experts,
+        f"an expert that is not flaky is missing for a clip; a flaky one for over {MISSING:.0%} "
+        f"of a split, or for shares of the splits that differ by over {UNEVEN:.0%}",
+    ),
+    "flat-features": (_flat_features, "features that are one number, or one token repeated"),
+    "unused": (_unused, "clips of the files that are in no list of these splits"),
+}
+
+
+# What they share
+
+
+def _plain(caption: str) -> str:
+    """Return a caption in small letters, without marks."""
+    return " ".join(re.findall(r"\w+", caption.lower()))
+
+
+def _clips_by_text(split: Split) -> dict[str, list[int]]:
+    """Return the clips that have each caption; a clip that repeats one counts once."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for clip, _, caption in split.texts():
+        holders = found[_plain(caption)]
+        if not holders or holders[-1] != clip:
+            holders.append(clip)
+    found.pop("", None)
+    return found
+
+
+def _digest(split: Split, clip: int) -> str:
+    """Return what stands for all features of a clip, "" where it has none."""
+    parts = [expert.digests[clip] for expert in split.experts.values()]
+    return "|".join(parts) if any(parts) else ""
+
+
+def _by_digest(split: Split) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for clip in range(len(split.clips)):
+        if digest := _digest(split, clip):
+            found[digest].append(clip)
+    return found
+
+
+def _twins(split: Split) -> set[int]:
+    """Return the clips whose features another clip of the split has too."""
+    return {clip for clips in _by_digest(split).values() if len(clips) > 1 for clip in clips}
+
+
+def _similar_clips(one: Split, other: Split) -> Iterator[tuple[int, int, float]]:
+    """Yield pairs of clips that are alike in every expert both have, with their least cosine."""
+    names = [name for name in one.experts if name in other.experts]
+    scaled = {name: _standardised(one.experts[name], other.experts[name]) for name in names}
+    for start in range(0, len(one.clips), BLOCK):
+        rows = slice(start, start + BLOCK)
+        least: np.ndarray = np.full((len(one.clips[rows]), len(other.clips)), 2.0, np.float32)
+        for name in names:
+            left, right = scaled[name]
+            there = np.outer(one.experts[name].present[rows], other.experts[name].present)
+            least = np.where(there, np.minimum(least, left[rows] @ right.T), least)
+        for first, second in np.argwhere((least >= SAME_FEATURES) & (least < 2)):
+            yield start + int(first), int(second), float(least[first, second])
+
+
+def _standardised(one: Expert, other: Expert) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean features of two splits, standardised together, of unit length."""
+    together = np.concatenate([one.means[one.present], other.means[other.present]])
+    centre, scale = together.mean(axis=0), together.std(axis=0)
+    scaled = []
+    for expert in (one, other):
+        means = (expert.means - centre) / np.where(scale > 0, scale, 1)
+        length = np.linalg.norm(means, axis=1, keepdims=True)
+        scaled.append(means / np.where(length > 0, length, 1))
+    return scaled[0], scaled[1]
+
+
+def _similar_texts(one: list[str], other: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of captions that share nearly all their words, and are not the same."""
+    left, right = (
+        [text for text in texts if len(set(text.split())) >= FEWEST_WORDS] for texts in (one, other)
+    )
+    if not left or not right:
+        return
+    words = {word: place for place, word in enumerate(sorted(set(" ".join(left + right).split())))}
+    first, second = _bags(left, words), _bags(right, words)
+    sizes = np.asarray(second.sum(axis=1)).reshape(1, -1)
+    for start in range(0, len(left), BLOCK):
+        rows = first[start : start + BLOCK]
+        shared = (rows @ second.T).toarray()
+        union = np.asarray(rows.sum(axis=1)).reshape(-1, 1) + sizes - shared
+        for here, there in np.argwhere(shared >= SAME_WORDS * union):
+            if left[start + here] != right[there]:
+                yield left[start + here], right[there]
+
+
+def _bags(texts: list[str], words: dict[str, int]) -> sparse.csr_matrix:
+    """Return which words each caption has: (captions, words) of 0/1."""
+    sets = [sorted({words[word] for word in text.split()}) for text in texts]
+    indices = np.concatenate([np.array(found, np.int64) for found in sets])
+    bounds = np.cumsum([0, *map(len, sets)])
+    ones = np.ones(len(indices), np.float32)
+    return sparse.csr_matrix((ones, indices, bounds), shape=(len(texts), len(words)))
+
+
+def _lost_words(material: Material, split: Split) -> float:
+    """Return the share of the words of a split that max_tokens.text cuts off."""
+    joined = material.config.data.fuse_captions
+    counts = [np.array([sum(of)] if joined else of, np.int64) for of in split.word_vectors if of]
+    return _lost(np.concatenate(counts), material.config.text.max_tokens) if counts else 0.0
+
+
+def _lost(lengths: np.ndarray, most: int | None) -> float:
+    """Return the share of all items that are beyond the first `most` of their sequence."""
+    total = int(lengths.sum())
+    if most is None or total == 0:
+        return 0.0
+    return float(np.maximum(lengths - most, 0).sum() / total)
+
+
+def _count(cases: Sequence[object], noun: str) -> str:
+    return f"{len(cases):,} {noun}{'' if len(cases) == 1 else 's'}"

@@ -1,0 +1,208 @@
+"""Runs as they are stored: results.json, the ranks of every seed, the curves of the training.
+
+A run is named by its results.json, by the folder that holds it, by the folder of its checkpoints,
+or by a folder of several runs: the members of a group, or results copied from many machines. These
+are joined into one run when they are of the same configuration, data and protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results.ranks import RANKS, Ranks, read_ranks
+from utils.errors import DataError, UsageError
+from utils.files import read_json
+
+RESULTS = "results.json"
+CURVES = "metrics.jsonl"
+TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
+LONGEST_CURVES = 256 << 20
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run: the results of its seeds, and where what belongs to them lies."""
+
+    name: str
+    files: tuple[Path, ...]
+    content: Mapping[str, Any]
+    """results.json of the first part."""
+    seeds: Mapping[str, Mapping[str, Any]]
+    ranks_files: Mapping[str, Path] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+
+    @property
+    def mini(self) -> bool:
+        """Trained on a few batches an epoch."""
+        return self.content.get("mini_train") is True
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that all seeds have in both directions."""
+        parts = [metrics[f"{task}_metrics"] for metrics in self.seeds.values() for task in TASKS]
+        return [name for name in parts[0] if all(name in part for part in parts)]
+
+    def values(self, task: str, metric: str) -> list[float]:
+        """Return a metric of every seed, in the order of the seeds."""
+        return [metrics[f"{task}_metrics"][metric] for metrics in self.seeds.values()]
+
+    def ranks(self, seed: str) -> Ranks:
+        """Read the ranks of a seed; DataError where they were not kept."""
+        if seed not in self.ranks_files:
+            raise DataError(
+                f"{self.files[0]}: the ranks of seed {seed} are not beside it (seed-{seed}/{RANKS})"
+                "; score its checkpoint again, which keeps them: python eval.py --resume CKPT"
+            )
+        return read_ranks(self.ranks_files[seed])
+
+    def terms(self) -> dict[str, object]:
+        """Return what two runs must share to be compared: split, protocol and list."""
+        data = self.content.get("data", {})
+        return {
+            "split": self.content.get("split"),
+            **{f"protocol.{key}": value for key, value in self.content["protocol"].items()},
+            "sha256 of the split list": data.get("split_list", {}).get("sha256"),
+            "mini_train": self.mini,
+        }
+
+
+def load_run(path: str | Path) -> StoredRun:
+    """Load a run from any of its names; raises DataError or UsageError saying what is missing."""
+    given = Path(path)
+    found = _results_files(given)
+    parts = [_load_one(file) for file in found]
+    return parts[0] if len(parts) == 1 else _joined(given, parts)
+
+
+def load_runs(paths: Sequence[str | Path]) -> list[StoredRun]:
+    """Load several runs, each under a name of its own."""
+    runs = [load_run(path) for path in paths]
+    names = [run.name for run in runs]
+    named = []
+    for place, run in enumerate(runs):
+        name = run.name
+        if names.count(name) > 1:
+            name = f"{name} ({chr(ord('A') + place) if place < 26 else place})"
+        named.append(StoredRun(**{**vars(run), "name": name}))
+    return named
+
+
+def differing_terms(first: StoredRun, second: StoredRun) -> list[str]:
+    """Return in lines how two runs differ in what they must share; none when they do not."""
+    one, other = first.terms(), second.terms()
+    return [
+        f"{key}: {one.get(key, 'unset')} of {first.name}, "
+        f"{other.get(key, 'unset')} of {second.name}"
+        for key in {**one, **other}
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _results_files(given: Path) -> list[Path]:
+    """Return the results.json files that a name stands for."""
+    if given.is_file():
+        if given.name == RESULTS or given.suffix == ".json":
+            return [given]
+        given = given.parent
+    if not given.is_dir():
+        raise UsageError(f"{given} is missing; name a run's folder, or its {RESULTS}")
+    for folder in (given, _log_folder(given)):
+        if (folder / RESULTS).is_file():
+            return [folder / RESULTS]
+        below = sorted(folder.rglob(RESULTS))
+        if below:
+            return below
+    raise UsageError(
+        f"{given}: no {RESULTS} is in it or below it; train.py writes one when all seeds are "
+        "finished (data/saved/log/...), eval.py when it has scored (data/saved/eval/...)"
+    )
+
+
+def _log_folder(models: Path) -> Path:
+    """Return the folder of logs that belongs to a folder of checkpoints: models/ becomes log/."""
+    parts = list(models.absolute().parts)
+    if "models" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("models")] = "log"
+    return Path(*parts)
+
+
+def _load_one(file: Path) -> StoredRun:
+    content = read_json(file)
+    try:
+        seeds = {str(seed): dict(values) for seed, values in content["seeds"].items()}
+        for values in seeds.values():
+            for task in TASKS:
+                numbers = values[f"{task}_metrics"].values()
+                if not numbers or not all(
+                    isinstance(number, int | float) and math.isfinite(number) for number in numbers
+                ):
+                    raise ValueError("a metric is no number")
+        if not seeds or not isinstance(content["protocol"], dict):
+            raise ValueError("no seed or no protocol is in it")
+        name = str(content["config"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{file}: is no {RESULTS} of train.py or eval.py: {error}") from None
+    places = {seed: file.parent / f"seed-{seed}" / RANKS for seed in seeds}
+    return StoredRun(
+        name=name,
+        files=(file,),
+        content=content,
+        seeds=seeds,
+        ranks_files={seed: place for seed, place in places.items() if place.is_file()},
+        curves=_curves(file.parent / CURVES),
+    )
+
+
+def _joined(given: Path, parts: Sequence[StoredRun]) -> StoredRun:
+    """Join runs of different seeds; UsageError where they do not belong together."""
+    first = parts[0]
+    seeds: dict[str, Mapping[str, Any]] = {}
+    ranks: dict[str, Path] = {}
+    curves: dict[str, Sequence[Mapping[str, float]]] = {}
+    for part in parts:
+        lines = differing_terms(first, part)
+        for key in ("config", "trainable_parameters"):
+            one, other = first.content.get(key), part.content.get(key)
+            lines += [f"{key}: {one} and {other}"] if one != other else []
+        twice = [seed for seed in part.seeds if seed in seeds]
+        lines += [f"seed {seed} is in both" for seed in twice]
+        if lines:
+            listed = "\n".join(f"  {line}" for line in lines)
+            raise UsageError(
+                f"{given} holds several runs that are not one: {first.files[0]} and "
+                f"{part.files[0]} differ:\n{listed}\nname one of them, or leave one out"
+            )
+        seeds |= part.seeds
+        ranks |= part.ranks_files
+        curves |= part.curves
+    in_order = sorted(seeds, key=lambda seed: (not seed.isdecimal(), seed.zfill(12)))
+    return StoredRun(
+        name=first.name,
+        files=tuple(file for part in parts for file in part.files),
+        content=first.content,
+        seeds={seed: seeds[seed] for seed in in_order},
+        ranks_files=ranks,
+        curves=curves,
+    )
+
+
+def _curves(file: Path) -> dict[str, list[dict[str, float]]]:
+    """Return the records of every epoch by seed; none where the file is missing or damaged."""
+    if not file.is_file() or file.stat().st_size > LONGEST_CURVES:
+        return {}
+    curves: dict[str, list[dict[str, float]]] = {}
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            seed = str(record.pop("seed"))
+            numbers = {key: float(value) for key, value in record.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue
+        if "epoch" in numbers and all(map(math.isfinite, numbers.values())):
+            curves.setdefault(seed, []).append(numbers)
+    return curves

@@ -1,0 +1,106 @@
+"""Tables in the published form: mean (standard deviation) over seeds, one decimal.
+
+A table is its rows, the first one the heading; the forms only lay it out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from results.runs import TASKS, StoredRun
+
+Rows = Sequence[Sequence[str]]
+SHORT = {"MedR": "MdR", "MeanR": "MnR", "geometric_mean_R1-R5-R10": "Geom"}
+"""Metrics whose heading in the published tables is none of R@k."""
+MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})
+LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "{}$&#%_"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+)
+
+
+def heading(metric: str) -> str:
+    """Return a metric's heading in the published tables."""
+    return SHORT.get(metric) or re.sub(r"^R(\d+)$", r"R@\1", metric)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation (ddof 1, None for one value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def value(mean: float, std: float | None) -> str:
+    """Return "mean (deviation)" with one decimal, as published."""
+    return f"{mean:.1f}" + ("" if std is None else f" ({std:.1f})")
+
+
+def signed(difference: float) -> str:
+    """Return a difference with one decimal and its sign, but never "-0.0"."""
+    return f"{round(difference, 1) + 0.0:+.1f}"
+
+
+def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:
+    """Return the table of a task: a row a run, a column a metric that all runs have."""
+    metrics = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+    rows = [["", "seeds", *map(heading, metrics), "params"]]
+    for run in runs:
+        values = [value(*spread(run.values(task, metric))) for metric in metrics]
+        name = f"{run.name} (--mini_train)" if run.mini else run.name
+        size = run.content.get("trainable_parameters")
+        rows.append([name, str(len(run.seeds)), *values, "" if size is None else f"{size:,}"])
+    return rows
+
+
+def render_runs(runs: Sequence[StoredRun], form: str) -> str:
+    """Return the tables of some runs, one per task."""
+    return "\n".join(render(rows_of_runs(runs, task), form, title) for task, title in TASKS.items())
+
+
+def render(rows: Rows, form: str, title: str = "") -> str:
+    """Lay out one table: text, markdown, latex or csv."""
+    return FORMS[form](rows, title)
+
+
+def _text(rows: Rows, title: str) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [title] if title else []
+    for row in rows:
+        first = row[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(rows: Rows, title: str) -> str:
+    head, *body = [[cell.translate(MARKDOWN) for cell in row] for row in rows]
+    rules = ["---", *["---:"] * (len(head) - 1)]
+    table = [f"| {' | '.join(cells)} |" for cells in (head, rules, *body)]
+    return "\n".join([*([f"### {title}", ""] if title else []), *table]) + "\n"
+
+
+def _latex(rows: Rows, title: str) -> str:
+    head, *body = [f"{' & '.join(cell.translate(LATEX) for cell in row)} \\\\" for row in rows]
+    lines = [f"% {title}"] if title else []
+    lines += [f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", "\\hline", head, "\\hline"]
+    return "\n".join([*lines, *body, "\\hline", "\\end{tabular}"]) + "\n"
+
+
+def _csv(rows: Rows, title: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", *rows[0]] if title else rows[0])
+    writer.writerows([[title, *row] if title else row for row in rows[1:]])
+    return text.getvalue()
+
+
+FORMS: dict[str, Callable[[Rows, str], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+}
