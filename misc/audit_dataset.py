@@ -1,4 +1,4 @@
-"""Audit the data set of a configuration: leaks between splits, ambiguous captions, damaged features.
+"""Audit a configuration's data set: leaks between splits, ambiguous captions, damaged features.
 
 python misc/audit_dataset.py --config configs/clotho/train-vggish-vggsound.json
 

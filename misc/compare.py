@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from results.comparison import (
     compare_runs,
     compare_with_published,
+    legend,
     rows_of_pair,
     rows_of_published,
     sentence_of_published,
@@ -65,9 +66,10 @@ def compare(args: argparse.Namespace) -> int:
     if len(runs) < 2:
         raise UsageError("name two runs or more, or add --published to compare with the tables")
     for pair in compare_runs(runs, rounds=args.rounds):
+        comment(legend(pair), args.format)
         for task, title in TASKS.items():
             print(render(rows_of_pair(pair, task), args.format, title))
-        comment("\n".join([*sentences(pair), f"* p at most {LEVEL} after the correction."]), args)
+        comment([*sentences(pair), f"* p at most {LEVEL} after the correction."], args.format)
     return 0
 
 
@@ -76,13 +78,13 @@ def against_published(run: StoredRun, name: str, form: str) -> None:
     found = compare_with_published(run, find_experiment(name))
     for task, title in TASKS.items():
         print(render(rows_of_published(found, task), form, title))
-    print(sentence_of_published(found))
+    comment([sentence_of_published(found)], form)
 
 
-def comment(text: str, args: argparse.Namespace) -> None:
-    """Print sentences, as comments where the table is for a program."""
-    mark = {"latex": "% ", "csv": "# "}.get(args.format, "")
-    print("\n".join(f"{mark}{line}" for line in text.split("\n")) + "\n")
+def comment(lines: Sequence[str], form: str) -> None:
+    """Print sentences; as comments where the table is for a program."""
+    mark = {"latex": "% ", "csv": "# "}.get(form, "")
+    print("\n".join(f"{mark}{line}" for line in lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPub
 
 
 def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
-    """Return the table of two runs: heading, then a row a metric."""
+    """Return the table of two runs, A and B: heading, then a row a metric."""
     percent = f"{100 * CONFIDENCE:.0f} % interval"
-    rows = [["", pair.first.name, pair.second.name, "difference", percent, "p", "p, corrected"]]
+    rows = [["", "A", "B", "A - B", percent, "p", "corrected"]]
     for metric, found in pair.differences[task].items():
         first, second = pair.first.values(task, metric), pair.second.values(task, metric)
         rows.append(
@@ -138,7 +138,7 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
 
 def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
     """Return the table of a run and the published row: heading, then a row a metric."""
-    rows = [["", found.run.name, "published", "difference", "p", "p, corrected"]]
+    rows = [["", "here", "published", "difference", "p", "corrected"]]
     for (of, metric), p in found.p.items():
         row = _published(found.experiment, task, metric)
         if of != task or row is None:
@@ -156,6 +156,15 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def legend(pair: Pair) -> list[str]:
+    """Say which run is A and which is B."""
+    runs = {"A": pair.first, "B": pair.second}
+    return [
+        f"{letter}: {run.name}, {len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
+        for letter, run in runs.items()
+    ]
 
 
 def sentences(pair: Pair) -> list[str]:

@@ -76,33 +76,51 @@ def paired_differences(
     both = np.concatenate([first.ranks, second.ranks])
     count = len(first.ranks)
     observed = _of_all(summary, both)
-    resampled = np.stack(
-        [_of_all(summary, both[:, clips.drawn(draw)]) for _ in range(rounds)]
-    )  # (rounds, metrics, seeds of both)
-    swapped = np.stack([_swapped(summary, first, second, clips, draw) for _ in range(rounds)])
-    spread, freedom = _between_seeds(observed, resampled, count)
+    with np.errstate(invalid="ignore"):  # a mean rank may be infinite
+        resampled = np.stack(
+            [_of_all(summary, both[:, clips.drawn(draw)]) for _ in range(rounds)]
+        )  # (rounds, metrics, seeds of both)
+        swapped = np.stack([_swapped(summary, first, second, clips, draw) for _ in range(rounds)])
+        spread, freedom = _between_seeds(observed, resampled, count)
     noise = np.zeros((2, rounds, len(names)))
     if freedom:
         scale = spread * np.sqrt(1 / count + 1 / (len(both) - count))
         noise = draw.standard_t(freedom, size=noise.shape) * scale
-    result = {}
-    for place, name in enumerate(names):
-        means = observed[place, :count].mean(), observed[place, count:].mean()
-        difference = means[0] - means[1]
-        part = resampled[:, place]
-        boot = part[:, :count].mean(1) - part[:, count:].mean(1) + noise[0, :, place]
-        null = swapped[:, place] + noise[1, :, place]
-        extreme = int((np.abs(null) >= abs(difference) - TINY).sum())
-        low, high = np.quantile(boot, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        result[name] = Difference(
-            float(means[0]),
-            float(means[1]),
-            float(low),
-            float(high),
-            (extreme + 1) / (rounds + 1),
-            bool(freedom),
+    return {
+        name: _difference(
+            observed[place],
+            count,
+            resampled[:, place],
+            swapped[:, place],
+            noise[:, :, place],
+            seeds=bool(freedom),
         )
-    return result
+        for place, name in enumerate(names)
+    }
+
+
+def _difference(
+    observed: np.ndarray,
+    count: int,
+    resampled: np.ndarray,
+    swapped: np.ndarray,
+    noise: np.ndarray,
+    *,
+    seeds: bool,
+) -> Difference:
+    """Put together one metric of all seeds (S,), the first system's `count` first.
+
+    resampled (rounds, S), swapped (rounds,), noise (2, rounds): of the interval and of the test.
+    A metric that is infinite, or may be, says nothing: p is 1.
+    """
+    first, second = float(observed[:count].mean()), float(observed[count:].mean())
+    if not (np.isfinite(resampled).all() and np.isfinite(observed).all()):
+        return Difference(first, second, float("nan"), float("nan"), 1.0, seeds)
+    drawn = resampled[:, :count].mean(axis=1) - resampled[:, count:].mean(axis=1) + noise[0]
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    extreme = int((np.abs(swapped + noise[1]) >= abs(first - second) - TINY).sum())
+    p = (extreme + 1) / (len(swapped) + 1)
+    return Difference(first, second, float(low), float(high), p, seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,121 @@
+"""Stored runs are found by any of their names, joined when they belong together, or refused."""
+
+import json
+import shutil
+
+import pytest
+
+from results.runs import differing_terms, load_run, load_runs
+from stored_runs import write_run
+from utils.errors import DataError, UsageError
+
+
+def test_a_run_is_found_by_its_folder_and_its_file(tmp_path):
+    stored = write_run(tmp_path / "a")
+    for name in (tmp_path / "a", tmp_path / "a" / "results.json"):
+        run = load_run(name)
+        assert run.name == "clotho-a"
+        assert list(run.seeds) == ["0", "1", "2"]
+        assert run.values("t2v", "R1") == [
+            stored[seed].metrics()["t2v_metrics"]["R1"] for seed in run.seeds
+        ]
+        assert run.ranks("1").identity() == stored["1"].identity()
+        assert len(run.curves["2"]) == 4
+
+
+def test_a_folder_of_checkpoints_leads_to_its_log(tmp_path):
+    write_run(tmp_path / "saved" / "log" / "clotho-a" / "2026-01-01_00-00-00")
+    models = tmp_path / "saved" / "models" / "clotho-a" / "2026-01-01_00-00-00"
+    (models / "seed-0").mkdir(parents=True)
+    assert load_run(models).name == "clotho-a"
+    (models / "last.pth").touch()
+    assert load_run(models / "last.pth").name == "clotho-a"
+
+
+def test_a_group_is_one_run(tmp_path):
+    for seed in (2, 0, 10):
+        place = tmp_path / "log" / "clotho-a" / "group" / f"seed-{seed}" / "2026-01-01_00-00-00"
+        write_run(place, seeds=(seed,))
+    (tmp_path / "models" / "clotho-a" / "group").mkdir(parents=True)
+    for name in ("log", "models"):
+        run = load_run(tmp_path / name / "clotho-a" / "group")
+        assert list(run.seeds) == ["0", "2", "10"]
+        assert len(run.files) == 3
+        assert run.ranks("10").clips
+        assert list(run.curves) == ["0", "10", "2"] or set(run.curves) == {"0", "2", "10"}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"seeds": (0,)}, "seed 0"),
+        ({"list_sha": "cd"}, "sha256"),
+        ({"protocol": {"captions_per_clip": 5}}, "captions_per_clip"),
+        ({"name": "clotho-b"}, "config"),
+        ({"change": {"trainable_parameters": 3}}, "trainable_parameters"),
+        ({"change": {"mini_train": True}}, "mini_train"),
+        ({"change": {"split": "val"}}, "split"),
+    ],
+)
+def test_what_is_not_one_run_is_not_joined(tmp_path, change, word):
+    write_run(tmp_path / "a" / "one", seeds=(0,))
+    write_run(tmp_path / "a" / "two", **{"seeds": (1,), **change})
+    with pytest.raises(UsageError, match=word):
+        load_run(tmp_path / "a")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    assert len({run.name for run in load_runs([tmp_path / "a", tmp_path / "b"])}) == 2
+
+
+def test_results_without_a_metric_or_with_one_more_are_read(tmp_path):
+    write_run(tmp_path / "a")
+    path = tmp_path / "a" / "results.json"
+    content = json.loads(path.read_text())
+    for metrics in content["seeds"].values():
+        for task in ("t2v", "v2t"):
+            del metrics[f"{task}_metrics"]["R50"]
+            metrics[f"{task}_metrics"]["own"] = 1.0
+    path.write_text(json.dumps(content))
+    assert "R50" not in load_run(path).metrics
+    assert "own" in load_run(path).metrics
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path):
+    for place in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UsageError, match=str(place)):
+            load_run(place)
+    write_run(tmp_path / "a", ranks=False, curves=False)
+    with pytest.raises(DataError, match="seed-0"):
+        load_run(tmp_path / "a").ranks("0")
+    path = tmp_path / "a" / "results.json"
+    good = path.read_text()
+    for wrong in ({}, [], {"seeds": {}}, json.loads(good) | {"protocol": 3}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=r"results\.json"):
+            load_run(path)
+    path.write_text(good.replace('"R1": ', '"R1": "x", "R0": ', 1))
+    with pytest.raises(DataError):
+        load_run(path)
+
+
+def test_damaged_curves_are_left_out(tmp_path):
+    write_run(tmp_path / "a")
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"seed": 0, "epoch": NaN}\n[]\n{"seed": 0}\nx\n{"seed":0,"epoch":9,"a":"b"}\n')
+    assert len(load_run(tmp_path / "a").curves["0"]) == 4
+    shutil.rmtree(tmp_path / "a" / "seed-1")
+    assert "1" not in load_run(tmp_path / "a").ranks_files
+
+
+def test_terms_that_differ_are_named(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", protocol={"fused": True, "queried_clips": 3})
+    first, second = load_runs([tmp_path / "a", tmp_path / "b"])
+    assert not differing_terms(first, first)
+    lines = differing_terms(first, second)
+    assert [line.split(":")[0] for line in lines] == ["protocol.fused", "protocol.queried_clips"]
+    assert "False" in lines[0]
+    assert "unset" in lines[1]
