@@ -38,12 +38,11 @@ demo:
 	$(BIN)/python misc/make_soundscenes.py && \
 	printf '\n2/4  train CE on both experts, test its best epoch\n' && \
 	$(BIN)/python train.py --config configs/soundscenes/train-logmel-modulation.json && \
-	printf '\n3/4  score the checkpoint again from its file, and keep the similarities\n' && \
+	printf '\n3/4  score the checkpoint again from its file\n' && \
 	run=$$(ls -d data/saved/models/soundscenes-train-logmel-modulation/*/ | tail -1) && \
-	$(BIN)/python eval.py --resume $${run}trained_model.pth \
-	  --save_similarities $(DEMO)/similarities.npy --quiet && \
+	$(BIN)/python eval.py --resume $${run}trained_model.pth --quiet && \
 	printf '\n4/4  write the page\n' && \
-	$(BIN)/python misc/demo_page.py --similarities $(DEMO)/similarities.npy \
+	$(BIN)/python misc/report.py $$run --sounds data/SoundScenes/audio \
 	  --out $(DEMO)/index.html > /dev/null && \
 	echo "set-up: $$((ready - begun)) s; data, training, evaluation and page:" \
 	  "$$(($$(date +%s) - ready)) s" && \

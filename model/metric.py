@@ -119,6 +119,16 @@ METRICS = {
 may name, the columns of all tables, and summaries follow from this table."""
 
 
+def heading_of(metric: str) -> str:
+    """Return the heading of a metric; one that METRICS does not have any more is its own."""
+    return METRICS[metric].heading if metric in METRICS else metric
+
+
+def published_key(metric: str) -> str:
+    """Return the key of a metric in the tables of published results."""
+    return (METRICS[metric].published if metric in METRICS else "") or metric
+
+
 def summarise(ranks: np.ndarray) -> dict[str, float]:
     """Turn 0-based ranks (n,) into the metrics of the table; R in percent, MedR, MeanR 1-based."""
     if len(ranks) == 0:

@@ -128,7 +128,8 @@ def _grid(scale: _Scale, axes: Axes, *, ticks: bool = True) -> str:
         y = scale.at(scale.first, value)[1]
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{value:.3g}</text>"
         )
     for tick in scale.ticks() if ticks else ():
         x = scale.at(tick, 0)[0]

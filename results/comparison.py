@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.metric import summarise
+from model.metric import heading_of, published_key, summarise
 from results.runs import TASKS, StoredRun, differing_terms
 from results.statistics import (
     CONFIDENCE,
@@ -19,7 +19,7 @@ from results.statistics import (
     paired_differences,
     welch,
 )
-from results.tables import heading, signed, spread, value
+from results.tables import signed, spread, value
 from utils.errors import UsageError
 from utils.experiments import Experiment
 
@@ -123,7 +123,7 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
         first, second = pair.first.values(task, metric), pair.second.values(task, metric)
         rows.append(
             [
-                heading(metric),
+                heading_of(metric),
                 value(*spread(first)),
                 value(*spread(second)),
                 signed(found.difference),
@@ -147,7 +147,7 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
         corrected = found.corrected[of, metric]
         rows.append(
             [
-                heading(metric),
+                heading_of(metric),
                 value(*here),
                 value(*row),
                 signed(here[0] - row[0]),
@@ -195,7 +195,7 @@ def sentences(pair: Pair) -> list[str]:
 def sentence_of_published(found: AgainstPublished) -> str:
     """Say in plain words whether a run differs from the published row."""
     outside = [
-        f"{TASKS[task]} {heading(metric)}"
+        f"{TASKS[task]} {heading_of(metric)}"
         for (task, metric), p in found.corrected.items()
         if p <= LEVEL
     ]
@@ -284,4 +284,4 @@ def _require_same_terms(first: StoredRun, second: StoredRun) -> None:
 def _published(experiment: Experiment, task: str, metric: str) -> tuple[float, float] | None:
     """Return the published mean and deviation of a metric, None where there is none."""
     row = (experiment.published or {}).get(task, {})
-    return row.get("geom" if metric.startswith("geometric_mean") else metric)
+    return row.get(published_key(metric))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def _page(
     style = (HERE / "report.css").read_text(encoding="utf-8")
     script = (HERE / "report.js").read_text(encoding="utf-8")
     places = {name: place for place, name in enumerate(data["clips"])}
-    found = {places[clip]: address for clip, address in sounds.items() if clip in places}
+    heard = {_unicode(clip): address for clip, address in sounds.items()}
+    found = {places[clip]: address for clip, address in heard.items() if clip in places}
     content = json.dumps({**data, "sounds": found}, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         content = content.replace(sign, f"\\u{ord(sign):04x}")
@@ -235,7 +237,7 @@ def _curve(run: StoredRun, key: str) -> tuple[list[tuple[float, float]], list[tu
 
 
 def _rank_charts(shown: Sequence[Shown]) -> list[str]:
-    labels = ["1", "2", *(f"{a + 1}-{b}" for a, b in zip(BINS[1:], BINS[2:], strict=False))]
+    labels = ["1", "2", *(f"{a + 1}-{b}" for a, b in itertools.pairwise(BINS[1:]))]
     labels.append(f"{BINS[-1] + 1}-")
     bars, lines = [], []
     for one in shown:
@@ -323,9 +325,10 @@ def _clips(shown: Sequence[Shown]) -> list[str]:
             for place in range(len(shown))
         )
         parts.append(
-            f'<h3>{title}</h3><div class="scroll clips" tabindex="0" role="region" aria-label="{title} '
-            f'clips"><table><thead><tr><th scope="col">clip</th>{heads}<th scope="col" class="wide">captions'
-            f"</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+            f'<h3>{title}</h3><div class="scroll clips" tabindex="0" role="region" '
+            f'aria-label="{title} clips"><table><thead><tr><th scope="col">clip</th>{heads}'
+            '<th scope="col" class="wide">captions</th></tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
     return parts
 
@@ -382,9 +385,9 @@ def _data(shown: Sequence[Shown], *, scores: bool) -> dict[str, Any]:
     top = min(SHOWN_TOP, first.top_clips.shape[1])
     queries = zip(first.query_clip.tolist(), first.query_caption.tolist(), strict=True)
     return {
-        "clips": first.clips,
+        "clips": [_unicode(clip) for clip in first.clips],
         "queries": list(queries),
-        "captions": first.captions,
+        "captions": [_unicode(caption) for caption in first.captions],
         "top": top,
         "runs": [_run_data(one, top, scores=scores) for one in with_ranks],
     }
@@ -430,8 +433,13 @@ def _seeds(run: StoredRun) -> str:
 
 
 def _text(text: str) -> str:
-    """Return foreign text as HTML; what is no valid Unicode becomes a question mark."""
-    return escape(text.encode("utf-8", "replace").decode())
+    """Return foreign text as HTML."""
+    return escape(_unicode(text))
+
+
+def _unicode(text: str) -> str:
+    """Return foreign text with a question mark for what is no valid Unicode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _hash(content: str) -> str:

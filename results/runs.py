@@ -22,6 +22,8 @@ RESULTS = "results.json"
 CURVES = "metrics.jsonl"
 TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
 LONGEST_CURVES = 256 << 20
+PROTOCOL = {"ties": "mean of all orders"}
+"""What results.json did not name in earlier versions, and was the same."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class StoredRun:
         data = self.content.get("data", {})
         return {
             "split": self.content.get("split"),
-            **{f"protocol.{key}": value for key, value in self.content["protocol"].items()},
+            **{
+                f"protocol.{key}": value
+                for key, value in (PROTOCOL | self.content["protocol"]).items()
+            },
             "sha256 of the split list": data.get("split_list", {}).get("sha256"),
             "mini_train": self.mini,
         }

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from model.metric import heading_of
 from results.runs import TASKS, StoredRun
 
 Rows = Sequence[Sequence[str]]
-SHORT = {"MedR": "MdR", "MeanR": "MnR", "geometric_mean_R1-R5-R10": "Geom"}
-"""Metrics whose heading in the published tables is none of R@k."""
 MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})
 LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "{}$&#%_"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
-
-
-def heading(metric: str) -> str:
-    """Return a metric's heading in the published tables."""
-    return SHORT.get(metric) or re.sub(r"^R(\d+)$", r"R@\1", metric)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -47,7 +40,7 @@ def signed(difference: float) -> str:
 def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:
     """Return the table of a task: a row a run, a column a metric that all runs have."""
     metrics = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    rows = [["", "seeds", *map(heading, metrics), "params"]]
+    rows = [["", "seeds", *map(heading_of, metrics), "params"]]
     for run in runs:
         values = [value(*spread(run.values(task, metric))) for metric in metrics]
         name = f"{run.name} (--mini_train)" if run.mini else run.name
@@ -58,7 +51,10 @@ def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:
 
 def render_runs(runs: Sequence[StoredRun], form: str) -> str:
     """Return the tables of some runs, one per task."""
-    return "\n".join(render(rows_of_runs(runs, task), form, title) for task, title in TASKS.items())
+    parts = [render(rows_of_runs(runs, task), form, title) for task, title in TASKS.items()]
+    if form == "csv":  # one table: its first column says the task
+        return "".join([parts[0], *(part.split("\n", 1)[1] for part in parts[1:])])
+    return "\n".join(parts)
 
 
 def render(rows: Rows, form: str, title: str = "") -> str:

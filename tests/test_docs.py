@@ -18,8 +18,9 @@ import yaml
 
 import train
 from data_loader import find_archive
-from misc import results_page
+from misc import tables
 from model.metric import METRICS
+from results import documents
 from synthetic import write_dataset
 from trainer.report import PROJECT_VERSION
 from utils.config import load_config
@@ -394,7 +395,7 @@ def test_results_of_a_part_are_no_measurement(tmp_path, part, capsys):
         "--command": "b",
         "--machine": "c",
     }
-    assert results_page.main([word for pair in flags.items() for word in pair]) == 1
+    assert tables.main([word for pair in flags.items() for word in pair]) == 1
     assert "is of a part" in capsys.readouterr().err
 
 
@@ -403,33 +404,38 @@ def test_figures_name_the_command_that_made_them(page):
     for section in sections(read(page)):
         if re.search(r"^\|.*\d\.\d", section, flags=re.MULTILINE) and page == "README.md":
             assert commands(section), f"a table of figures without a command: {section[:80]!r}"
-    for row in results_page.load_measured():
+    for row in documents.load_measured():
         assert all(row[key] for key in ("command", "machine", "date", "data"))
 
 
 def test_result_pages_are_what_the_script_writes():
-    remedy = "write them anew: python misc/results_page.py"
-    assert read("docs/published-results.md") == results_page.render_page(), remedy
-    assert read("README.md") == results_page.render_readme(read("README.md")), remedy
+    remedy = "write them anew: python misc/tables.py --documents"
+    assert read("docs/published-results.md") == documents.render_page(), remedy
+    assert read("README.md") == documents.render_readme(read("README.md")), remedy
 
 
 def test_readme_has_every_published_row_and_keeps_ours_apart():
-    published, _, ours = results_page.readme_tables().partition("other data")
+    published, _, ours = documents.readme_tables().partition("other data")
     for experiment in load_experiments().values():
         if experiment.published:
             mean, std = experiment.published["t2v"]["R1"]
             row = f"({experiment.config}) | {mean:.1f} ({std:.1f}) |"
             assert f"| {experiment.dataset} | [{experiment.label}" in published
             assert row in published
-    for row in results_page.load_measured():
+    for row in documents.load_measured():
         assert (f"`{row['config']}`" in ours) != row["published_features"]
 
 
 def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text(f"a\n{results_page.BEGIN}{results_page.END}b\n")
+    (tmp_path / "README.md").write_text(f"a\n{documents.BEGIN}{documents.END}b\n")
     (tmp_path / "measured.json").write_text("[]\n")
-    for name, file in (("README", "README.md"), ("MEASURED", "measured.json"), ("PAGE", "page.md")):
-        monkeypatch.setattr(results_page, name, tmp_path / file)
+    for name, file in (
+        ("README", "README.md"),
+        ("MEASURED", "measured.json"),
+        ("PAGE", "page.md"),
+        ("NAMES", "names.md"),
+    ):
+        monkeypatch.setattr(documents, name, tmp_path / file)
     metrics = {m: {"mean": 12.345, "std": 0.5} for m in METRICS}
     results = {
         "config": "clotho-train-vggish-vggsound",
@@ -438,9 +444,9 @@ def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     call = ["--add", str(tmp_path / "results.json"), "--data", "ours", "--machine", "m"]
-    assert results_page.main(call) == 2  # without the command that measured it
+    assert tables.main(call) == 2  # without the command that measured it
     for _ in range(2):
-        assert results_page.main([*call, "--command", "python train.py"]) == 0
+        assert tables.main([*call, "--command", "python train.py"]) == 0
     (row,) = json.loads((tmp_path / "measured.json").read_text())
     assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.345, 0.5])
     page, readme = (tmp_path / "page.md").read_text(), (tmp_path / "README.md").read_text()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.metric import METRICS
+from model.metric import METRICS, heading_of, published_key
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
@@ -86,16 +86,6 @@ class Comparison:
     def is_published(self) -> bool:
         cells = (cell for cells in self.tasks.values() for cell in cells.values())
         return any(cell.published is not None for cell in cells)
-
-
-def heading_of(metric: str) -> str:
-    """Return the heading of a metric; one that METRICS does not have any more is its own."""
-    return METRICS[metric].heading if metric in METRICS else metric
-
-
-def published_key(metric: str) -> str:
-    """Return the key of a metric in the tables of published results."""
-    return (METRICS[metric].published if metric in METRICS else "") or metric
 
 
 def metrics_in(stored: Iterable[Mapping[str, object]]) -> list[str]:

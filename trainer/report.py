@@ -142,6 +142,7 @@ def results(
             "captions_per_clip": config.data.num_test_captions,
             "fused": config.data.fuse_captions,
             "test_caption_mode": config.arch.args.get("test_caption_mode", "indep"),
+            "ties": "mean of all orders",
         },
         "trainable_parameters": parameters,
         "data": dict(identity),

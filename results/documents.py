@@ -1,28 +1,35 @@
-"""Write docs/published-results.md and README's tables; --add takes in a results.json first."""
+"""The documents' tables: published rows, what was measured here, names of the experiments.
+
+All are written by `python misc/tables.py --documents`; a run is taken in by its results.json.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from model.metric import METRICS
-from trainer.compare import TASKS, published_key
-from utils.errors import DataError, UsageError, run_main
-from utils.fetching.experiments import Experiment, load_experiments, published_data_sets
+from model.metric import METRICS, published_key
+from results.runs import TASKS
+from results.tables import value
+from utils.errors import DataError
+from utils.fetching.experiments import (
+    Experiment,
+    load_experiments,
+    published_data_sets,
+    unpublished_configs,
+)
 from utils.files import read_json, write_text
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "published-results.md"
+NAMES = ROOT / "misc" / "exps-names.md"
 MEASURED = ROOT / "docs" / "measured-results.json"
 README = ROOT / "README.md"
-BEGIN = "<!-- These tables are written by: python misc/results_page.py -->\n"
+BEGIN = "<!-- These tables are written by: python misc/tables.py --documents -->\n"
 END = "<!-- End of the tables. -->\n"
 SHORT = ("R1", "R10", "MedR")
 """Metrics that README's tables have, per task."""
@@ -33,35 +40,32 @@ Row = Mapping[str, Any]
 as in the registry: task ("t2v", "v2t") -> metric -> [mean, deviation]."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--add", type=Path, metavar="RESULTS", help="a results.json to take in")
-    parser.add_argument("--data", help="with --add: in words, which data it was measured on")
-    parser.add_argument("--command", help="with --add: the command that measured it")
-    parser.add_argument("--machine", help="with --add: in words, the machine")
-    parser.add_argument(
-        "--published_features",
-        action="store_true",
-        help="with --add: on the published features, so that it stands beside the published row",
-    )
-    args = parser.parse_args(argv)
-    return run_main(lambda: write(args))
+@dataclass(frozen=True)
+class Source:
+    """Where a measurement comes from: every figure says it."""
+
+    results: Path
+    data: str
+    command: str
+    machine: str
+    published_features: bool
+    """On the published features, so that it belongs beside the published row."""
 
 
-def write(args: argparse.Namespace) -> int:
-    """Take in what is to be added, then write both pages."""
-    if args.add:
-        if not (args.data and args.command and args.machine):
-            raise UsageError("--add needs --data, --command and --machine: a figure says them all")
-        new = measured_row(args)
-        measured = [row for row in load_measured() if not _same(row, new)]
-        measured.append(new)
-        lines = ",\n".join(json.dumps(row) for row in measured)
-        write_text(MEASURED, f"[\n{lines}\n]\n")
+def take_in(source: Source) -> None:
+    """Keep a results.json as a measurement, in place of an earlier one of its config and data."""
+    new = measured_row(source)
+    measured = [row for row in load_measured() if not _same(row, new)]
+    measured.append(new)
+    lines = ",\n".join(json.dumps(row) for row in measured)
+    write_text(MEASURED, f"[\n{lines}\n]\n")
+
+
+def write_documents() -> None:
+    """Write every document whose tables come from results."""
     write_text(PAGE, render_page())
+    write_text(NAMES, render_names())
     write_text(README, render_readme(README.read_text(encoding="utf-8")))
-    return 0
 
 
 def load_measured() -> list[Row]:
@@ -72,33 +76,33 @@ def load_measured() -> list[Row]:
     return rows
 
 
-def measured_row(args: argparse.Namespace) -> Row:
+def measured_row(source: Source) -> Row:
     """Return the row of a results.json."""
-    results = read_json(args.add)
+    results = read_json(source.results)
     try:
         if results.get("mini_train") or "queried_clips" in results.get("protocol", {}):
             raise DataError(
-                f"{args.add}: is of a part (--mini_train, --per_class) of an experiment"
+                f"{source.results}: is of a part (--mini_train, --per_class) of an experiment"
             )
         return {
             "config": results["config"],
-            "data": args.data,
-            "published_features": args.published_features,
-            "command": args.command,
-            "machine": args.machine,
+            "data": source.data,
+            "published_features": source.published_features,
+            "command": source.command,
+            "machine": source.machine,
             "date": time.strftime("%Y-%m-%d"),
             "seeds": len(results["seeds"]),
             **{
                 task: {
-                    published_key(metric): [_rounded(value[part]) for part in ("mean", "std")]
-                    for metric, value in results["summary"][f"{task}_metrics"].items()
+                    published_key(metric): [_rounded(found[part]) for part in ("mean", "std")]
+                    for metric, found in results["summary"][f"{task}_metrics"].items()
                 }
                 for task in TASKS
             },
         }
     except (LookupError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{args.add}: is not a results.json of train.py or eval.py: {error}"
+            f"{source.results}: is not a results.json of train.py or eval.py: {error}"
         ) from None
 
 
@@ -107,10 +111,10 @@ def render_page() -> str:
     lines = [
         "# Published results, and ours",
         "",
-        "Written by `python misc/results_page.py` from `configs/experiments.json` (the published",
-        "tables) and `docs/measured-results.json` (measured with this code). Mean (standard",
-        "deviation) over three seeds. R@k in percent, higher is better; MdR and MnR are median and",
-        "mean rank, lower is better; Geom is the geometric mean of R@1, R@5 and R@10.",
+        "Written by `python misc/tables.py --documents` from `configs/experiments.json` (the",
+        "published tables) and `docs/measured-results.json` (measured with this code). Mean",
+        "(standard deviation) over three seeds. R@k in percent, higher is better; MdR and MnR are",
+        "median and mean rank, lower is better; Geom is the geometric mean of R@1, R@5 and R@10.",
         "",
         "`python eval.py` fetches and scores all published checkpoints and prints them beside",
         "these rows.",
@@ -219,9 +223,7 @@ def _values(metrics: Mapping[str, Sequence[float | None]], keys: Iterable[str]) 
 
 
 def _value(mean: float | None, std: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.1f}" + ("" if std is None else f" ({std:.1f})")
+    return "-" if mean is None else value(mean, std)
 
 
 def _table(heads: Sequence[str]) -> list[str]:
@@ -241,5 +243,31 @@ def _same(row: Row, other: Row) -> bool:
     return bool((row["config"], row["data"]) == (other["config"], other["data"]))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def render_names() -> str:
+    """Return misc/exps-names.md: one table per data set, then the configs without a run."""
+    lines = [
+        "# Names of the published experiments",
+        "",
+        "Written by `python misc/tables.py --documents` from `configs/experiments.json`. Score one",
+        "with `python eval.py --experiment NAME`; without a name all of them are scored. R@1 and",
+        "the geometric mean of R@1, R@5 and R@10 are the published ones, text-to-audio: mean",
+        "(standard deviation) over the seeds.",
+    ]
+    for dataset in published_data_sets():
+        experiments = [e for e in load_experiments().values() if e.dataset == dataset]
+        if not experiments:
+            continue
+        lines += ["", f"## {dataset}", ""]
+        lines += _table(
+            ["name", "model and experts", "seeds", "parameters", "R@1", "geometric mean"]
+        )
+        for experiment in experiments:
+            values = ["-", "-"]
+            if experiment.published is not None:
+                values = _values(experiment.published["t2v"], ("R1", "geom"))
+            seeds = ", ".join(map(str, experiment.runs))
+            cells = [f"`{experiment.name}`", experiment.label, seeds, f"{experiment.parameters:,}"]
+            lines.append(_row([*cells, *values]))
+    lines += ["", "## Configs without a published run", ""]
+    lines += [f"- `{config}`" for config in unpublished_configs()]
+    return "\n".join(lines) + "\n"
