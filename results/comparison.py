@@ -186,8 +186,8 @@ def sentences(pair: Pair) -> list[str]:
         )
         verdict = "this is more than chance" if p <= LEVEL else "this could be chance"
         lines.append(
-            f"{TASKS[task]}: {said}; {verdict}, p = {probability(p)} "
-            f"(corrected for {pair.count} comparisons)."
+            f"{TASKS[task]}: {said}; {verdict}, p = {probability(found.p)}, and {probability(p)} "
+            f"corrected for {pair.count} comparisons."
         )
     return [*lines, _scope(pair)]
 
