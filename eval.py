@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     import torch
 
     from model import RetrievalModel
+    from results.ranks import Ranks
     from trainer.checkpoint import Checkpoint
     from trainer.compare import Comparison
     from trainer.evaluator import Evaluation, EvaluationData
@@ -43,11 +44,12 @@ logger = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class TestData:
-    """A split opened for evaluation, its identity in results.json, who made its features."""
+    """A split opened for evaluation: its identity in results.json, makers of features, queries."""
 
     split: EvaluationData
     identity: dict[str, Any]
     extractors: Mapping[str, ExtractionRecord | None]
+    captions: list[list[str]]
 
 
 def table_format(form: str) -> str:
@@ -74,6 +76,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     own.add_argument(
         "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
     )
+    own.add_argument(
+        "--relevances", metavar="F.json", help="grades of clips for captions: adds mAP and nDCG"
+    )
     own.add_argument("--save_similarities", metavar="F.npy", help="captions x clips, float32")
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
@@ -86,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.format = args.format or "text"
     if args.resume is None:
-        for flag in ("config", "per_class", "save_similarities", "custom_args"):
+        for flag in ("config", "per_class", "relevances", "save_similarities", "custom_args"):
             if getattr(args, flag):
                 raise UsageError(f"--{flag} belongs to one checkpoint; name it with --resume CKPT")
     elif args.experiment is not None or args.list:
@@ -99,10 +104,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_test_data(config: Config) -> TestData:
     """Open the split that a configuration is evaluated on."""
     from data_loader import build_dataset
+    from results.ranks import query_texts
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
-    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity, dataset.extractors)
+    captions = query_texts(dataset, average=config.arch.test_caption_mode == "avg")
+    evaluation = EvaluationData(*dataset.evaluation())
+    return TestData(evaluation, dataset.identity, dataset.extractors, captions)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
@@ -138,6 +146,8 @@ def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint."""
     from model import count_parameters
+    from results.graded import graded_results
+    from results.ranks import ranks_of, save_ranks
     from trainer.checkpoint import load_checkpoint
     from trainer.compare import compare, render
     from trainer.evaluator import evaluate
@@ -160,8 +170,13 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     reached: dict[str, Any] = {**scored.metrics, "best_epoch": checkpoint.epoch}
     seeds = {str(config.seed if seed is None else seed): reached}
     comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
+    ranks = ranks_of(scored, data.split.clips, captions=data.captions, only=only)
+    more: dict[str, object] = {}
+    if args.relevances:
+        more["graded"] = graded_results(Path(args.relevances), scored, data.split.clips)
     folder = result_folder(args, config.name)
-    write_results(folder, config, data, seeds, comparison, device, started, asked=asked)
+    save_ranks(folder / f"seed-{next(iter(seeds))}", ranks)
+    write_results(folder, config, data, seeds, comparison, device, started, asked=asked, more=more)
     print(render([comparison], args.format), end="")
     logger.info("results: %s", folder / "results.json")
     return 0
@@ -211,6 +226,7 @@ def score_experiment(
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return the comparison and the seeds that failed."""
     from model import count_parameters
+    from results.ranks import ranks_of, save_ranks
     from trainer.checkpoint import load_checkpoint
     from trainer.compare import compare
     from trainer.evaluator import evaluate
@@ -218,6 +234,7 @@ def score_experiment(
     started = time.perf_counter()
     data_dir = Path(args.data_dir)
     seeds: dict[str, dict[str, Any]] = {}
+    ranks: dict[str, Ranks] = {}
     failed: dict[str, list[int]] = {}  # reason -> seeds: a missing file often fails all
     config: Config | None = None
     opened: dict[Any, TestData] = {}
@@ -230,9 +247,11 @@ def score_experiment(
             key = repr((config.data, config.experts, config.text))
             if key not in opened:  # seeds share the data
                 opened[key] = open_test_data(config)
+            data = opened[key]
             checkpoint = load_checkpoint(folder / "trained_model.pth")
             model = load_model(config, checkpoint, device)
-            scored = evaluate(model, opened[key].split, device=device)
+            scored = evaluate(model, data.split, device=device)
+            ranks[str(seed)] = ranks_of(scored, data.split.clips, captions=data.captions)
         except ProjectError as error:
             failed.setdefault(str(error), []).append(seed)
             logger.error("%s seed %d: %s", experiment.name, seed, error)
@@ -249,6 +268,8 @@ def score_experiment(
     comparison = compare(seeds, name=experiment.name, parameters=parameters, experiment=experiment)
     data = next(iter(opened.values()))
     folder = result_folder(args, experiment.name)
+    for name, ranked in ranks.items():
+        save_ranks(folder / f"seed-{name}", ranked)
     write_results(folder, config, data, seeds, comparison, device, started, failures)
     return comparison, failures
 
@@ -276,8 +297,9 @@ def write_results(
     failures: Sequence[str] = (),
     *,
     asked: Mapping[str, object] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write results.json and the table beside it; `asked` adds to its protocol."""
+    """Write results.json and the table beside it; `asked` adds to its protocol, `more` to it."""
     from trainer.device import describe
     from trainer.report import results
 
@@ -291,6 +313,7 @@ def write_results(
         seconds=time.perf_counter() - started,
     )
     content["protocol"] |= asked or {}
+    content |= more or {}
     if failures:
         content["failed"] = list(failures)
     write_json(folder / "results.json", content)

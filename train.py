@@ -136,7 +136,8 @@ def run_job(
 
     What can go wrong before the training does so before the folders of a new run are made.
     """
-    from trainer.evaluator import EvaluationData
+    from results.ranks import query_texts, write_ranks
+    from trainer.evaluator import Evaluation, EvaluationData
     from trainer.job import Job, Splits, train_seeds, warn_of_shared_clips
     from trainer.report import MetricsFile
     from trainer.runs import logged
@@ -164,7 +165,12 @@ def run_job(
                 start.find(seed)
         run, seed_of_named = agree_on_run(request, config, processes, device)
         started -= MetricsFile(run.metrics).seconds  # of the epochs that earlier calls trained
-        job = Job(config, run, data, device, processes, stop, start)
+        texts = query_texts(test, average=config.arch.test_caption_mode == "avg")
+
+        def keep(seed: int, tested: Evaluation) -> None:
+            write_ranks(run.log / f"seed-{seed}", tested, test.clips, captions=texts)
+
+        job = Job(config, run, data, device, processes, stop, start, keep)
         with logged(run) if processes.is_writer else nullcontext():
             seeds = train_seeds(job, request.named, seed_of_named)
             if processes.is_writer:

@@ -77,6 +77,12 @@ class ExpertMixture(RetrievalModel):
             return plain_similarity(texts, embedded)
         return similarity(texts, embedded, weights, present)
 
+    def expert_weights(self, captions: Rows) -> dict[str, torch.Tensor]:
+        """Return the weights (Q,) of the experts, before any is found missing."""
+        if self.ignore_missing:
+            return {}
+        return dict(zip(self.names, captions[-1].unbind(dim=1), strict=True))
+
     def vectors(self, rows: Rows) -> torch.Tensor:
         """Return captions or clips as one vector each (n, sum of d).
 

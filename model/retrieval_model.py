@@ -66,6 +66,10 @@ class RetrievalModel(nn.Module, ABC):
     def score(self, captions: Rows, clips: Rows) -> torch.Tensor:
         """Return the similarities (Q, B) of encoded captions and clips."""
 
+    def expert_weights(self, captions: Rows) -> dict[str, torch.Tensor]:
+        """Return the weight (Q,) that encoded captions give to each expert, by name, if any."""
+        return {}
+
     def forward(self, text: torch.Tensor, experts: Experts, available: Available) -> torch.Tensor:
         """Return the similarities of captions and clips.
 

@@ -38,12 +38,14 @@ ARRAYS = {
 
 
 class Scored(Protocol):
-    """What an evaluator returns: similarities (V*K, V), and query_masks (V, K) of 0/1."""
+    """Similarities (V*K, V), query_masks (V, K) of 0/1, weights of experts by name (V*K,)."""
 
     @property
     def similarities(self) -> np.ndarray: ...
     @property
     def query_masks(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,6 @@ def ranks_of(
     *,
     captions: Sequence[Sequence[str]] = (),
     only: Sequence[str] | None = None,
-    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Ranks:
     """Rank every query of an evaluation.
 
@@ -122,11 +123,11 @@ def ranks_of(
     texts: list[str] = []
     if len(captions):
         texts = [captions[c][k] for c, k in zip(query_clip, query_caption, strict=True)]
-    by_expert = [np.asarray(weight)[rows] for weight in (weights or {}).values()]
+    by_expert = [np.asarray(weight)[rows] for weight in scored.weights.values()]
     return Ranks(
         clips=tuple(clips),
         captions=tuple(texts),
-        experts=tuple(weights or ()),
+        experts=tuple(scored.weights),
         query_clip=query_clip.astype(np.int32),
         query_caption=query_caption.astype(np.int32),
         t2v_ranks=t2v_ranks(sims, asked),
@@ -146,10 +147,9 @@ def write_ranks(
     clips: Sequence[str],
     *,
     captions: Sequence[Sequence[str]] = (),
-    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Rank every query of an evaluation and keep that in a folder; see `ranks_of`."""
-    return save_ranks(folder, ranks_of(scored, clips, captions=captions, weights=weights))
+    return save_ranks(folder, ranks_of(scored, clips, captions=captions))
 
 
 def save_ranks(folder: Path, ranks: Ranks) -> Path:

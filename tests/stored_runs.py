@@ -8,7 +8,6 @@ import numpy as np
 from results.ranks import ranks_of, save_ranks
 
 PROTOCOL = {"captions_per_clip": 2, "fused": False, "test_caption_mode": "indep"}
-EXPERTS = ("audio", "vggsound")
 
 
 def write_run(
@@ -35,10 +34,13 @@ def write_run(
         draw = np.random.default_rng([seed, len(name), ord(name[-1])])
         sims = draw.normal(size=(clips * per_clip, clips))
         sims[np.arange(clips * per_clip), np.arange(clips * per_clip) // per_clip] += skill
-        scored = SimpleNamespace(similarities=sims, query_masks=np.ones((clips, per_clip)))
         share = draw.random(clips * per_clip)
-        weights = {"audio": share, "vggsound": 1 - share}
-        stored[str(seed)] = ranks_of(scored, names, captions=texts, weights=weights)
+        scored = SimpleNamespace(
+            similarities=sims,
+            query_masks=np.ones((clips, per_clip)),
+            weights={"audio": share, "vggsound": 1 - share},
+        )
+        stored[str(seed)] = ranks_of(scored, names, captions=texts)
         if ranks:
             save_ranks(folder / f"seed-{seed}", stored[str(seed)])
     content = {

@@ -13,8 +13,9 @@ from results.ranks import RANKS, TOP, query_texts, ranks_of, read_ranks, save_ra
 from utils.errors import DataError, UnsafeFileError
 
 
-def scored(sims, masks):
-    return SimpleNamespace(similarities=np.asarray(sims, np.float32), query_masks=np.asarray(masks))
+def scored(sims, masks, weights=None):
+    sims, masks = np.asarray(sims, np.float32), np.asarray(masks)
+    return SimpleNamespace(similarities=sims, query_masks=masks, weights=weights or {})
 
 
 HAND = scored([[3, 2, 1], [1, 3, 2], [1, 2, 3], [0, 1, 0], [9, 8, 7], [5, 5, 5]], np.ones((3, 2)))
@@ -39,10 +40,11 @@ def test_captions_that_do_not_exist_are_no_queries():
 def test_what_is_written_is_read(tmp_path):
     captions = [["<b>", "ä\ud800"], ["", "x"], ["y", "z"]]
     weights = {"audio": np.arange(6) / 6, "vggsound": 1 - np.arange(6) / 6}
-    path = write_ranks(tmp_path / "seed-0", HAND, list("abc"), captions=captions, weights=weights)
+    weighed = scored(HAND.similarities, HAND.query_masks, weights)
+    path = write_ranks(tmp_path / "seed-0", weighed, list("abc"), captions=captions)
     assert path == tmp_path / "seed-0" / RANKS
     found = read_ranks(path)
-    expected = ranks_of(HAND, list("abc"), captions=captions, weights=weights)
+    expected = ranks_of(weighed, list("abc"), captions=captions)
     for name, value in vars(expected).items():
         assert np.array_equal(getattr(found, name), value), name
     assert found.captions[1] == "ä\ud800"

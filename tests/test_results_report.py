@@ -176,6 +176,7 @@ def test_the_published_sizes_fit_five_megabytes(tmp_path):
     scored = SimpleNamespace(
         similarities=draw.normal(size=(816 * 5, 816)).astype(np.float32),
         query_masks=np.ones((816, 5)),
+        weights={"audio": np.full(816 * 5, 0.4), "vggsound": np.full(816 * 5, 0.6)},
     )
     names = [f"{'y' * 11}_{n}_30000" for n in range(816)]
     found = ranks_of(scored, names, captions=captions)

@@ -1,7 +1,7 @@
 """The one evaluator: embed clips once, captions in chunks, rank everything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,11 +33,15 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Similarities (Q, V) with Q = V*K, masks (V, K), and the metrics of both directions."""
+    """Similarities (Q, V) with Q = V*K, masks (V, K), and the metrics of both directions.
+
+    weights: those that captions give to experts, by name (Q,), where the model has any.
+    """
 
     similarities: np.ndarray
     query_masks: np.ndarray
     metrics: dict[str, dict[str, float]]
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def existing(self) -> np.ndarray:
@@ -63,7 +67,8 @@ def evaluate(
     held = {len(data.text), len(data.query_masks), *map(len, data.available.values())}
     if held != {len(data.clips)}:
         raise DataError(f"the split lists {len(data.clips)} clips, the data is of {sorted(held)}")
-    sims = similarities(model, data, device=device, processes=processes).numpy()
+    scores, weights = _scored(model, data, device=device, processes=processes)
+    sims = scores.numpy()
     masks = data.query_masks.cpu().numpy()
     if len(sims) == len(data.clips):  # captions were averaged into one query a clip
         masks = masks.max(axis=1, keepdims=True)
@@ -83,10 +88,10 @@ def evaluate(
         sims,
         masks,
         {"t2v_metrics": summarise(text_to_audio), "v2t_metrics": summarise(audio_to_text)},
+        weights,
     )
 
 
-@torch.inference_mode()
 def similarities(
     model: RetrievalModel,
     data: EvaluationData,
@@ -94,7 +99,15 @@ def similarities(
     device: torch.device,
     processes: Processes = ALONE,
 ) -> torch.Tensor:
-    """Return the similarities (V*K, V), (V, V) in mode "avg", on the host.
+    """Return the similarities (V*K, V), (V, V) in mode "avg", on the host."""
+    return _scored(model, data, device=device, processes=processes)[0]
+
+
+@torch.inference_mode()
+def _scored(
+    model: RetrievalModel, data: EvaluationData, *, device: torch.device, processes: Processes
+) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Return the similarities, and the weights of the experts (V*K,) or (V,), on the host.
 
     Each clip and each caption is embedded once, with the model in evaluation mode.
     """
@@ -104,11 +117,16 @@ def similarities(
         own = _encode_clips(model, data, device, processes.share(len(data.clips)))
         clips = gather_rows(own, processes.share_sizes(len(data.clips)))
         rows = []
+        weights: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)
-            sims = model.score(model.encode_captions(words), clips)
+            captions = model.encode_captions(words)
+            sims = model.score(captions, clips)
             rows.append(model.merge_captions(sims, words.shape[1]).float().cpu())
-        return torch.cat(rows)
+            for name, weight in model.expert_weights(captions).items():
+                merged = model.merge_captions(weight[:, None], words.shape[1])[:, 0]
+                weights.setdefault(name, []).append(merged.float().cpu())
+        return torch.cat(rows), {name: torch.cat(of).numpy() for name, of in weights.items()}
     finally:
         model.train(was_training)
 
