@@ -19,8 +19,6 @@ from results.sounds import CONVERTED, copy_of, find_sounds, link_to
 from utils.errors import UsageError, run_main
 from utils.files import write_text
 
-ROUNDS = 1000
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
@@ -50,7 +48,7 @@ def write(args: argparse.Namespace) -> int:
     complete = all(len(one.ranks) == len(one.run.seeds) for one in shown)
     pairs = []
     if len(shown) > 1 and complete:
-        pairs = compare_runs([one.run for one in shown], rounds=ROUNDS)
+        pairs = compare_runs([one.run for one in shown])
     sounds = addresses(shown, args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out, render_page(shown, pairs=pairs, sounds=sounds, title=args.title))

@@ -158,8 +158,10 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _nice(value: float) -> float:
-    """Return the next round number at or above a value: 1, 2, 4, 5 or 8 times a power of ten."""
+    """Return the next round number at or above a value."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value * 0.999)
+    return next(
+        step * power for step in (1, 2, 2.4, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999
+    )

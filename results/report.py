@@ -81,7 +81,7 @@ def render_page(
     Raises UsageError for runs of different queries, and for a page larger than LARGEST.
     """
     _require_one_kind(shown)
-    title = title or " and ".join(one.run.name for one in shown)
+    title = title or (shown[0].run.name if len(shown) == 1 else f"{len(shown)} runs side by side")
     for form in (_data(shown, scores=True), _data(shown, scores=False)):
         page = _page(shown, title, form, pairs, {})
         if len(page.encode()) <= LARGEST:

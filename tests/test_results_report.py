@@ -298,6 +298,6 @@ def test_a_browser_shows_the_queries_and_runs_nothing_foreign(runs):
     assert dom.count('class="row"') == 2 * CLIPS
     assert dom.count('aria-expanded="true"') == 2
     assert dom.count('class="right"') == 4  # the own clip once a run in each opened query
-    assert "<title>clotho-a and clotho-b</title>" in dom  # no caption has changed it
+    assert "<title>2 runs side by side</title>" in dom  # no caption has changed it
     assert f"1 to {2 * CLIPS} of {2 * CLIPS} queries" in dom
     assert not Elements(dom).all("img")

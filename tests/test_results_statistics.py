@@ -176,8 +176,8 @@ def test_equal_systems_are_told_apart_as_often_as_the_level_says():
 @pytest.mark.slow
 def test_single_seeds_are_calibrated_for_other_clips():
     shares, covered = rejections(np.random.default_rng(11), 1000, between_seeds=0.0, seeds=(1, 1))
-    for name, share in shares.items():
-        assert 0.03 <= share <= 0.07, (name, share)
+    for name, share in shares.items():  # swaps give few different values: ties count as extreme
+        assert 0.02 <= share <= 0.07, (name, share)
     assert 0.93 <= covered <= 0.97
 
 
