@@ -108,7 +108,7 @@ def open_test_data(config: Config) -> TestData:
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
-    captions = query_texts(dataset, average=config.arch.test_caption_mode == "avg")
+    captions = query_texts(dataset, average=config.arch.args.get("test_caption_mode") == "avg")
     evaluation = EvaluationData(*dataset.evaluation())
     return TestData(evaluation, dataset.identity, dataset.extractors, captions)
 

@@ -165,7 +165,7 @@ def run_job(
                 start.find(seed)
         run, seed_of_named = agree_on_run(request, config, processes, device)
         started -= MetricsFile(run.metrics).seconds  # of the epochs that earlier calls trained
-        texts = query_texts(test, average=config.arch.test_caption_mode == "avg")
+        texts = query_texts(test, average=config.arch.args.get("test_caption_mode") == "avg")
 
         def keep(seed: int, tested: Evaluation) -> None:
             write_ranks(run.log / f"seed-{seed}", tested, test.clips, captions=texts)

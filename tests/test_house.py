@@ -25,7 +25,7 @@ HOMES = {
     "h5py": ("utils/reading/",),
     "pickle": ("utils/reading/", "audio/weights.py"),
     "requests": ("utils/fetching/download.py",),
-    "soundfile": ("audio/reading.py",),
+    "soundfile": ("audio/reading.py", "results/sounds.py"),
     "soxr": ("audio/reading.py",),
     "ai_edge_litert": ("audio/yamnet.py",),
     "tensorboard": ("trainer/report.py",),
