@@ -201,6 +201,11 @@ def report(
     if run.mini:
         content["mini_train"] = True
     write_json(run.log / "results.json", content)
+    visualizer = job.config.raw.get("visualizer")
+    if visualizer:
+        from results.report import write_page_of_training
+
+        print(f"page:        {write_page_of_training(run.log, visualizer)}")
     print(render([compare(seeds, name=job.config.name, parameters=parameters)]))
     print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from results.comparison import compare_runs
 from results.report import Shown, read_shown, render_page
 from results.runs import load_runs
-from results.sounds import CONVERTED, copy_of, find_sounds, link_to
+from results.sounds import copy_of, find_sounds, is_played, link_to
 from utils.errors import UsageError, run_main
 from utils.files import write_text
 
@@ -66,11 +66,7 @@ def addresses(shown: Sequence[Shown], args: argparse.Namespace) -> dict[str, str
         raise UsageError(f"{args.sounds} has no recording that is named like a clip of the run")
     if args.embed:
         return {clip: copy_of(path) for clip, path in found.items()}
-    return {
-        clip: link_to(path, args.out)
-        for clip, path in found.items()
-        if path.suffix.lower() not in CONVERTED
-    }
+    return {clip: link_to(path, args.out) for clip, path in found.items() if is_played(path)}
 
 
 if __name__ == "__main__":

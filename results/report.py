@@ -21,9 +21,11 @@ import numpy as np
 from results.charts import Axes, Series, bar_chart, line_chart
 from results.comparison import Pair, legend, rows_of_pair, sentences
 from results.ranks import Ranks
-from results.runs import TASKS, StoredRun, differing_terms
+from results.runs import TASKS, StoredRun, differing_terms, load_run
+from results.sounds import find_sounds, is_played, link_to
 from results.tables import Rows, rows_of_runs
 from utils.errors import UsageError
+from utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
 LARGEST = 5_000_000
@@ -67,6 +69,22 @@ class Shown:
 def read_shown(run: StoredRun) -> Shown:
     """Read the ranks of all seeds of a run that have any."""
     return Shown(run, {seed: run.ranks(seed) for seed in run.seeds if seed in run.ranks_files})
+
+
+def write_page_of_training(folder: Path, visualizer: Mapping[str, Any]) -> Path:
+    """Write report.html beside the results of a training, as its `visualizer` section asks for.
+
+    Recordings below `args.src_video_dir`, where there is such a folder, are linked to.
+    """
+    page = folder / "report.html"
+    shown = read_shown(load_run(folder))
+    source = Path(str(visualizer.get("args", {}).get("src_video_dir") or ""))
+    sounds = {}
+    if shown.first is not None and source.is_dir() and source != Path():
+        found = find_sounds(source, shown.first.clips)
+        sounds = {clip: link_to(path, page) for clip, path in found.items() if is_played(path)}
+    write_text(page, render_page([shown], sounds=sounds))
+    return page
 
 
 def render_page(

@@ -37,6 +37,11 @@ def find_sounds(folder: Path, clips: Iterable[str]) -> dict[str, Path]:
     return {clip: files[clip] for clip in clips if clip in files}
 
 
+def is_played(path: Path) -> bool:
+    """Say whether browsers play a file as it is."""
+    return path.suffix.lower() in PLAYED
+
+
 def link_to(path: Path, page: Path) -> str:
     """Return the address of a sound as seen from a page's folder."""
     return quote(Path(os.path.relpath(path.resolve(), page.parent.resolve())).as_posix())
