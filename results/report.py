@@ -78,7 +78,7 @@ def write_page_of_training(folder: Path, visualizer: Mapping[str, Any]) -> Path:
     """
     page = folder / "report.html"
     shown = read_shown(load_run(folder))
-    source = Path(str(visualizer.get("args", {}).get("src_video_dir") or ""))
+    source = Path(str((visualizer.get("args") or {}).get("src_video_dir") or ""))
     sounds = {}
     if shown.first is not None and source.is_dir() and source != Path():
         found = find_sounds(source, shown.first.clips)

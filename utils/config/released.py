@@ -42,7 +42,6 @@ WITHOUT_EFFECT: dict[str, Kind] = {
     "log_name": _TEXT,
     "eval_mode": _TEXT,
     "experts.use_zeros_for_missing": FLAG,
-    "visualizer": Kind("a section", lambda value: not value or isinstance(value, dict)),
     f"{_EXPERT}.model": _TEXT,
     f"{_EXPERT}.feat_type": _TEXT,
     f"{_EXPERT}.aggregate": choice("concat"),

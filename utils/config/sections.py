@@ -221,6 +221,23 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisualizerArgs:
+    """The section `visualizer.args`."""
+
+    src_video_dir: Annotated[str | None, "folder of recordings that the page links to"] = None
+    vis_vid_freq: Annotated[int | None, "no effect: the page is written when a run ends"] = None
+    num_samples: Annotated[int | None, "no effect: the page shows all queries"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visualizer:
+    """The section `visualizer`: a page beside the results of a training."""
+
+    type: Annotated[str, "any name"] = ""
+    args: Annotated[VisualizerArgs | None, "settings of the page"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class File:
     """A whole configuration file, merged."""
 
@@ -244,6 +261,7 @@ class File:
     loss: Annotated[Part, OneOf(table(tables.LOSSES)), "the loss"]
     trainer: Annotated[TrainerConfig, "training"]
     eval_settings: Annotated[EvalSettings | None, "changes for the test run"] = None
+    visualizer: Annotated[Visualizer | None, "a page at the end of a training"] = None
 
 
 @dataclass(frozen=True)
