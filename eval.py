@@ -34,9 +34,9 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     import torch
 
     from model import RetrievalModel
+    from results.published import Comparison
     from results.ranks import Ranks
     from trainer.checkpoint import Checkpoint
-    from trainer.compare import Comparison
     from trainer.evaluator import Evaluation, EvaluationData
 
 logger = logging.getLogger("eval")
@@ -54,7 +54,7 @@ class TestData:
 
 def table_format(form: str) -> str:
     """Return a form of tables; raises UsageError for one that they do not have."""
-    from trainer.compare import check_form
+    from results.published import check_form
 
     check_form(form)
     return form
@@ -147,9 +147,9 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint."""
     from model import count_parameters
     from results.graded import graded_results
+    from results.published import compare, render
     from results.ranks import ranks_of, save_ranks
     from trainer.checkpoint import load_checkpoint
-    from trainer.compare import compare, render
     from trainer.evaluator import evaluate
     from trainer.runs import seed_of
 
@@ -184,7 +184,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
 
 def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     """Score one published experiment or all; a failing one does not stop the others."""
-    from trainer.compare import render
+    from results.published import render
 
     experiments = load_experiments()
     chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
@@ -226,9 +226,9 @@ def score_experiment(
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return the comparison and the seeds that failed."""
     from model import count_parameters
+    from results.published import compare
     from results.ranks import ranks_of, save_ranks
     from trainer.checkpoint import load_checkpoint
-    from trainer.compare import compare
     from trainer.evaluator import evaluate
 
     started = time.perf_counter()
@@ -300,8 +300,8 @@ def write_results(
     more: Mapping[str, object] | None = None,
 ) -> None:
     """Write results.json and the table beside it; `asked` adds to its protocol, `more` to it."""
+    from results.content import results
     from trainer.device import describe
-    from trainer.report import results
 
     content = results(
         config=config,
@@ -322,7 +322,7 @@ def write_results(
 
 def write_summary(folder: Path, comparisons: Sequence[Comparison]) -> None:
     """Write the table for people and for programs."""
-    from trainer.compare import render
+    from results.published import render
 
     write_text(folder / "summary.md", render(comparisons, "markdown"))
     write_text(folder / "summary.json", render(comparisons, "json"))

@@ -181,10 +181,10 @@ def report(
     job: Job, seeds: dict[str, dict[str, Any]], identity: dict[str, Any], started: float
 ) -> None:
     """Write results.json and print the table."""
-    from trainer.compare import compare, render
+    from results.content import results
+    from results.published import compare, render
     from trainer.device import describe
     from trainer.job import parameters_of
-    from trainer.report import results
     from utils.files import write_json
 
     config, run = job.config.for_evaluation(), job.run

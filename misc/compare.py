@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from model.metric import TASKS
 from results.comparison import (
     compare_runs,
     compare_with_published,
@@ -22,7 +23,7 @@ from results.comparison import (
     sentence_of_published,
     sentences,
 )
-from results.runs import TASKS, StoredRun, load_runs
+from results.runs import StoredRun, load_runs
 from results.statistics import LEVEL, ROUNDS
 from results.tables import FORMS, render
 from utils.errors import UsageError, run_main

@@ -119,6 +119,10 @@ METRICS = {
 may name, the columns of all tables, and summaries follow from this table."""
 
 
+TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
+"""The two directions, and their names in tables."""
+
+
 def heading_of(metric: str) -> str:
     """Return the heading of a metric; one that METRICS does not have any more is its own."""
     return METRICS[metric].heading if metric in METRICS else metric

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.metric import heading_of, published_key, summarise
-from results.runs import TASKS, StoredRun, differing_terms
+from model.metric import TASKS, heading_of, published_key, summarise
+from results.runs import StoredRun, differing_terms
 from results.statistics import (
     CONFIDENCE,
     LEVEL,

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.metric import METRICS, published_key
-from results.runs import TASKS
+from model.metric import METRICS, TASKS, published_key
 from results.tables import value
 from utils.errors import DataError
 from utils.fetching.experiments import (

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from model.metric import TASKS
 from results.charts import Axes, Series, bar_chart, line_chart
 from results.comparison import Pair, legend, rows_of_pair, sentences
 from results.ranks import Ranks
-from results.runs import TASKS, StoredRun, differing_terms, load_run
+from results.runs import StoredRun, differing_terms, load_run
 from results.sounds import find_sounds, is_played, link_to
 from results.tables import Rows, rows_of_runs
 from utils.errors import UsageError

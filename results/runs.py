@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.metric import TASKS
 from results.ranks import RANKS, Ranks, read_ranks
 from utils.errors import DataError, UsageError
 from utils.files import read_json
 
 RESULTS = "results.json"
 CURVES = "metrics.jsonl"
-TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
 LONGEST_CURVES = 256 << 20
 PROTOCOL = {"ties": "mean of all orders"}
 """What results.json did not name in earlier versions, and was the same."""

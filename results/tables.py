@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from model.metric import heading_of
-from results.runs import TASKS, StoredRun
+from model.metric import TASKS, heading_of
+from results.runs import StoredRun
 
 Rows = Sequence[Sequence[str]]
 MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})

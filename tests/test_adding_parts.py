@@ -18,10 +18,10 @@ import train
 from misc import sync_experts
 from model.loss import LOSSES
 from model.metric import METRICS, Metric
+from results.published import compare, render
 from small_runs import Place, assert_same_run, make_data
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
-from trainer.compare import compare, render
 from utils.errors import UsageError
 from utils.files import read_json
 from utils.kinds import above

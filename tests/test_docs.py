@@ -21,8 +21,8 @@ from data_loader import find_archive
 from misc import tables
 from model.metric import METRICS
 from results import documents
+from results.content import PROJECT_VERSION
 from synthetic import write_dataset
-from trainer.report import PROJECT_VERSION
 from utils.config import load_config
 from utils.errors import ProjectError
 from utils.fetching.experiments import (

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from results.content import PROJECT_VERSION, results
 from small_runs import CE
-from trainer.report import PROJECT_VERSION, Board, MetricsFile, describe_epoch, results
+from trainer.report import Board, MetricsFile, describe_epoch
 from utils.config import load_config
 
 

@@ -1,22 +1,16 @@
-"""What a run leaves to read: metrics.jsonl, results.json and TensorBoard for programs."""
+"""What a training leaves to read: metrics.jsonl and TensorBoard."""
 
 import contextlib
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
-from trainer.compare import summarise
 from trainer.progress import Record
-from utils.config import Config
 from utils.files import write_text
-
-PROJECT_VERSION = "0.1.0"
 
 logger = logging.getLogger(__name__)
 
@@ -116,39 +110,3 @@ def describe_epoch(record: Record, *, seed: int, epochs: int, is_best: bool) -> 
             parts.append(f"{label} {recalls} MdR {record[f'val_{task}_metrics_MedR']:4.1f}")
     parts.append(f"{record['seconds']:.1f}s")
     return " | ".join(parts) + (" *" if is_best else "")
-
-
-def results(
-    *,
-    config: Config,
-    seeds: Mapping[str, Mapping[str, Any]],
-    split: str,
-    identity: Mapping[str, Any],
-    parameters: int,
-    device: str,
-    seconds: float,
-) -> dict[str, Any]:
-    """Return the content of results.json.
-
-    `config` is the configuration the split was evaluated with, `identity` the data set's
-    (sha256 of its list, identities of its feature files), `seeds` {"0": {"t2v_metrics": {...},
-    "v2t_metrics": {...}, "best_epoch": 7}, ...}.
-    """
-    return {
-        "config": config.name,
-        "config_file": config.path,
-        "split": split,
-        "protocol": {
-            "captions_per_clip": config.data.num_test_captions,
-            "fused": config.data.fuse_captions,
-            "test_caption_mode": config.arch.args.get("test_caption_mode", "indep"),
-            "ties": "mean of all orders",
-        },
-        "trainable_parameters": parameters,
-        "data": dict(identity),
-        "versions": {"project": PROJECT_VERSION, "torch": torch.__version__},
-        "device": device,
-        "wall_seconds": round(seconds, 3),
-        "seeds": {seed: dict(values) for seed, values in seeds.items()},
-        "summary": summarise(seeds),
-    }

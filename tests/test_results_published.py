@@ -1,4 +1,4 @@
-"""trainer/compare.py: means, deviations, and which values lie outside the published ones."""
+"""results/published.py: means, deviations, and which values lie outside the published ones."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from model.metric import METRICS
-from trainer.compare import FORMS, compare, render, summarise, verdict
+from results.published import FORMS, compare, render, summarise, verdict
 from utils.errors import UsageError
 from utils.fetching.experiments import find_experiment
 

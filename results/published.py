@@ -10,27 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from model.metric import METRICS, heading_of, published_key
+from model.metric import METRICS, TASKS, heading_of, published_key
+from results.tables import LATEX, MARKDOWN
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
 SeedMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Seed -> "t2v_metrics" and "v2t_metrics" -> metric -> value, as in results.json."""
 
-TASKS = {"t2v": "text-to-audio (t2v)", "v2t": "audio-to-text (v2t)"}
 # Published means are printed with one decimal: the mean behind them may be this far away, so that
 # an exact repetition never counts as outside. It is all that a deviation printed as 0.0 leaves.
 ROUNDING = 0.05
 RULE = (
     "Outside (*): further from the published mean than two published deviations and "
     f"{ROUNDING} for its rounding (where the deviation is printed as 0.0, further than {ROUNDING})."
-)
-
-
-MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})
-LATEX = str.maketrans(
-    {letter: f"\\{letter}" for letter in "{}$&#%_"}
-    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
 
 
