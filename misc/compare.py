@@ -27,7 +27,7 @@ from results.runs import StoredRun, load_runs
 from results.statistics import LEVEL, ROUNDS
 from results.tables import FORMS, render
 from utils.errors import UsageError, run_main
-from utils.experiments import find_experiment
+from utils.fetching.experiments import find_experiment
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from results.statistics import (
 )
 from results.tables import signed, spread, value
 from utils.errors import UsageError
-from utils.experiments import Experiment
+from utils.fetching.experiments import Experiment
 
 ROUNDING = 0.05
 """What printing with one decimal may have taken from a published mean."""

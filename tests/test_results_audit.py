@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data_loader.hickle import write_hickle
 from misc import audit_dataset
 from results.audit import CHECKS, audit, reachable
 from results.material import gather
 from synthetic import write_dataset, write_features, write_list
 from utils.config import load_config
-from utils.unpickle import dump_plain
+from utils.reading.hickle import write_hickle
+from utils.reading.pickles import dump_plain
 
 SIZES = {"train": 30, "val": 8, "test": 10}
 CAPTIONS = {"train": 2, "val": 2, "test": 2}

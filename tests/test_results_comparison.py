@@ -9,7 +9,7 @@ from results.comparison import compare_runs, compare_with_published, probability
 from results.runs import load_run, load_runs
 from stored_runs import write_run
 from utils.errors import DataError, UsageError
-from utils.experiments import load_experiments
+from utils.fetching.experiments import load_experiments
 
 
 @pytest.fixture(scope="module")
