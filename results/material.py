@@ -107,7 +107,9 @@ def _split(material: Material, config: Config, name: str, store: FeatureStore) -
     if clips is None:
         return None
     captions = _try(material, lambda: store.captions(sources.captions))
-    text = _try(material, lambda: store.text(sources.text))
+    vectors = sources.text
+    text = None if vectors is None else _try(material, lambda: store.text(vectors))
+    texts = _captions(captions, clips)
     experts = {}
     for expert, files in zip(config.experts, sources.experts, strict=True):
         parts = [
@@ -125,8 +127,10 @@ def _split(material: Material, config: Config, name: str, store: FeatureStore) -
         file=sources.split_list,
         sha256=sha256_of(sources.split_list),
         clips=tuple(clips),
-        captions=_captions(captions, clips),
-        word_vectors=_word_counts(text, clips),
+        captions=texts,
+        word_vectors=_word_counts(text, clips)
+        if vectors is not None
+        else tuple(tuple(len(text.split()) for text in each) for each in texts),
         experts=experts,
     )
 
