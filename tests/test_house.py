@@ -9,9 +9,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "utils": {"utils"},
     "model": {"model", "utils"},
-    "data_loader": {"data_loader", "utils"},
+    "text": {"text", "model", "utils"},
+    "data_loader": {"data_loader", "text", "utils"},
     "trainer": {"trainer", "model", "utils"},
-    "misc": {"misc", "trainer", "model", "data_loader", "utils", "train", "eval"},
+    "misc": {"misc", "trainer", "model", "data_loader", "text", "utils", "train", "eval"},
     "train": {"trainer", "model", "data_loader", "utils"},
     "eval": {"trainer", "model", "data_loader", "utils"},
 }

@@ -11,8 +11,8 @@ from data_loader.readers import read_captions, read_features, read_text_features
 from data_loader.soundscenes import features, write
 from data_loader.soundscenes.grammar import captions
 from data_loader.soundscenes.scene import plan, render
-from data_loader.soundscenes.word_vectors import caption_vectors
 from misc import make_soundscenes as command
+from text.ngrams import caption_vectors
 from utils.errors import DataError, ProjectError
 from utils.files import read_list
 

@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_loader.soundscenes import features, grammar, word_vectors
+from data_loader.soundscenes import features, grammar
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
+from text.ngrams import caption_vectors
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.progress import no_bar
@@ -107,7 +108,7 @@ def _remove_sounds(folder: Path) -> None:
 def _write_words(folder: Path, scenes: list[Scene]) -> None:
     captions = {scene.name: grammar.captions(scene) for scene in scenes}
     vectors = {
-        name: [word_vectors.caption_vectors(words).astype(np.float16) for words in five]
+        name: [caption_vectors(words).astype(np.float16) for words in five]
         for name, five in captions.items()
     }
     (_lists(folder) / "text_embeddings").mkdir(parents=True, exist_ok=True)

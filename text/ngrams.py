@@ -7,11 +7,34 @@ mean is not in them: that "hound" is a dog is for the model to learn.
 
 import functools
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from text.encoder import TextEncoder, Vectors, WordlessTextError
+from text.words import words_of
+
 WIDTH = 300
+
+
+class CharacterNgrams(TextEncoder):
+    """One vector a word, from its spelling."""
+
+    def __init__(self) -> None:
+        self.width = WIDTH
+        self.identity: dict[str, Any] = {"encoder": type(self).__name__, "version": 1}
+
+    def encode(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return one vector a word, in lower case and without punctuation: (n_words, 300)."""
+        vectors = []
+        for text in texts:
+            words = words_of(text.lower())
+            if not words:
+                raise WordlessTextError(f"{text[:200]!r} holds no word; expected some text")
+            vectors.append(caption_vectors(words))
+        return vectors
 
 
 def caption_vectors(words: list[str]) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_loader.soundscenes.word_vectors import WIDTH, caption_vectors, word_vector
+from text.encoder import WordlessTextError
+from text.ngrams import WIDTH, CharacterNgrams, caption_vectors, word_vector
 
 
 @pytest.mark.parametrize("word", ["bell", "a", "tick-tocks", "über", "鐘", "x" * 60, ""])
@@ -37,3 +38,10 @@ def test_a_caption_is_its_words_in_order():
     vectors = caption_vectors(["a", "bell", "rings"])
     assert vectors.shape == (3, WIDTH)
     np.testing.assert_array_equal(vectors[1], word_vector("bell"))
+
+
+def test_the_encoder_gives_queries_the_vectors_of_captions():
+    (vectors,) = CharacterNgrams().encode(["A bell, rings!"])
+    np.testing.assert_array_equal(vectors, caption_vectors(["a", "bell", "rings"]))
+    with pytest.raises(WordlessTextError):
+        CharacterNgrams().encode(["?!"])
