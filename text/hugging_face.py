@@ -43,8 +43,8 @@ class HuggingFace(TextEncoder):
             self._network = AutoModel.from_pretrained(model, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise DataError(f"{model}: cannot be loaded by transformers: {error}") from error
-        # T5 and its like: captions are read, nothing is written.
-        self._network = getattr(self._network, "encoder", None) or self._network
+        if self._network.config.is_encoder_decoder:  # captions are read, nothing is written
+            self._network = self._network.get_encoder()
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._sentence, self._limit = sentence, max_tokens
