@@ -19,11 +19,13 @@ class Frames(NamedTuple):
     tokens: torch.Tensor
     """(B, N, D), zeros where the mask is 0."""
     times: torch.Tensor
-    """(B, N) the middle of each frame in seconds from the clip's beginning; 0 where masked."""
+    """(B, N) the middle of each frame, counted in frames from the clip's beginning; 0 if masked."""
     mask: torch.Tensor
     """(B, N) 1 for a frame, 0 for padding."""
     maximum: torch.Tensor
     """(B, D) the greatest value over all frames of the clip, also those left out of `tokens`."""
+    mean: torch.Tensor | None = None
+    """(B, D) the mean over all frames of the clip, where a model asks for it."""
 
 
 @dataclass(frozen=True)
