@@ -1,27 +1,17 @@
 """MMT against the recorded numbers of the published code, and against itself."""
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from golden_mmt import cases, load_case
 from model import bert, count_parameters
 from model.loss import MaxMarginRankingLoss
 from model.mmt import MMT, ClipTransformer, Switches, drop_unattended, types_of
 from utils.batches import Frames
 from utils.errors import CheckpointError
 
-OURS = Path(__file__).resolve().parent / "data" / "golden-mmt"  # a part of the recorded runs
-DATA = Path(os.environ.get("GOLDEN_MMT", OURS))
-CASES = sorted(path.stem for path in DATA.glob("*mmt[123]_*.json"))
-
-
-def load_case(name):
-    with np.load(DATA / f"{name}.npz", allow_pickle=False) as arrays:
-        return json.loads((DATA / f"{name}.json").read_text()), dict(arrays)
+CASES = cases("*mmt[123]_*")
 
 
 def bert_size(params, heads=None):

@@ -1,0 +1,131 @@
+"""Frames of experts with their times: which of them are kept, and the maximum over all.
+
+V clips in the split, B in a batch, N frames that are kept of an expert, D its width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_loader.batches import HOST, Sequences
+from data_loader.split import SplitExpert
+from utils.batches import Frames
+
+Places = NDArray[np.int64]
+NO_FRAME = -1
+
+
+class ClipFrames:
+    """The frames of a split's experts on one device; `window` is the unit of times, in frames."""
+
+    def __init__(
+        self, experts: list[SplitExpert], *, window: float = 1.0, device: torch.device = HOST
+    ) -> None:
+        self._window = window
+        self._device = device
+        self._experts = {expert.config.name: _ExpertFrames(expert, device) for expert in experts}
+
+    def choose(
+        self, clips: NDArray[np.int64], draw: np.random.Generator | None = None
+    ) -> dict[str, Places]:
+        """Choose the frames of clips (B,) that are kept: {expert: places (B, N)}, -1 behind.
+
+        Of more than N frames, training keeps an even draw, in order of time; without `draw` it is
+        the draw that published evaluations use, the same for all clips of one length.
+        """
+        return {name: expert.choose(clips, draw) for name, expert in self._experts.items()}
+
+    def take(
+        self, clips: NDArray[np.int64], places: Mapping[str, Places], *, pin: bool = False
+    ) -> dict[str, Frames]:
+        """Return the frames of clips (B,) at places (B, N), as `choose` has them."""
+        taken = {}
+        for name, expert in self._experts.items():
+            tokens = expert.take(clips, places[name], pin=pin)
+            exists = torch.from_numpy(places[name] != NO_FRAME).to(self._device)
+            middle = (torch.from_numpy(places[name]).to(self._device) + 0.5) / self._window
+            maximum = torch.from_numpy(expert.maxima(clips)).to(self._device)
+            times = torch.where(exists, middle, 0.0).float()
+            taken[name] = Frames(tokens, times, exists.float(), maximum)
+        return taken
+
+
+class _ExpertFrames:
+    def __init__(self, expert: SplitExpert, device: torch.device) -> None:
+        if expert.config.max_tokens is None:
+            raise ValueError(f"expert {expert.config.name!r} has no frames")
+        self._expert = expert
+        self._most = expert.config.max_tokens
+        self._sequences = [
+            Sequences(
+                part.tensor(device),
+                torch.from_numpy(np.require(starts, requirements="W")).to(device),
+                torch.from_numpy(np.require(lengths, requirements="W")).to(device),
+                part if device.type == "cpu" else None,
+            )
+            for part, starts, lengths in zip(
+                expert.parts, expert.starts, expert.lengths, strict=True
+            )
+        ]
+        self._lengths = np.min(expert.lengths, axis=0)  # (V,)
+        width = sum(part.width for part in expert.parts)
+        self._maxima = np.zeros((len(self._lengths), width), np.float32)
+        self._known = np.zeros(len(self._lengths), bool)
+
+    def choose(self, clips: NDArray[np.int64], draw: np.random.Generator | None) -> Places:
+        places = np.full((len(clips), self._most), NO_FRAME)
+        for row, length in zip(places, self._lengths[clips].tolist(), strict=True):
+            if length <= self._most:
+                row[:length] = np.arange(length)
+            elif draw is None:
+                row[:] = published_draw(length, self._most)
+            else:
+                row[:] = np.sort(draw.choice(length, self._most, replace=False))
+        return places
+
+    def take(self, clips: NDArray[np.int64], places: Places, *, pin: bool) -> Tensor:
+        parts = []
+        for sequences in self._sequences:
+            sequences.announce(torch.from_numpy(clips), int(self._lengths[clips].max(initial=0)))
+            starts = sequences.starts[torch.from_numpy(clips).to(sequences.starts.device), None]
+            there = torch.from_numpy(places).to(starts.device)
+            index = torch.where(there == NO_FRAME, sequences.padding, starts + there)
+            parts.append(sequences.take(index, pin=pin).float())
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def maxima(self, clips: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the greatest values over all frames of clips (B,): (B, D), 0 without frames.
+
+        They are rounded as the published files of maxima are, which hold float16.
+        """
+        for clip in np.unique(clips[~self._known[clips]]):
+            if self._lengths[clip]:
+                self._maxima[clip] = rounded(self._greatest(clip))
+            self._known[clip] = True
+        return self._maxima[clips]
+
+    def _greatest(self, clip: int) -> NDArray[np.float32]:
+        runs = zip(self._expert.parts, self._expert.starts, strict=True)
+        length = self._lengths[clip]
+        return np.concatenate(
+            [part.rows[starts[clip] : starts[clip] + length].max(axis=0) for part, starts in runs]
+        ).astype(np.float32)
+
+
+@functools.cache
+def published_draw(count: int, most: int) -> Places:
+    """Return which `most` of `count` frames every published evaluation keeps, in order."""
+    return np.sort(np.random.RandomState(0).choice(count, most, replace=False))
+
+
+def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to float16; values too large for it stay as they are."""
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(halves), halves, values)
