@@ -6,7 +6,7 @@ V clips in the split, B in a batch, N frames that are kept of an expert, D its w
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from data_loader.split import SplitExpert
 from utils.batches import Frames
 
 Places = NDArray[np.int64]
+Draw = Callable[[int], np.random.Generator]
+"""The generator that draws the frames of a row of a batch."""
 NO_FRAME = -1
 
 
@@ -31,15 +33,14 @@ class ClipFrames:
         self._device = device
         self._experts = {expert.config.name: _ExpertFrames(expert, device) for expert in experts}
 
-    def choose(
-        self, clips: NDArray[np.int64], draw: np.random.Generator | None = None
-    ) -> dict[str, Places]:
+    def choose(self, clips: NDArray[np.int64], draw: Draw | None = None) -> dict[str, Places]:
         """Choose the frames of clips (B,) that are kept: {expert: places (B, N)}, -1 behind.
 
         Of more than N frames, training keeps an even draw, in order of time; without `draw` it is
         the draw that published evaluations use, the same for all clips of one length.
         """
-        return {name: expert.choose(clips, draw) for name, expert in self._experts.items()}
+        generators = None if draw is None else [draw(row) for row in range(len(clips))]
+        return {name: expert.choose(clips, generators) for name, expert in self._experts.items()}
 
     def take(
         self, clips: NDArray[np.int64], places: Mapping[str, Places], *, pin: bool = False
@@ -54,6 +55,58 @@ class ClipFrames:
             times = torch.where(exists, middle, 0.0).float()
             taken[name] = Frames(tokens, times, exists.float(), maximum)
         return taken
+
+
+class FrameTensors:
+    """A split as MMT reads it: captions as ids of word pieces, experts as frames.
+
+    It takes the place of ClipTensors. A "word" is a whole caption here; ids (C + 1, W, 2), of which
+    the last is what stands for a caption that does not exist.
+    """
+
+    def __init__(
+        self, experts: list[SplitExpert], ids: Tensor, *, device: torch.device = HOST
+    ) -> None:
+        self.device = device
+        self._sources = (experts, ids)
+        self._ids = ids.to(device)
+        self._frames = ClipFrames(experts, device=device)
+        self._available = {
+            expert.config.name: torch.from_numpy(expert.available.astype(np.float32)).to(device)
+            for expert in experts
+        }
+
+    def to(self, device: torch.device) -> FrameTensors:
+        """Return the same on another device."""
+        return FrameTensors(*self._sources, device=device)
+
+    def bytes_to_move(self, device: torch.device) -> int:
+        """Return what `to` would copy: files that are on the device already cost nothing."""
+        experts, ids = self._sources
+        files = {id(part): part for expert in experts for part in expert.parts}
+        moved = sum(part.rows.nbytes for part in files.values() if not part.is_on(device))
+        return moved + ids.nbytes
+
+    def words(self, captions: Tensor) -> Tensor:
+        """Return captions (B,) as they are."""
+        return captions
+
+    def no_words(self, count: int) -> Tensor:
+        """Return captions (count,) that do not exist."""
+        return torch.full((count,), len(self._ids) - 1, device=self.device)
+
+    def text(self, words: Tensor, *, pin: bool = False) -> Tensor:
+        """Return the ids of captions (B,) and where there is one: (B, W, 2) int64."""
+        taken = self._ids[words].long()
+        return taken.pin_memory() if pin else taken
+
+    def experts(
+        self, clips: Tensor, *, pin: bool = False, draw: Draw | None = None
+    ) -> tuple[dict[str, Frames], dict[str, Tensor]]:
+        """Return the frames and availabilities of clips (B,); `draw` is that of training."""
+        places = clips.cpu().numpy()
+        frames = self._frames.take(places, self._frames.choose(places, draw), pin=pin)
+        return frames, {name: table[clips] for name, table in self._available.items()}
 
 
 class _ExpertFrames:
@@ -78,15 +131,17 @@ class _ExpertFrames:
         self._maxima = np.zeros((len(self._lengths), width), np.float32)
         self._known = np.zeros(len(self._lengths), bool)
 
-    def choose(self, clips: NDArray[np.int64], draw: np.random.Generator | None) -> Places:
+    def choose(
+        self, clips: NDArray[np.int64], generators: list[np.random.Generator] | None
+    ) -> Places:
         places = np.full((len(clips), self._most), NO_FRAME)
-        for row, length in zip(places, self._lengths[clips].tolist(), strict=True):
+        for b, length in enumerate(self._lengths[clips].tolist()):
             if length <= self._most:
-                row[:length] = np.arange(length)
-            elif draw is None:
-                row[:] = published_draw(length, self._most)
+                places[b, :length] = np.arange(length)
+            elif generators is None:
+                places[b] = published_draw(length, self._most)
             else:
-                row[:] = np.sort(draw.choice(length, self._most, replace=False))
+                places[b] = np.sort(generators[b].choice(length, self._most, replace=False))
         return places
 
     def take(self, clips: NDArray[np.int64], places: Places, *, pin: bool) -> Tensor:

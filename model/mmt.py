@@ -85,15 +85,18 @@ HEADS: dict[str, type[GatedEmbeddingUnit] | type[ReduceDim]] = {
 class ClipTransformer(nn.Module):
     """Let the tokens of a clip attend to each other; the pooler is never used, as published."""
 
-    def __init__(self, size: bert.Size, *, positions: int, types: int) -> None:
+    def __init__(
+        self, size: bert.Size, *, positions: int, types: int, deviation: float = 0.02
+    ) -> None:
         super().__init__()
+        self.size = size
         self.position = nn.Embedding(positions, size.width)
         self.segment = nn.Embedding(types, size.width)
         self.norm = nn.LayerNorm(size.width, eps=bert.EPS)
         self.dropout = nn.Dropout(size.dropout)
         self.encoder = bert.Encoder(size)
         self.pooler = Linear(size.width, size.width)
-        bert.initialise(self)
+        bert.initialise(self, deviation)
 
     def forward(self, tokens: torch.Tensor, attended: torch.Tensor, needed: int) -> torch.Tensor:
         """Return the first `needed` tokens after all layers: (B, L, d) -> (B, needed, d).
@@ -142,11 +145,12 @@ class MMT(RetrievalModel):
         text_bert: bert.Bert,
         clip_bert: ClipTransformer,
         *,
-        embedding_width: int = 512,
         switches: Switches | None = None,
         average_captions: bool = False,
     ) -> None:
         """Make the parts in the order of released state dicts; widths {expert: D}.
+
+        Embeddings are as wide as the clips' transformer.
 
         Raises ValueError when the clips' transformer has too few types for the experts.
         """
@@ -155,17 +159,15 @@ class MMT(RetrievalModel):
         self.average_captions = average_captions
         self.names = sorted(widths, key=published_expert)
         self.types = types_of(self.names, len(clip_bert.segment.weight))
-        self.reduce = nn.ModuleDict(
-            {name: ReduceDim(widths[name], embedding_width) for name in self.names}
-        )
+        text_width, width = text_bert.size.width, clip_bert.size.width
+        self.reduce = nn.ModuleDict({name: ReduceDim(widths[name], width) for name in self.names})
         self.clip_bert = clip_bert
         self.text_bert = text_bert
-        text_width, clip_width = text_bert.size.width, clip_bert.position.weight.shape[1]
         head = HEADS[switches.text_head]
-        self.heads = nn.ModuleDict({name: head(text_width, embedding_width) for name in self.names})
+        self.heads = nn.ModuleDict({name: head(text_width, width) for name in self.names})
         self.mixture = nn.ModuleDict({name: Linear(text_width, 1) for name in self.names})
         self.clip_mixture = (
-            nn.ModuleDict({name: Linear(clip_width, 1) for name in self.names})
+            nn.ModuleDict({name: Linear(width, 1) for name in self.names})
             if switches.weigh_clips
             else None
         )

@@ -39,7 +39,6 @@ def build(case, mode="indep"):
             positions=clip["max_position_embeddings"],
             types=clip["type_vocab_size"],
         ),
-        embedding_width=args["same_dim"],
         switches=Switches(
             caption_from=tokens[args["txt_agg"].removeprefix("bertftn")],
             text_head=args["txt_pro"],

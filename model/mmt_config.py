@@ -1,0 +1,219 @@
+"""How the arguments of a configuration become an MMT, under their published names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from model import bert
+from model.bert_files import load_bert, read_weights, weights_file
+from model.mmt import MMT, ClipTransformer, Switches
+from utils.config import ExpertConfig, TextConfig
+from utils.errors import CheckpointError, DataError
+from utils.files import read_list
+
+CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
+    "bertftn": "first",
+    "bertftnmxp": "max",
+    "bertftnmnp": "mean",
+}
+"""`txt_agg`: BERT, fine-tuned, and the place of the caption among its tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBertParams:
+    """The section `arch.args.txt_bert_params`; the defaults are those of bert-base-cased."""
+
+    hidden_size: Annotated[int, "width of a token"] = 768
+    num_hidden_layers: Annotated[int, "layers"] = 12
+    num_attention_heads: Annotated[int, "heads, which share the width"] = 12
+    intermediate_size: Annotated[int, "width between the two dense layers"] = 3072
+    max_position_embeddings: Annotated[int, "longest sequence"] = 512
+    type_vocab_size: Annotated[int, "kinds of segments, of which the first is used"] = 2
+    vocab_size: Annotated[int | None, "word pieces; null: as many as `vocab` has"] = None
+    hidden_dropout_prob: Annotated[float, "dropout of tokens"] = 0.1
+    attention_probs_dropout_prob: Annotated[float, "dropout of attention"] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBertParams:
+    """The section `arch.args.vid_bert_params`, as published."""
+
+    hidden_size: Annotated[int, "width of a token and of embeddings"] = 512
+    num_hidden_layers: Annotated[int, "layers"] = 4
+    num_attention_heads: Annotated[int, "heads, which share the width"] = 4
+    intermediate_size: Annotated[int, "width between the two dense layers"] = 3072
+    max_position_embeddings: Annotated[int, "positions; later frames share the last one"] = 102
+    type_vocab_size: Annotated[int, "types: one for each expert and one besides"] = 10
+    hidden_dropout_prob: Annotated[float, "dropout of tokens"] = 0.1
+    attention_probs_dropout_prob: Annotated[float, "dropout of attention"] = 0.1
+    initializer_range: Annotated[float, "standard deviation of fresh weights"] = 0.02
+    hidden_act: Annotated[Literal["gelu"], "between the two dense layers"] = "gelu"
+    layer_norm_eps: Annotated[float, "no effect: 1e-12 everywhere"] = 1e-12
+    vocab_size_or_config_json_file: Annotated[int, "no effect"] = 10
+
+
+def check_mmt(
+    experts: Sequence[ExpertConfig],
+    text: TextConfig,
+    *,
+    txt_bert_params: TextBertParams,
+    vid_bert_params: ClipBertParams,
+    same_dim: int,
+    **_: object,
+) -> Iterator[tuple[str, str]]:
+    """Yield the key and the problem of arguments that do not go together."""
+    for key, params in (("txt_bert_params", txt_bert_params), ("vid_bert_params", vid_bert_params)):
+        if params.hidden_size % params.num_attention_heads:
+            message = f"found {params.num_attention_heads}, expected a divisor of hidden_size"
+            yield f"{key}.num_attention_heads", f"{message}, which is {params.hidden_size}"
+    if same_dim != vid_bert_params.hidden_size:
+        message = f"found {same_dim}, expected vid_bert_params.hidden_size"
+        yield "same_dim", f"{message}, which is {vid_bert_params.hidden_size}"
+    if text.max_tokens > txt_bert_params.max_position_embeddings:
+        message = f"found {txt_bert_params.max_position_embeddings}, expected at least"
+        yield (
+            "txt_bert_params.max_position_embeddings",
+            f"{message} max_tokens.text, which is {text.max_tokens}",
+        )
+    if len(experts) >= vid_bert_params.type_vocab_size:
+        found = vid_bert_params.type_vocab_size
+        yield "vid_bert_params.type_vocab_size", f"found {found}, expected one more than experts"
+    for expert in experts:
+        if not expert.tokens:
+            yield "vid_inp", f"expert {expert.name!r} is an average, expected a sequence of frames"
+
+
+def build_mmt(
+    experts: Sequence[ExpertConfig],
+    text: TextConfig,
+    *,
+    vocab: Annotated[str, "file of word pieces, one a line, such as vocab.txt of BERT"],
+    txt_bert_weights: Annotated[
+        str | None, "file or folder of BERT's weights to start from; null: random ones"
+    ] = None,
+    txt_bert_params: Annotated[TextBertParams, "the captions' transformer"] = TextBertParams(),
+    vid_bert_params: Annotated[ClipBertParams, "the clips' transformer"] = ClipBertParams(),
+    same_dim: Annotated[int, "width of embeddings, that of the clips' transformer"] = 512,
+    txt_agg: Annotated[
+        Literal["bertftn", "bertftnmxp", "bertftnmnp"],
+        "the caption: BERT's first token, or the maximum or mean of the others",
+    ] = "bertftn",
+    txt_pro: Annotated[
+        Literal["gbn", "gem", "lin"], "its embedding: gated with batch norm, gated, linear"
+    ] = "gbn",
+    out_tok: Annotated[
+        Literal["mxp", "mnp", "sep"], "an expert's aggregate: maximum, mean, or nothing"
+    ] = "mxp",
+    pos_enc: Annotated[
+        Literal["tint", "ordr", "type", "none"], "positions of frames: time, order, one, none"
+    ] = "tint",
+    vid_wgh: Annotated[Literal["none", "emb"], "clips weigh their experts too"] = "none",
+    keep_missing_modalities: Annotated[bool, "missing experts keep their weight"] = True,
+    test_caption_mode: Annotated[
+        Literal["indep", "avg"],
+        'several captions per clip at evaluation: "indep" each by itself, "avg" their mean score',
+    ] = "indep",
+    txt_inp: Annotated[Literal["bertftn"], "no effect"] = "bertftn",
+    txt_wgh: Annotated[Literal["emb"], "no effect"] = "emb",
+    vid_cont: Annotated[Literal["bert"], "no effect"] = "bert",
+    vid_inp: Annotated[Literal["both"], "no effect"] = "both",
+    l2renorm: Annotated[bool, "no effect"] = False,
+    normalize_experts: Annotated[bool, "no effect"] = True,
+) -> MMT:
+    """Return the multi-modal transformer; raises DataError for a vocabulary that does not fit."""
+    clips = ClipTransformer(
+        size_of(vid_bert_params),
+        positions=vid_bert_params.max_position_embeddings,
+        types=vid_bert_params.type_vocab_size,
+        deviation=vid_bert_params.initializer_range,
+    )
+    return MMT(
+        {expert.name: expert.width for expert in experts},
+        build_text_bert(txt_bert_params, vocab, txt_bert_weights),
+        clips,
+        switches=Switches(
+            caption_from=CAPTION_FROM[txt_agg],
+            text_head=txt_pro,
+            aggregate=out_tok,
+            positions=pos_enc,
+            weigh_clips=vid_wgh == "emb",
+            keep_missing=keep_missing_modalities,
+        ),
+        average_captions=test_caption_mode == "avg",
+    )
+
+
+def build_text_bert(params: TextBertParams, vocab: str, weights: str | None) -> bert.Bert:
+    """Return the captions' transformer, as large as the vocabulary unless `params` says a size."""
+    pieces = len(read_list(vocab))
+    known = params.vocab_size or pieces
+    if pieces > known:
+        raise DataError(f"{vocab}: has {pieces} word pieces, but the network knows {known}")
+    network = bert.Bert(
+        size_of(params),
+        vocabulary=known,
+        positions=params.max_position_embeddings,
+        segments=params.type_vocab_size,
+    )
+    if weights is not None:
+        file = weights_file(Path(weights))
+        load_bert(network, read_weights(file), file)
+    return network
+
+
+def size_of(params: TextBertParams | ClipBertParams) -> bert.Size:
+    """Return the size of a transformer."""
+    return bert.Size(
+        width=params.hidden_size,
+        layers=params.num_hidden_layers,
+        heads=params.num_attention_heads,
+        inner=params.intermediate_size,
+        dropout=params.hidden_dropout_prob,
+        attention_dropout=params.attention_probs_dropout_prob,
+    )
+
+
+def sizes_in(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, int]]:
+    """Read the sizes of both transformers off a released state dict; heads cannot be seen there.
+
+    Raises CheckpointError when it is of another model.
+    """
+    found = {}
+    for section, part, norm in (
+        ("txt_bert_params", "txt_bert", "LayerNorm"),
+        ("vid_bert_params", "vid_bert", "layer_norm"),
+    ):
+        tables = f"{part}.embeddings"
+        layers = {
+            int(match[1])
+            for key in state
+            if (match := re.match(rf"{part}\.encoder\.layer\.(\d+)\.", key))
+        }
+        try:
+            found[section] = {
+                "hidden_size": len(state[f"{tables}.{norm}.weight"]),
+                "num_hidden_layers": max(layers) + 1,
+                "intermediate_size": len(state[f"{part}.encoder.layer.0.intermediate.dense.bias"]),
+                "max_position_embeddings": len(state[f"{tables}.position_embeddings.weight"]),
+                "type_vocab_size": len(state[f"{tables}.token_type_embeddings.weight"]),
+            }
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"the weights are not those of an MMT: {part} is not whole ({error})"
+            ) from None
+    words = state.get("txt_bert.embeddings.word_embeddings.weight")
+    if words is None:
+        raise CheckpointError("the weights are not those of an MMT: txt_bert has no words")
+    found["txt_bert_params"]["vocab_size"] = len(words)
+    return found
+
+
+def is_mmt(state: Mapping[str, Any]) -> bool:
+    """Return whether a released state dict is of an MMT: its `arch` has the same name as CE's."""
+    return any(key.startswith("vid_bert.") for key in state)
