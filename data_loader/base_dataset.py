@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +26,7 @@ from data_loader.batches import (
     one_ahead,
     plan_epoch,
 )
+from data_loader.frames import Draw, FrameTensors
 from data_loader.split import (
     SplitList,
     open_captions,
@@ -34,6 +35,9 @@ from data_loader.split import (
     restrict_choices,
 )
 from data_loader.store import FeatureStore, Packed
+from text.token_ids import CaptionIds
+from text.wordpiece import WordPieces
+from utils.batches import Features, Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
 from utils.fetching.experiments import sync_command
@@ -44,8 +48,13 @@ logger = logging.getLogger(__name__)
 MEMORY_SHARE = 0.6
 """`feature_device: auto` moves features that take at most this part of the device's free memory."""
 
-Evaluation = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor, list[str]]
+Evaluation = tuple[Tensor, Mapping[str, Features], dict[str, Tensor], Tensor, list[str]]
 """text (V, K, N, T), experts, available, query_masks (V, K), clips."""
+
+MISSING_CAPTION = ["0"]
+"""The words of a caption that does not exist, as published; nothing reads them."""
+FRAMES = 1
+"""Apart from the draws of words, so that neither depends on the other."""
 
 
 class Sources(NamedTuple):
@@ -53,16 +62,16 @@ class Sources(NamedTuple):
 
     split_list: Path
     experts: list[list[Path]]
-    text: Path
+    text: Path | None
+    """None: the model reads word pieces of the captions."""
     captions: Path
     masks: Path | None
 
     def missing(self) -> list[Path]:
         """Return those that are not there."""
         of_experts = (file for files in self.experts for file in files)
-        masks = () if self.masks is None else (self.masks,)
-        files = (self.split_list, *of_experts, self.text, self.captions, *masks)
-        return [file for file in files if not file.is_file()]
+        files = (self.split_list, *of_experts, self.text, self.captions, self.masks)
+        return [file for file in files if file is not None and not file.is_file()]
 
 
 class BaseDataset:
@@ -100,7 +109,7 @@ class BaseDataset:
         self._list = SplitList(sources.split_list)
         packed_dir = None if data.packed_dir is None else Path(data.packed_dir)
         store = FeatureStore(self.root, packed_dir, config.dataset_folder, data.packed_dtype)
-        text = store.text(sources.text)
+        text = None if sources.text is None else store.text(sources.text)
         self._packed_captions = store.captions(sources.captions)
         masks = None if sources.masks is None else store.masks(sources.masks)
         self._captions = open_captions(
@@ -115,12 +124,19 @@ class BaseDataset:
             parts = tuple(store.features(file, expert.name) for file in files)
             experts.append(open_expert(self._list, expert, parts))
         refuse_missing(self._list, experts, training=self._training)
-        self.opened: list[Packed] = [text, self._packed_captions, *([masks] if masks else [])]
+        self.opened: list[Packed] = [
+            *(one for one in (text, self._packed_captions, masks) if one is not None),
+            *(part for expert in experts for part in expert.parts),
+        ]
         """Every packed file that the split reads."""
-        self.opened += [part for expert in experts for part in expert.parts]
         self.identity = self._identify()
         """sha256 of the split list, size and sha256 of every source: plain JSON types."""
-        self._host = ClipTensors(config.text, text, self._captions, experts)
+        self._host: ClipTensors | FrameTensors
+        if text is not None:
+            self._host = ClipTensors(config.text, text, self._captions, experts)
+        else:
+            ids, self.identity["vocabulary"] = self._token_ids(config)
+            self._host = FrameTensors(experts, ids, config.needs.pooling)
         self._tensors = self._host
         self._device = HOST
         self._draw = np.random.default_rng(config.seed)
@@ -130,6 +146,20 @@ class BaseDataset:
                 f"{self._list.file}: {len(self)} clips in batches of {data.batch_size} make no "
                 "batch of at least two clips"
             )
+
+    def _token_ids(self, config: Config) -> tuple[Tensor, str]:
+        """Return the ids of all captions that are chosen from, and the vocabulary's sha256."""
+        if config.needs.vocabulary is None:
+            raise ValueError("a model without word vectors needs a vocabulary")
+        vocabulary = WordPieces.read(config.needs.vocabulary)
+        encoder = CaptionIds(vocabulary, config.text.max_tokens)
+        captions = [
+            caption.split(" ")
+            for texts in map(self._packed_captions.captions, self._caption_rows.values())
+            for caption in ([" ".join(texts)] if self.settings.fuse_captions else texts)
+        ]
+        ids = encoder.encode([*captions, MISSING_CAPTION])
+        return torch.from_numpy(ids).int(), vocabulary.sha256
 
     def _locate(self, config: Config, split: str) -> Sources:
         """Say where the files of a split lie, without looking whether they are there."""
@@ -208,7 +238,8 @@ class BaseDataset:
             keep = None
             if self._dropout:
                 keep = keep_words(self._captions.lengths[chosen], self._dropout, self._draw)
-            return self._deliver(self._gather(clips, chosen, keep), self._device)
+            batch = self._gather(clips, chosen, keep, draw=lambda _: self._draw)
+            return self._deliver(batch, self._device)
         wanted = np.asarray(captions, dtype=np.int64)
         beyond = (wanted < 0) | (wanted >= self._captions.counts[clips])
         if beyond.any():
@@ -259,7 +290,13 @@ class BaseDataset:
                 keep = keep_words(self._captions.lengths[chosen[whole]], self._dropout, draw)
                 keep = keep[share.start - whole.start : share.stop - whole.start]
             clips = clips_there[share]
-            batch = self._gather(clips, captions_there[share], keep, pin=target.type == "cuda")
+            batch = self._gather(
+                clips,
+                captions_there[share],
+                keep,
+                pin=target.type == "cuda",
+                draw=lambda row: np.random.default_rng([seed, epoch, share.start + row, FRAMES]),
+            )
             return *batch, clips
 
         numbers = range(first_batch, len(plan))
@@ -313,29 +350,39 @@ class BaseDataset:
         keep: np.ndarray | None = None,
         *,
         pin: bool = False,
+        draw: Draw | None = None,
     ) -> Batch:
-        """Take the rows of clips (B,) and captions (B,), of which `keep` (B, W) says the words."""
+        """Take the rows of clips (B,) and captions (B,), of which `keep` (B, W) says the words.
+
+        `draw` chooses the frames that are kept, where a model reads frames.
+        """
         tensors = self._tensors
         clips = torch.as_tensor(clips, device=tensors.device)
         captions = torch.as_tensor(captions, device=tensors.device)
         pin = pin and tensors.device.type == "cpu"
-        if keep is None:
+        if keep is None or isinstance(tensors, FrameTensors):
             words = tensors.words(captions)
         else:
             words = tensors.kept_words(captions, torch.from_numpy(keep).to(tensors.device))
-        experts, available = tensors.experts(clips, pin=pin)
+        experts, available = tensors.experts(clips, pin=pin, draw=draw)
         return tensors.text(words, pin=pin)[:, None], experts, available
 
     def _deliver(self, batch: Batch, device: torch.device) -> Batch:
         """Return a batch on its device in float32; pinned memory is copied without waiting."""
 
         def deliver(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=device.type == "cuda").float()
+            there = tensor.to(device, non_blocking=device.type == "cuda")
+            return there.float() if there.is_floating_point() else there
+
+        def deliver_expert(features: Features) -> Features:
+            if isinstance(features, Tensor):
+                return deliver(features)
+            return Frames(*map(deliver, features))
 
         text, experts, available = batch
         return (
             deliver(text),
-            {name: deliver(expert) for name, expert in experts.items()},
+            {name: deliver_expert(expert) for name, expert in experts.items()},
             {name: deliver(mask) for name, mask in available.items()},
         )
 
@@ -378,7 +425,7 @@ class BaseDataset:
         return Sources(
             self.root / self.split_list(self.split),
             [self._expert_files(expert) for expert in config.experts],
-            folder / f"{config.text.feature}.pkl",
+            None if config.needs.vocabulary else folder / f"{config.text.feature}.pkl",
             self._captions_file(),
             self.root / masks if masks else None,
         )

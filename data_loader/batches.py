@@ -5,7 +5,7 @@ E clips in an epoch, B in a batch, N tokens, W words of a caption, R rows of a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from data_loader.split import SplitCaptions, SplitExpert
 from data_loader.store import PackedText, PackedVectors
+from utils.batches import Features
 from utils.config import TextConfig
 
-Batch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
-"""text (B, 1, N, T), experts {name: (B, N, D) or (B, D)}, available {name: (B,) 0/1}.
+Batch = tuple[Tensor, Mapping[str, Features], dict[str, Tensor]]
+"""text (B, 1, N, T), experts {name: (B, N, D) or (B, D)}, available {name: (B,) 0/1}; for a model
+that reads frames text (B, 1, W, 2), experts {name: Frames}.
 
 B is 0 where a short batch has fewer clips than there are processes to share it.
 """
@@ -223,9 +225,9 @@ class ClipTensors:
         return text
 
     def experts(
-        self, clips: Tensor, *, pin: bool = False
+        self, clips: Tensor, *, pin: bool = False, draw: object = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the experts and availabilities of clips (B,)."""
+        """Return the experts and availabilities of clips (B,), always the first tokens of each."""
         for name, parts in self._experts.items():
             for part in parts:
                 part.announce(clips, self._tokens[name] or 1)

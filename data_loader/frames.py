@@ -1,4 +1,4 @@
-"""Frames of experts with their times: which of them are kept, and the maximum over all.
+"""Frames of experts with their times: which of them are kept, and what is pooled of all.
 
 V clips in the split, B in a batch, N frames that are kept of an expert, D its width.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,18 +21,20 @@ from utils.batches import Frames
 Places = NDArray[np.int64]
 Draw = Callable[[int], np.random.Generator]
 """The generator that draws the frames of a row of a batch."""
+Pooling = Literal["max", "mean"]
 NO_FRAME = -1
 
 
 class ClipFrames:
-    """The frames of a split's experts on one device; `window` is the unit of times, in frames."""
+    """The frames of a split's experts on one device."""
 
     def __init__(
-        self, experts: list[SplitExpert], *, window: float = 1.0, device: torch.device = HOST
+        self, experts: list[SplitExpert], *, pooling: Pooling = "max", device: torch.device = HOST
     ) -> None:
-        self._window = window
         self._device = device
-        self._experts = {expert.config.name: _ExpertFrames(expert, device) for expert in experts}
+        self._experts = {
+            expert.config.name: _ExpertFrames(expert, pooling, device) for expert in experts
+        }
 
     def choose(self, clips: NDArray[np.int64], draw: Draw | None = None) -> dict[str, Places]:
         """Choose the frames of clips (B,) that are kept: {expert: places (B, N)}, -1 behind.
@@ -50,10 +53,10 @@ class ClipFrames:
         for name, expert in self._experts.items():
             tokens = expert.take(clips, places[name], pin=pin)
             exists = torch.from_numpy(places[name] != NO_FRAME).to(self._device)
-            middle = (torch.from_numpy(places[name]).to(self._device) + 0.5) / self._window
-            maximum = torch.from_numpy(expert.maxima(clips)).to(self._device)
+            middle = torch.from_numpy(places[name]).to(self._device) + 0.5
+            pooled = torch.from_numpy(expert.pooled(clips)).to(self._device)
             times = torch.where(exists, middle, 0.0).float()
-            taken[name] = Frames(tokens, times, exists.float(), maximum)
+            taken[name] = Frames(tokens, times, exists.float(), pooled)
         return taken
 
 
@@ -65,12 +68,16 @@ class FrameTensors:
     """
 
     def __init__(
-        self, experts: list[SplitExpert], ids: Tensor, *, device: torch.device = HOST
+        self,
+        experts: list[SplitExpert],
+        ids: Tensor,
+        pooling: Pooling = "max",
+        device: torch.device = HOST,
     ) -> None:
         self.device = device
-        self._sources = (experts, ids)
+        self._sources = (experts, ids, pooling)
         self._ids = ids.to(device)
-        self._frames = ClipFrames(experts, device=device)
+        self._frames = ClipFrames(experts, pooling=pooling, device=device)
         self._available = {
             expert.config.name: torch.from_numpy(expert.available.astype(np.float32)).to(device)
             for expert in experts
@@ -78,11 +85,11 @@ class FrameTensors:
 
     def to(self, device: torch.device) -> FrameTensors:
         """Return the same on another device."""
-        return FrameTensors(*self._sources, device=device)
+        return FrameTensors(*self._sources, device)
 
     def bytes_to_move(self, device: torch.device) -> int:
         """Return what `to` would copy: files that are on the device already cost nothing."""
-        experts, ids = self._sources
+        experts, ids, _ = self._sources
         files = {id(part): part for expert in experts for part in expert.parts}
         moved = sum(part.rows.nbytes for part in files.values() if not part.is_on(device))
         return moved + ids.nbytes
@@ -110,10 +117,11 @@ class FrameTensors:
 
 
 class _ExpertFrames:
-    def __init__(self, expert: SplitExpert, device: torch.device) -> None:
+    def __init__(self, expert: SplitExpert, pooling: Pooling, device: torch.device) -> None:
         if expert.config.max_tokens is None:
             raise ValueError(f"expert {expert.config.name!r} has no frames")
         self._expert = expert
+        self._pooling = pooling
         self._most = expert.config.max_tokens
         self._sequences = [
             Sequences(
@@ -128,7 +136,7 @@ class _ExpertFrames:
         ]
         self._lengths = np.min(expert.lengths, axis=0)  # (V,)
         width = sum(part.width for part in expert.parts)
-        self._maxima = np.zeros((len(self._lengths), width), np.float32)
+        self._pooled = np.zeros((len(self._lengths), width), np.float32)
         self._known = np.zeros(len(self._lengths), bool)
 
     def choose(
@@ -154,23 +162,23 @@ class _ExpertFrames:
             parts.append(sequences.take(index, pin=pin).float())
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def maxima(self, clips: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the greatest values over all frames of clips (B,): (B, D), 0 without frames.
+    def pooled(self, clips: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what is pooled of all frames of clips (B,): (B, D), 0 without frames.
 
-        They are rounded as the published files of maxima are, which hold float16.
+        It is rounded as in the published files of pooled vectors, which hold float16.
         """
         for clip in np.unique(clips[~self._known[clips]]):
             if self._lengths[clip]:
-                self._maxima[clip] = rounded(self._greatest(clip))
+                self._pooled[clip] = rounded(self._pool(clip))
             self._known[clip] = True
-        return self._maxima[clips]
+        return self._pooled[clips]
 
-    def _greatest(self, clip: int) -> NDArray[np.float32]:
-        runs = zip(self._expert.parts, self._expert.starts, strict=True)
-        length = self._lengths[clip]
-        return np.concatenate(
-            [part.rows[starts[clip] : starts[clip] + length].max(axis=0) for part, starts in runs]
-        ).astype(np.float32)
+    def _pool(self, clip: int) -> NDArray[np.float32]:
+        length, vectors = self._lengths[clip], []
+        for part, starts in zip(self._expert.parts, self._expert.starts, strict=True):
+            frames = part.rows[starts[clip] : starts[clip] + length].astype(np.float32)
+            vectors.append(frames.max(axis=0) if self._pooling == "max" else frames.mean(axis=0))
+        return np.concatenate(vectors)
 
 
 @functools.cache

@@ -87,12 +87,17 @@ class SplitExpert:
 def open_captions(
     split: SplitList,
     config: TextConfig,
-    text: PackedText,
+    text: PackedText | None,
     captions: PackedCaptions,
     *,
     fused: bool,
 ) -> SplitCaptions:
-    """Find the captions of every clip; raises DataError where they are missing or do not match."""
+    """Find the captions of every clip; raises DataError where they are missing or do not match.
+
+    Without text vectors a caption is one place in the order of the split.
+    """
+    if text is None:
+        return _number_captions(split, captions, fused=fused)
     if text.width != config.width:
         raise DataError(
             f"{text.source}: holds text vectors of width {text.width}, but text_feat "
@@ -120,6 +125,21 @@ def open_captions(
         empty = until[begin + counts] - until[begin]
         split.refuse(empty > 0, f"with an empty caption (no words) in {source}")
     return SplitCaptions(starts, lengths, first, counts, counts)
+
+
+def _number_captions(split: SplitList, captions: PackedCaptions, *, fused: bool) -> SplitCaptions:
+    """Number the captions of the split's clips, or with `fused` the clips."""
+    begin, counts = captions.run(split.find_in(captions, "captions"))
+    split.refuse(counts == 0, f"without captions in {captions.source}")
+    wordless = np.concatenate([[0], np.cumsum(np.diff(captions.text_offsets) == 0)])
+    empty = wordless[begin + counts] - wordless[begin]
+    if fused:
+        split.refuse(empty == counts, f"with empty captions (no words) in {captions.source}")
+        counts = np.ones_like(counts)
+    else:
+        split.refuse(empty > 0, f"with an empty caption (no words) in {captions.source}")
+    places = np.arange(counts.sum())
+    return SplitCaptions(places, np.ones_like(places), np.cumsum(counts) - counts, counts, counts)
 
 
 def restrict_choices(

@@ -259,10 +259,8 @@ class MMT(RetrievalModel):
         if self.switches.aggregate == "sep":
             nothing = torch.zeros_like(self.clip_bert.position.weight[:1])
             return self._at_first_position(nothing.expand(len(there), -1))
-        pooled = features.maximum if self.switches.aggregate == "mxp" else features.mean
-        if pooled is None:
-            raise TypeError(f"expert {name!r} came without the mean of its frames")
-        return self._at_first_position(self.reduce[name](torch.where(there, pooled, 0.0)))
+        pooled = torch.where(there, features.pooled, 0.0)
+        return self._at_first_position(self.reduce[name](pooled))
 
     def _at_first_position(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.switches.positions == "none":

@@ -63,7 +63,7 @@ def test_recorded_frames(recorded):
         np.testing.assert_array_equal(found.tokens, arrays[f"features/{name}"])
         times = np.where(mask > 0, arrays[f"features_t/{name}"] - 2, 0)
         np.testing.assert_array_equal(found.times, times)
-        np.testing.assert_array_equal(found.maximum, arrays[f"features_maxpool/{name}"])
+        np.testing.assert_array_equal(found.pooled, arrays[f"features_maxpool/{name}"])
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_frames_worked_by_hand(few):
     assert found.tokens[..., 0].tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 2, 4, 6]]
     assert found.times.tolist() == [[0, 0, 0, 0], [0.5, 1.5, 0, 0], [1.5, 2.5, 4.5, 6.5]]
     assert found.mask.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
-    assert found.maximum.tolist() == [[0, 0], [1, 0], [6, 0]]  # also of frames that are left out
+    assert found.pooled.tolist() == [[0, 0], [1, 0], [6, 0]]  # also of frames that are left out
     assert all(part is None or part.dtype == torch.float32 for part in found)
 
 

@@ -51,7 +51,7 @@ def build(case, mode="indep"):
     )
 
 
-def inputs(arrays, prefix, names):
+def inputs(arrays, prefix, names, *, mean=False):
     def part(key, name):
         return torch.from_numpy(arrays[f"{prefix}{key}/{name}"])
 
@@ -60,8 +60,7 @@ def inputs(arrays, prefix, names):
             part("features", name),
             part("features_t", name) - 2,
             part("features_ind", name),
-            part("features_maxpool", name),
-            part("features_avgpool", name),
+            part("features_avgpool" if mean else "features_maxpool", name),
         )
         for name in names
     }
@@ -89,7 +88,7 @@ def test_every_recorded_run(name):
         model = build(case, how["mode"])
         model.load_published(state)
         model.train(how["training"])
-        text, experts, available = inputs(arrays, f"{run}/in/", model.names)
+        text, experts, available = inputs(arrays, f"{run}/in/", model.names, mean="mnp" in name)
         *texts, weights = model.encode_captions(text)
         model.load_published(state)  # training moved the batch norms
         *clips, shares = model.encode_clips(experts, available)
@@ -232,8 +231,8 @@ def test_what_is_not_attended_to_changes_nothing(seed, monkeypatch):
     rubbish = {}
     for name, one in experts.items():
         tokens = torch.where(one.mask[..., None] > 0, one.tokens, torch.nan)
-        maximum = torch.where(available[name][:, None] > 0, one.maximum, torch.nan)
-        rubbish[name] = one._replace(tokens=tokens, maximum=maximum)
+        pooled = torch.where(available[name][:, None] > 0, one.pooled, torch.nan)
+        rubbish[name] = one._replace(tokens=tokens, pooled=pooled)
     text[..., 0] = torch.where(text[..., 1] > 0, text[..., 0], 7)
     torch.testing.assert_close(model(text, rubbish, available), expected)
 
@@ -243,9 +242,7 @@ def test_clips_do_not_depend_on_their_neighbours_nor_on_the_order_of_frames():
     whole = model.encode_clips(experts, available)
     order = torch.randperm(6)
     for b in range(5):
-        clip = {
-            name: Frames(*(part[b : b + 1] for part in one[:4])) for name, one in experts.items()
-        }
+        clip = {name: Frames(*(part[b : b + 1] for part in one)) for name, one in experts.items()}
         alone = model.encode_clips(clip, {name: one[b : b + 1] for name, one in available.items()})
         shuffled = {
             name: one._replace(
@@ -265,7 +262,7 @@ def test_an_expert_that_is_not_available_is_ignored():
     model, text, experts, available = model_and_batch()
     without = {**available, "vggsound": torch.zeros(5)}
     zeros = experts["vggsound"]._replace(
-        tokens=torch.zeros(5, 6, 20), mask=torch.zeros(5, 6), maximum=torch.zeros(5, 20)
+        tokens=torch.zeros(5, 6, 20), mask=torch.zeros(5, 6), pooled=torch.zeros(5, 20)
     )
     expected = model(text, {**experts, "vggsound": zeros}, without)
     torch.testing.assert_close(model(text, experts, without), expected)
@@ -278,7 +275,7 @@ def test_vectors_give_the_scores():
         case, arrays = load_case(name)
         model = build(case).eval()
         model.load_published(recorded_state(arrays))
-        text, experts, available = inputs(arrays, "eval1/in/", model.names)
+        text, experts, available = inputs(arrays, "eval1/in/", model.names, mean="mnp" in name)
         captions, clips = model.encode_captions(text), model.encode_clips(experts, available)
         products = model.vectors(captions) @ model.vectors(clips).T
         total = captions[-1] @ clips[-1].T

@@ -60,6 +60,7 @@ class WordPieces:
                 "a line, such as vocab.txt of bert-base-cased"
             )
         self.sha256 = ""
+        self._pieces: dict[str, list[str]] = {}
 
     @classmethod
     def read(cls, path: str | Path) -> WordPieces:
@@ -76,7 +77,12 @@ class WordPieces:
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text, the longest first; a word without pieces is [UNK]."""
-        return [piece for word in split_words(text) for piece in self._pieces_of_word(word)]
+        pieces: list[str] = []
+        for word in split_words(text):
+            if word not in self._pieces:
+                self._pieces[word] = self._pieces_of_word(word)
+            pieces += self._pieces[word]
+        return pieces
 
     def sequence(self, text: str, limit: int) -> list[int]:
         """Return the ids of [CLS] pieces [SEP], at most `limit`; [SEP] is always the last."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, Literal, NamedTuple, Union
 
 if TYPE_CHECKING:  # configurations are read without torch
     import torch
@@ -22,10 +22,11 @@ class Frames(NamedTuple):
     """(B, N) the middle of each frame, counted in frames from the clip's beginning; 0 if masked."""
     mask: torch.Tensor
     """(B, N) 1 for a frame, 0 for padding."""
-    maximum: torch.Tensor
-    """(B, D) the greatest value over all frames of the clip, also those left out of `tokens`."""
-    mean: torch.Tensor | None = None
-    """(B, D) the mean over all frames of the clip, where a model asks for it."""
+    pooled: torch.Tensor
+    """(B, D) the maximum, or as BatchNeeds has it the mean, of all frames of the clip.
+
+    Those left out of `tokens` count too.
+    """
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class BatchNeeds:
     """Experts that are sequences come as Frames; otherwise as tokens (B, N, D) alone."""
     token_ids: bool = False
     """Text is (T, K, W, 2), ids of word pieces and their mask; otherwise word vectors."""
+    vocabulary: str | None = None
+    """The file of word pieces, where text is their ids."""
+    pooling: Literal["max", "mean"] = "max"
+    """What `Frames.pooled` is of all frames."""
 
 
 Features = Union["torch.Tensor", Frames]

@@ -29,6 +29,8 @@ DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
 
 ArchConfig = OptimizerConfig = SchedulerConfig = LossConfig = Part
 
+from utils.batches import BatchNeeds
+
 
 @dataclass(frozen=True)
 class ExpertConfig:
@@ -264,6 +266,8 @@ class Config:
     lr_scheduler: Part | None
     loss: Part
     trainer: TrainerConfig
+    needs: BatchNeeds = field(default_factory=BatchNeeds)
+    """The form in which the model takes its batches."""
     evaluation: Config | None = field(default=None, repr=False, compare=False)
     """The same with `eval_settings` merged over; None: there are none."""
 
