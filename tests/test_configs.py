@@ -266,6 +266,7 @@ def test_the_table_of_text_features_is_the_published_one():
     by_width = {
         256: "electra",
         300: "w2v grovle mt_grovle hglmm_300d ngrams",
+        384: "minilm-sentence minilm-tokens",
         512: "howto100m_mil_nce t5-small",
         768: "openai openai-gpt gpt2 bert-base-uncased t5-base albert-base-v2 roberta-base "
         "xlnet-base-cased",
@@ -276,9 +277,8 @@ def test_the_table_of_text_features_is_the_published_one():
         2048: "albert-xlarge-v2",
         6000: "hglmm_6kd",
     }
-    assert table == {
-        name: {"dim": width} for width, names in by_width.items() for name in names.split()
-    }
+    widths = {name: width for width, names in by_width.items() for name in names.split()}
+    assert {name: entry["dim"] for name, entry in table.items()} == widths
 
 
 def test_every_layout_has_a_data_set_file():

@@ -31,6 +31,8 @@ OPTIONAL_SECTIONS = ("lr_scheduler", "eval_settings", "visualizer")
 """Sections that may be null or false, which is the same as leaving them out."""
 
 DATA_ARGS = ("data_loader", "args")
+TEXT_KEYS = {"dim", "encoder"}
+"""Keys of an entry of the table of text features; the second one is for encoding queries."""
 EXPERT_TABLE = (*DATA_ARGS, "feat_aggregation")
 
 
@@ -162,7 +164,7 @@ class _Found:
             )
             return None
         entry = widths[feature]
-        width = entry.get("dim") if isinstance(entry, dict) and set(entry) == {"dim"} else None
+        width = entry.get("dim") if isinstance(entry, dict) and set(entry) <= TEXT_KEYS else None
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
             self._add(
                 (key,),
