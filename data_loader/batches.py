@@ -26,7 +26,7 @@ that reads frames text (B, 1, W, 2), experts {name: Frames}.
 B is 0 where a short batch has fewer clips than there are processes to share it.
 """
 
-TrainingBatch = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]
+TrainingBatch = tuple[Tensor, Mapping[str, Features], dict[str, Tensor], Tensor]
 """A batch, and the place (B,) of each of its clips in the split: what tells clips apart."""
 
 HOST = torch.device("cpu")

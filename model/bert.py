@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.linear import Linear
+from model.kernels.linear import Linear
 
 EPS = 1e-12  # of every layer norm, as published
+DEVIATION = 0.02  # of fresh weights, as published for a width of 768
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,15 @@ class Bert(nn.Module):
     `pooler` is a part of released weights that nothing here uses, and so never moves.
     """
 
-    def __init__(self, size: Size, *, vocabulary: int, positions: int, segments: int = 2) -> None:
+    def __init__(
+        self,
+        size: Size,
+        *,
+        vocabulary: int,
+        positions: int,
+        segments: int = 2,
+        deviation: float = DEVIATION,
+    ) -> None:
         super().__init__()
         self.size = size
         self.word = nn.Embedding(vocabulary, size.width, padding_idx=0)  # [PAD] is never trained
@@ -122,7 +131,7 @@ class Bert(nn.Module):
         self.dropout = nn.Dropout(size.dropout)
         self.encoder = Encoder(size)
         self.pooler = Linear(size.width, size.width)
-        initialise(self)
+        initialise(self, deviation)
 
     def forward(
         self, ids: torch.Tensor, attended: torch.Tensor, needed: int | None = None
@@ -132,7 +141,7 @@ class Bert(nn.Module):
         return self.encoder(self.dropout(self.norm(tokens)), attended, needed)
 
 
-def initialise(module: nn.Module, deviation: float = 0.02) -> None:
+def initialise(module: nn.Module, deviation: float) -> None:
     """Draw weights as BERT does: N(0, deviation), biases and the padding's row 0, norms 1 and 0."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):

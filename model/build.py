@@ -7,6 +7,7 @@ from torch import nn
 
 from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
 from model.expert_mixture import ExpertMixture
+from model.mmt_config import build_mmt
 from model.moee import (
     MixtureModel,
     MixtureOfEmbeddingExperts,
@@ -138,7 +139,7 @@ def build_cenet(
     )
 
 
-MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet}
+MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet, "MMT": build_mmt}
 """`arch.type` -> (experts, text, **arch.args) -> a model. Yours is a class and a line here."""
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from model import bert
 from model.gating import GatedEmbeddingUnit, ReduceDim
-from model.linear import Linear
+from model.kernels.linear import Linear
 from model.retrieval_model import RetrievalModel, Rows
 from model.similarity import concatenated
 from utils.batches import Available, BatchNeeds, Experts, Frames
@@ -65,10 +65,6 @@ class Switches:
 class UnnormedGate(GatedEmbeddingUnit):
     """The gated unit as it is, save that its batch norm is passed over (`txt_pro: gem`)."""
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(in_dim, out_dim)
-        self.gate.fc.before_norm = False
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the embedded vectors (B, in_dim) -> (B, out_dim) of unit length."""
         embedded = self.fc(x)
@@ -86,7 +82,7 @@ class ClipTransformer(nn.Module):
     """Let the tokens of a clip attend to each other; the pooler is never used, as published."""
 
     def __init__(
-        self, size: bert.Size, *, positions: int, types: int, deviation: float = 0.02
+        self, size: bert.Size, *, positions: int, types: int, deviation: float = bert.DEVIATION
     ) -> None:
         super().__init__()
         self.size = size
@@ -177,6 +173,9 @@ class MMT(RetrievalModel):
         """Encode ids of word pieces and their mask (T, K, W, 2) -> M x (Q, d), weights (Q, M)."""
         ids, mask = text.flatten(0, 1).long().unbind(dim=2)  # (Q, W) each
         first = self.switches.caption_from == "first"
+        if first and ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            longest = int(mask.sum(dim=1).max()) if len(mask) else 0  # padding is behind
+            ids, mask = ids[:, :longest], mask[:, :longest]
         tokens = self.text_bert(ids, mask > 0, needed=1 if first else None)  # (Q, 1 or W, H)
         if first:
             caption = tokens[:, 0]

@@ -13,9 +13,12 @@ import torch
 from model import bert
 from model.bert_files import load_bert, read_weights, weights_file
 from model.mmt import MMT, ClipTransformer, Switches
+from utils.batches import BatchNeeds, takes
 from utils.config import ExpertConfig, TextConfig
+from utils.declared import checked_by
 from utils.errors import CheckpointError, DataError
 from utils.files import read_list
+from utils.kinds import above, at_least, between
 
 CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
     "bertftn": "first",
@@ -29,30 +32,41 @@ CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
 class TextBertParams:
     """The section `arch.args.txt_bert_params`; the defaults are those of bert-base-cased."""
 
-    hidden_size: Annotated[int, "width of a token"] = 768
-    num_hidden_layers: Annotated[int, "layers"] = 12
-    num_attention_heads: Annotated[int, "heads, which share the width"] = 12
-    intermediate_size: Annotated[int, "width between the two dense layers"] = 3072
-    max_position_embeddings: Annotated[int, "longest sequence"] = 512
-    type_vocab_size: Annotated[int, "kinds of segments, of which the first is used"] = 2
-    vocab_size: Annotated[int | None, "word pieces; null: as many as `vocab` has"] = None
-    hidden_dropout_prob: Annotated[float, "dropout of tokens"] = 0.1
-    attention_probs_dropout_prob: Annotated[float, "dropout of attention"] = 0.1
+    hidden_size: Annotated[int, at_least(1), "width of a token"] = 768
+    num_hidden_layers: Annotated[int, at_least(1), "layers"] = 12
+    num_attention_heads: Annotated[int, at_least(1), "heads, which share the width"] = 12
+    intermediate_size: Annotated[int, at_least(1), "width between the two dense layers"] = 3072
+    max_position_embeddings: Annotated[int, at_least(1), "longest sequence"] = 512
+    type_vocab_size: Annotated[
+        int, at_least(1), "kinds of segments, of which the first is used"
+    ] = 2
+    vocab_size: Annotated[int | None, at_least(1), "word pieces; null: as many as `vocab` has"] = (
+        None
+    )
+    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
+    hidden_dropout_prob: Annotated[float, between(0, 1, open_high=True), "dropout of tokens"] = 0.1
+    attention_probs_dropout_prob: Annotated[
+        float, between(0, 1, open_high=True), "dropout of attention"
+    ] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBertParams:
     """The section `arch.args.vid_bert_params`, as published."""
 
-    hidden_size: Annotated[int, "width of a token and of embeddings"] = 512
-    num_hidden_layers: Annotated[int, "layers"] = 4
-    num_attention_heads: Annotated[int, "heads, which share the width"] = 4
-    intermediate_size: Annotated[int, "width between the two dense layers"] = 3072
-    max_position_embeddings: Annotated[int, "positions; later frames share the last one"] = 102
-    type_vocab_size: Annotated[int, "types: one for each expert and one besides"] = 10
-    hidden_dropout_prob: Annotated[float, "dropout of tokens"] = 0.1
-    attention_probs_dropout_prob: Annotated[float, "dropout of attention"] = 0.1
-    initializer_range: Annotated[float, "standard deviation of fresh weights"] = 0.02
+    hidden_size: Annotated[int, at_least(1), "width of a token and of embeddings"] = 512
+    num_hidden_layers: Annotated[int, at_least(1), "layers"] = 4
+    num_attention_heads: Annotated[int, at_least(1), "heads, which share the width"] = 4
+    intermediate_size: Annotated[int, at_least(1), "width between the two dense layers"] = 3072
+    max_position_embeddings: Annotated[
+        int, at_least(1), "positions; later frames share the last one"
+    ] = 102
+    type_vocab_size: Annotated[int, at_least(1), "types: one for each expert and one besides"] = 10
+    hidden_dropout_prob: Annotated[float, between(0, 1, open_high=True), "dropout of tokens"] = 0.1
+    attention_probs_dropout_prob: Annotated[
+        float, between(0, 1, open_high=True), "dropout of attention"
+    ] = 0.1
+    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
     hidden_act: Annotated[Literal["gelu"], "between the two dense layers"] = "gelu"
     layer_norm_eps: Annotated[float, "no effect: 1e-12 everywhere"] = 1e-12
     vocab_size_or_config_json_file: Annotated[int, "no effect"] = 10
@@ -89,6 +103,18 @@ def check_mmt(
             yield "vid_inp", f"expert {expert.name!r} is an average, expected a sequence of frames"
 
 
+def needs_of_mmt(arguments: Mapping[str, Any]) -> BatchNeeds:
+    """Return the form of batches that an MMT of these arguments reads."""
+    return BatchNeeds(
+        frames=True,
+        token_ids=True,
+        vocabulary=arguments["vocab"],
+        pooling="mean" if arguments["out_tok"] == "mnp" else "max",
+    )
+
+
+@checked_by(check_mmt)
+@takes(needs_of_mmt)
 def build_mmt(
     experts: Sequence[ExpertConfig],
     text: TextConfig,
@@ -99,7 +125,9 @@ def build_mmt(
     ] = None,
     txt_bert_params: Annotated[TextBertParams, "the captions' transformer"] = TextBertParams(),
     vid_bert_params: Annotated[ClipBertParams, "the clips' transformer"] = ClipBertParams(),
-    same_dim: Annotated[int, "width of embeddings, that of the clips' transformer"] = 512,
+    same_dim: Annotated[
+        int, at_least(1), "width of embeddings, that of the clips' transformer"
+    ] = 512,
     txt_agg: Annotated[
         Literal["bertftn", "bertftnmxp", "bertftnmnp"],
         "the caption: BERT's first token, or the maximum or mean of the others",
@@ -160,6 +188,7 @@ def build_text_bert(params: TextBertParams, vocab: str, weights: str | None) -> 
         vocabulary=known,
         positions=params.max_position_embeddings,
         segments=params.type_vocab_size,
+        deviation=params.initializer_range,
     )
     if weights is not None:
         file = weights_file(Path(weights))

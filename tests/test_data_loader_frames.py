@@ -23,7 +23,7 @@ def open_frames(root, split, most, widths=WIDTHS):
     experts = []
     for name, width in widths.items():
         file = root / f"aggregated_{OURS[name]}" / f"{name}-raw.hickle"
-        config = ExpertConfig(name, width, True, most, 1, 0, True, None)
+        config = ExpertConfig(name, width, True, most, True, None)
         experts.append(open_expert(split, config, (store.features(file, name),)))
     return ClipFrames(experts)
 

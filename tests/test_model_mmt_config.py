@@ -24,9 +24,9 @@ from utils.unpickle import read_torch_checkpoint
 
 FOLDER = DATA / "published_ckpt_clotho_mmt"
 VOCABULARY = str(DATA / "vocab.txt")
-TEXT = TextConfig("", 1, "vlad", 21, 0, 0)
+TEXT = TextConfig("", 1, "vlad", 21)
 EXPERTS = [
-    ExpertConfig(name, width, True, 95, 1, 0, True, None)
+    ExpertConfig(name, width, True, 95, True, None)
     for name, width in (("audio", 128), ("vggsound", 512))
 ]
 SMALL_TEXT = TextBertParams(

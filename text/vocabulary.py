@@ -19,7 +19,9 @@ def vocabulary_of(captions: Iterable[str], *, least: int = 1, most: int = 30_000
     """
     counts = Counter(word for caption in captions for word in split_words(caption))
     letters = sorted({*MARKS, *(letter for word in counts for letter in word)})
-    words = sorted((word for word in counts if counts[word] >= least), key=lambda w: (-counts[w], w))
+    words = sorted(
+        (word for word in counts if counts[word] >= least), key=lambda w: (-counts[w], w)
+    )
     pieces = [PADDING, UNKNOWN, BEGIN, END, *letters, *(CONTINUED + letter for letter in letters)]
     known = set(pieces)
     return (pieces + [word for word in words if word not in known])[:most]

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from utils.batches import needs_of
 from utils.config import tables
 from utils.config.experts import PLACES, files_of, problem_of, width_of
 from utils.config.files import label_of, resolve_inside
 from utils.config.released import EXPERTS_WITHOUT_FEATURES, accepted
 from utils.config.sections import (
     Config,
+    DataArgs,
     DataConfig,
     ExpertConfig,
     FeatureEntry,
@@ -50,6 +52,7 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
     data = DataConfig(
         **{
             **vars(args),
+            **protocol_of(args),
             "layout": layout,
             "training_file": file.training_file,
             "testing_file": file.testing_file,
@@ -70,7 +73,18 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
         lr_scheduler=file.lr_scheduler,
         loss=file.loss,
         trainer=file.trainer,
+        needs=needs_of(table(tables.MODELS)()[arch.type], arch.args),
     )
+
+
+def protocol_of(args: DataArgs) -> dict[str, Any]:
+    """Return how captions are queries, under the names that are used from here on."""
+    fused, captions = args.fuse_captions, args.num_test_captions
+    if args.query_shuffling is not None:
+        fused = args.query_shuffling == "cat"
+    if args.captions_per_video is not None:
+        captions = args.captions_per_video
+    return {"fuse_captions": fused, "num_test_captions": captions}
 
 
 class _Found:

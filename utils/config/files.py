@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from utils.config.published_mmt import from_published_mmt, is_published_mmt
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import read_json
 from utils.kinds import shown
@@ -147,6 +148,8 @@ class _Reader:
         merged: Merged,
         heirs: tuple[Path, ...],
     ) -> None:
+        if is_published_mmt(layer):
+            layer = from_published_mmt(layer, label)
         for parent in self._parents(layer, label, folder):
             if parent in heirs:
                 chain = " -> ".join(label_of(place) for place in (*heirs, parent))

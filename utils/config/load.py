@@ -21,6 +21,8 @@ DATA = "data"
 PLACES = {
     ("data_loader", "args", "data_dir"): None,
     ("data_loader", "args", "packed_dir"): DataArgs.packed_dir,
+    ("arch", "args", "vocab"): None,
+    ("arch", "args", "txt_bert_weights"): None,
     ("trainer", "save_dir"): TrainerConfig.save_dir,
     ("trainer", "start_from"): None,
     ("eval_settings", "data_loader", "args", "data_dir"): None,

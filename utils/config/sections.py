@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from utils.batches import BatchNeeds
 from utils.config import tables
 from utils.config.tables import table
 from utils.config.values import (
@@ -28,8 +29,6 @@ from utils.kinds import MAPPING, at_least, between, nullable, whole
 DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
 
 ArchConfig = OptimizerConfig = SchedulerConfig = LossConfig = Part
-
-from utils.batches import BatchNeeds
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,12 @@ class DataArgs:
     ] = 0.0
     fuse_captions: Annotated[bool, "join all captions of a clip to one"] = False
     num_test_captions: Annotated[int, at_least(1), "queries per clip at evaluation"] = 1
+    query_shuffling: Annotated[
+        Literal["cat", "indiv"] | None, 'MMT\'s name of `fuse_captions`: "cat" joins captions'
+    ] = None
+    captions_per_video: Annotated[int | None, at_least(1), "MMT's name of `num_test_captions`"] = (
+        None
+    )
     restrict_train_captions: Annotated[
         int, nullable(whole(at_least(0)), 0), "train on the first n captions of a clip; 0: all"
     ] = 0
