@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import Config, config_from_dict, load_config
+from utils.config import Config, config_from_dict, load_config, parse_custom_args
 from utils.errors import DataError, ProjectError, UsageError, run_main
 from utils.fetching.experiments import (
     ROOT_URL,
@@ -69,6 +69,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     own.add_argument(
         "--per_class", metavar="IDS_FILE", help="only these clips, one a line, count as queries"
     )
+    own.add_argument(
+        "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
+    )
     own.add_argument("--save_similarities", metavar="F.npy", help="captions x clips, float32")
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
@@ -81,8 +84,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.format = args.format or "text"
     if args.resume is None:
-        for flag in ("config", "per_class", "save_similarities"):
-            if getattr(args, flag) is not None:
+        for flag in ("config", "per_class", "save_similarities", "custom_args"):
+            if getattr(args, flag):
                 raise UsageError(f"--{flag} belongs to one checkpoint; name it with --resume CKPT")
     elif args.experiment is not None or args.list:
         raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
@@ -105,7 +108,7 @@ def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> 
     from model import build_model
     from trainer.checkpoint import load_weights
 
-    model = build_model(config)
+    model = build_model(config, released=checkpoint.state_dict)
     load_weights(model, checkpoint, config.path)
     return model.to(device)
 
@@ -114,10 +117,11 @@ def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Confi
     """Return the configuration to evaluate one checkpoint with."""
     beside = checkpoint.path.parent / "config.json"
     data_dir = None if args.data_dir == "data" else args.data_dir
+    changes = parse_custom_args(args.custom_args)
     if args.config is None and not beside.is_file() and checkpoint.config is not None:
-        config = config_from_dict(checkpoint.config, beside, data_dir=data_dir)
+        config = config_from_dict(checkpoint.config, beside, changes, data_dir=data_dir)
     else:
-        config = load_config(args.config or beside, data_dir=data_dir)
+        config = load_config(args.config or beside, changes, data_dir=data_dir)
     return config.for_evaluation()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
+import torch
 from torch import nn
 
 from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
@@ -143,9 +144,19 @@ MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet, "MMT":
 """`arch.type` -> (experts, text, **arch.args) -> a model. Yours is a class and a line here."""
 
 
-def build_model(config: Config) -> RetrievalModel:
-    """Return the configured model, its weights drawn from torch's generator."""
-    return MODELS[config.arch.type](config.experts, config.text, **config.arch.args)
+def build_model(
+    config: Config, released: Mapping[str, torch.Tensor] | None = None
+) -> RetrievalModel:
+    """Return the configured model, its weights drawn from torch's generator.
+
+    Sizes that released configurations leave out are read off `released`, the weights that the
+    model is for. Raises CheckpointError when they are of another model.
+    """
+    builder, arguments = MODELS[config.arch.type], config.arch.args
+    sized = getattr(builder, "sized", None)
+    if released is not None and sized is not None:
+        arguments = sized(arguments, released)
+    return builder(config.experts, config.text, **arguments)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from utils.declared import checked_by
 from utils.errors import CheckpointError, DataError
 from utils.files import read_list
 from utils.kinds import above, at_least, between
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
     "bertftn": "first",
@@ -113,6 +115,54 @@ def needs_of_mmt(arguments: Mapping[str, Any]) -> BatchNeeds:
     )
 
 
+def sized_by(sized: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a builder, as its attribute `sized`, its arguments with sizes of released weights."""
+
+    def attach(function: F) -> F:
+        vars(function)["sized"] = sized
+        return function
+
+    return attach
+
+
+def sized_as_released(
+    arguments: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Return arguments with the sizes of BERT read off a released state dict.
+
+    Released configurations lack them. Heads cannot be seen in the weights. Raises CheckpointError
+    when the weights are of another model, or the configured heads do not fit their width.
+    """
+    params = replace(arguments["txt_bert_params"], **text_sizes_in(state))
+    if params.hidden_size % params.num_attention_heads:
+        raise CheckpointError(
+            f"the weights have a txt_bert of width {params.hidden_size}, which "
+            f"{params.num_attention_heads} heads cannot share; set "
+            "arch.args.txt_bert_params.num_attention_heads to the number it was trained with"
+        )
+    return {**arguments, "txt_bert_params": params, "txt_bert_weights": None}
+
+
+def text_sizes_in(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the sizes of `txt_bert` in a state dict; CheckpointError when it has none."""
+    tables, first = "txt_bert.embeddings", "txt_bert.encoder.layer.0"
+    layers = [re.match(r"txt_bert\.encoder\.layer\.(\d+)\.", key) for key in state]
+    try:
+        return {
+            "vocab_size": len(state[f"{tables}.word_embeddings.weight"]),
+            "hidden_size": len(state[f"{tables}.LayerNorm.weight"]),
+            "num_hidden_layers": 1 + max(int(match[1]) for match in layers if match),
+            "intermediate_size": len(state[f"{first}.intermediate.dense.bias"]),
+            "max_position_embeddings": len(state[f"{tables}.position_embeddings.weight"]),
+            "type_vocab_size": len(state[f"{tables}.token_type_embeddings.weight"]),
+        }
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights are not those of an MMT, whose configuration this is: {error} is missing"
+        ) from None
+
+
+@sized_by(sized_as_released)
 @checked_by(check_mmt)
 @takes(needs_of_mmt)
 def build_mmt(
@@ -206,43 +256,3 @@ def size_of(params: TextBertParams | ClipBertParams) -> bert.Size:
         dropout=params.hidden_dropout_prob,
         attention_dropout=params.attention_probs_dropout_prob,
     )
-
-
-def sizes_in(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, int]]:
-    """Read the sizes of both transformers off a released state dict; heads cannot be seen there.
-
-    Raises CheckpointError when it is of another model.
-    """
-    found = {}
-    for section, part, norm in (
-        ("txt_bert_params", "txt_bert", "LayerNorm"),
-        ("vid_bert_params", "vid_bert", "layer_norm"),
-    ):
-        tables = f"{part}.embeddings"
-        layers = {
-            int(match[1])
-            for key in state
-            if (match := re.match(rf"{part}\.encoder\.layer\.(\d+)\.", key))
-        }
-        try:
-            found[section] = {
-                "hidden_size": len(state[f"{tables}.{norm}.weight"]),
-                "num_hidden_layers": max(layers) + 1,
-                "intermediate_size": len(state[f"{part}.encoder.layer.0.intermediate.dense.bias"]),
-                "max_position_embeddings": len(state[f"{tables}.position_embeddings.weight"]),
-                "type_vocab_size": len(state[f"{tables}.token_type_embeddings.weight"]),
-            }
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"the weights are not those of an MMT: {part} is not whole ({error})"
-            ) from None
-    words = state.get("txt_bert.embeddings.word_embeddings.weight")
-    if words is None:
-        raise CheckpointError("the weights are not those of an MMT: txt_bert has no words")
-    found["txt_bert_params"]["vocab_size"] = len(words)
-    return found
-
-
-def is_mmt(state: Mapping[str, Any]) -> bool:
-    """Return whether a released state dict is of an MMT: its `arch` has the same name as CE's."""
-    return any(key.startswith("vid_bert.") for key in state)

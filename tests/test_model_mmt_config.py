@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from golden_mmt import DATA, load_case
-from model import bert, count_parameters
+from model import bert, build_model, count_parameters
 from model.mmt_config import (
     ClipBertParams,
     TextBertParams,
     build_mmt,
     check_mmt,
-    is_mmt,
-    sizes_in,
+    text_sizes_in,
 )
 from test_model_mmt import inputs
-from utils.config import ExpertConfig, TextConfig
+from utils.config import ExpertConfig, TextConfig, load_config
 from utils.errors import CheckpointError, DataError
 from utils.unpickle import read_torch_checkpoint
 
 FOLDER = DATA / "published_ckpt_clotho_mmt"
+HEADS = "arch.args.txt_bert_params.num_attention_heads"
 VOCABULARY = str(DATA / "vocab.txt")
 TEXT = TextConfig("", 1, "vlad", 21)
 EXPERTS = [
@@ -40,17 +40,10 @@ SMALL_CLIPS = ClipBertParams(
 @pytest.mark.parametrize("protocol", ["cat21", "indiv5"])
 def test_a_released_checkpoint_scores_as_recorded(protocol):
     state = read_torch_checkpoint(FOLDER / "trained_model.pth")["state_dict"]
-    assert is_mmt(state)
-    args = json.loads((FOLDER / "config.json").read_text())["arch"]["args"]
     heads = json.loads((FOLDER / "text_bert.json").read_text())["num_attention_heads"]
-    sizes = sizes_in(state)
-    args["txt_bert_params"] = TextBertParams(
-        **{**args["txt_bert_params"], **sizes["txt_bert_params"], "num_attention_heads": heads}
-    )
-    args["vid_bert_params"] = ClipBertParams(
-        **{**args["vid_bert_params"], **sizes["vid_bert_params"]}
-    )
-    model = build_mmt(EXPERTS, TEXT, vocab=VOCABULARY, **args).eval()
+    changes = {"arch.args.vocab": VOCABULARY, HEADS: heads}
+    config = load_config(FOLDER / "config.json", changes)
+    model = build_model(config, released=state).eval()
     model.load_published(state)
     _, arrays = load_case(f"batch_mmt_clotho_test_{protocol}")
     text, experts, available = inputs(arrays, "", ["vggish", "vggsound"])
@@ -134,7 +127,30 @@ def test_an_averaged_expert_has_no_frames():
 
 def test_weights_of_another_model_are_refused():
     state = small().published_state_dict()
-    for part in ("txt_bert.embeddings.word", "vid_bert.encoder", "txt_bert.embeddings.LayerNorm"):
+    assert text_sizes_in(state)["vocab_size"] == 164
+    for part in ("txt_bert.embeddings.word", "txt_bert.encoder", "txt_bert.embeddings.LayerNorm"):
         with pytest.raises(CheckpointError):
-            sizes_in({key: value for key, value in state.items() if not key.startswith(part)})
-    assert not is_mmt({"ce.moe_fc.weight": None})
+            text_sizes_in({key: value for key, value in state.items() if not key.startswith(part)})
+
+
+def test_heads_that_do_not_fit_are_asked_for():
+    state = read_torch_checkpoint(FOLDER / "trained_model.pth")["state_dict"]
+    config = load_config(FOLDER / "config.json", {"arch.args.vocab": VOCABULARY})
+    with pytest.raises(CheckpointError, match=HEADS):
+        build_model(config, released=state)
+
+
+def test_a_configuration_decides_the_batches():
+    config = load_config(FOLDER / "config.json", {"arch.args.vocab": VOCABULARY})
+    assert config.needs.frames
+    assert config.needs.vocabulary == VOCABULARY
+    assert (config.data.fuse_captions, config.data.num_test_captions) == (True, 1)
+    changes = {"query_shuffling": "indiv", "captions_per_video": 5}
+    changes = {f"data_loader.args.{key}": value for key, value in changes.items()}
+    single = load_config(FOLDER / "config.json", {"arch.args.vocab": VOCABULARY, **changes})
+    single = single.for_evaluation().data
+    assert (single.fuse_captions, single.num_test_captions) == (False, 5)
+    means = load_config(
+        FOLDER / "config.json", {"arch.args.vocab": VOCABULARY, "arch.args.out_tok": "mnp"}
+    )
+    assert means.needs.pooling == "mean"
