@@ -3,6 +3,7 @@
     audio/<clip>.wav                                               16 kHz mono, 16 bit
     structured-symlinks/{train,val,test}_list.txt
     structured-symlinks/raw-captions.pkl                           clip -> five lists of words
+    vocab.txt                                                      the word pieces of captions
     structured-symlinks/aggregated_<expert>/<expert>-raw.hickle    clip -> (N, width) float16
     structured-symlinks/text_embeddings/ngrams.pkl                 clip -> five (words, 300) float16
     soundscenes.json                                               what was asked for; is it whole?
@@ -28,6 +29,7 @@ from data_loader.soundscenes import features, grammar
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
 from text.ngrams import caption_vectors
+from text.vocabulary import write_vocabulary
 from utils.errors import DataError, ProjectError
 from utils.files import atomic_writer, read_json, write_json, write_text
 from utils.progress import no_bar
@@ -91,6 +93,7 @@ def _files(folder: Path, counts: dict[str, int]) -> Iterator[Path]:
         yield _lists(folder) / f"{split}_list.txt"
         for number in range(count):
             yield folder / "audio" / f"{split}-{number:04d}.wav"
+    yield folder / "vocab.txt"
     yield _lists(folder) / "raw-captions.pkl"
     yield _lists(folder) / "text_embeddings" / "ngrams.pkl"
     for expert in features.WIDTHS:
@@ -113,6 +116,9 @@ def _write_words(folder: Path, scenes: list[Scene]) -> None:
     }
     (_lists(folder) / "text_embeddings").mkdir(parents=True, exist_ok=True)
     dump_plain(captions, _lists(folder) / "raw-captions.pkl")
+    write_vocabulary(
+        folder / "vocab.txt", (" ".join(w) for five in captions.values() for w in five)
+    )
     dump_plain(vectors, _lists(folder) / "text_embeddings" / "ngrams.pkl")
     for split in dict.fromkeys(scene.split for scene in scenes):
         names = [scene.name for scene in scenes if scene.split == split]

@@ -1,0 +1,91 @@
+"""MMT by the command lines: trained, killed, continued bit by bit, scored in both protocols."""
+
+import signal
+
+import pytest
+import torch
+
+from small_runs import Place, assert_same_run, make_data
+from text.vocabulary import write_vocabulary
+
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 24,
+}
+CLIPS = {key: value for key, value in BERT.items() if key != "max_position_embeddings"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    made = make_data(tmp_path_factory.mktemp("made"))
+    captions = (" ".join(words) for texts in made.captions.values() for words in texts)
+    write_vocabulary(made.data_dir / "vocab.txt", captions)
+    return made
+
+
+@pytest.fixture
+def place(tmp_path, made):
+    return Place(tmp_path, made)
+
+
+def settings(**changes):
+    return {
+        "experts.ce_shared_dim": 768,
+        "arch": {"type": "MMT"},
+        "arch.args": {
+            "vocab": "data/CLOTHO/vocab.txt",
+            "txt_bert_weights": None,
+            "same_dim": 16,
+            "txt_bert_params": BERT,
+            "vid_bert_params": CLIPS,
+        },
+        "data_loader.args.batch_size": 6,
+        "trainer.epochs": 2,
+        "trainer.tensorboard": False,
+        "optimizer.args.lr": 0.001,
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+
+
+def config_of(place, **changes):
+    return place.config(settings(**changes), base="configs/clotho/train-mmt.json")
+
+
+def test_trained_and_scored(place):
+    run = place.train("--config", config_of(place))
+    [seed] = run.results["seeds"].values()
+    assert seed["best_epoch"] == 2  # the last one, as published
+    assert run.results["protocol"]["fused"] is True
+    assert run.results["data"]["vocabulary"]
+    scored = place.evaluate("--resume", run.trained_model)
+    [again] = scored["seeds"].values()
+    assert again["t2v_metrics"] == seed["t2v_metrics"]
+    single = "data_loader.args.query_shuffling@indiv+data_loader.args.captions_per_video@5"
+    other = place.evaluate("--resume", run.trained_model, "--custom_args", single)
+    assert other["protocol"]["fused"] is False
+    assert other["protocol"]["captions_per_clip"] == 5
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_killed_and_continued_bit_by_bit_with_dropout(place, step):
+    config = config_of(place, trainer__save_every_minutes=1e-9)
+    undisturbed = place.train("--config", config)
+    place.forget_runs()
+    death = place.train_in_child("--config", config, at="step", count=step)
+    assert death == -signal.SIGKILL
+    assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
+
+
+def test_optimisers_of_checkpoints_skip_the_poolers(place):
+    run = place.train("--config", config_of(place))
+    content = torch.load(run.trained_model, weights_only=True)
+    names = [key for key in content["state_dict"] if "running" not in key and "tracked" not in key]
+    without = {names[i] for i in range(len(names)) if i not in content["optimizer"]["state"]}
+    assert without == {
+        f"{part}.pooler.dense.{kind}"
+        for part in ("txt_bert", "vid_bert")
+        for kind in ("weight", "bias")
+    }
