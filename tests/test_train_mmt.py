@@ -31,6 +31,12 @@ def place(tmp_path, made):
     return Place(tmp_path, made)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, made):
+    place = Place(tmp_path_factory.mktemp("undisturbed"), made)
+    return place.train("--config", config_of(place, trainer__save_every_minutes=1e-9))
+
+
 def settings(**changes):
     return {
         "experts.ce_shared_dim": 768,
@@ -70,10 +76,8 @@ def test_trained_and_scored(place):
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_killed_and_continued_bit_by_bit_with_dropout(place, step):
+def test_killed_and_continued_bit_by_bit_with_dropout(place, undisturbed, step):
     config = config_of(place, trainer__save_every_minutes=1e-9)
-    undisturbed = place.train("--config", config)
-    place.forget_runs()
     death = place.train_in_child("--config", config, at="step", count=step)
     assert death == -signal.SIGKILL
     assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
