@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from data_loader.frames import NO_FRAME, ClipFrames, published_draw, rounded
-from data_loader.hickle import write_hickle
 from data_loader.readers import read_captions
 from data_loader.split import SplitList, open_expert
 from data_loader.store import FeatureStore
@@ -13,6 +12,7 @@ from golden_mmt import DATA, cases, load_case
 from text.token_ids import CaptionIds, sentence
 from text.wordpiece import WordPieces
 from utils.config import ExpertConfig
+from utils.reading.hickle import write_hickle
 
 OURS = {"vggish": "audio", "vggsound": "vggsound"}
 WIDTHS = {"vggish": 128, "vggsound": 512}

@@ -19,7 +19,7 @@ from model.mmt_config import (
 from test_model_mmt import inputs
 from utils.config import ExpertConfig, TextConfig, load_config
 from utils.errors import CheckpointError, DataError
-from utils.unpickle import read_torch_checkpoint
+from utils.reading.checkpoints import read_torch_checkpoint
 
 FOLDER = DATA / "published_ckpt_clotho_mmt"
 HEADS = "arch.args.txt_bert_params.num_attention_heads"

@@ -14,7 +14,7 @@ from text.captions import (
 )
 from text.ngrams import CharacterNgrams
 from utils.errors import DataError
-from utils.unpickle import dump_plain, load_plain
+from utils.reading.pickles import dump_plain, load_plain
 
 CAPTIONS = {"a": [["the", "dog"], ["rain"]], "b": [["the", "xylophone", "dog"]]}
 

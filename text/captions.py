@@ -17,7 +17,7 @@ from text.build import build_encoder
 from text.encoder import TextEncoder, Vectors, WordlessTextError, require_equal
 from utils.errors import DataError
 from utils.files import read_json, write_json
-from utils.unpickle import dump_plain
+from utils.reading.pickles import dump_plain
 
 SUFFIX = ".json"
 AT_ONCE = 1024
