@@ -67,7 +67,7 @@ format: $(STAMP)
 
 requirements: $(STAMP)
 	$(BIN)/python -m pip install --quiet pip-tools
-	for name in base dev; do \
+	for name in base search dev; do \
 	  $(BIN)/pip-compile --quiet --no-header --no-annotate --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-emit-trusted-host -o requirements/$$name.txt requirements/$$name.in && \
 	  sed -i 's/+cpu$$//' requirements/$$name.txt; done

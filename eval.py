@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, config_from_dict, load_config, parse_custom_args
 from utils.errors import DataError, ProjectError, UsageError, run_main
+from utils.extraction_record import ExtractionRecord, refuse_other_features
 from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
@@ -42,10 +43,11 @@ logger = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class TestData:
-    """A split opened for evaluation, and its identity in results.json."""
+    """A split opened for evaluation, its identity in results.json, who made its features."""
 
     split: EvaluationData
     identity: dict[str, Any]
+    extractors: Mapping[str, ExtractionRecord | None]
 
 
 def table_format(form: str) -> str:
@@ -100,7 +102,7 @@ def open_test_data(config: Config) -> TestData:
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
-    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity)
+    return TestData(EvaluationData(*dataset.evaluation()), dataset.identity, dataset.extractors)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
@@ -150,6 +152,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
+    refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
     scored = evaluate(model, data.split, device=device, only=only)
     if saved:
         save_similarities(scored, saved)

@@ -150,7 +150,10 @@ def run_job(
         warn_of_shared_clips(train.clips, test.clips)
         train.to(device)
         data = Splits(
-            train, EvaluationData(*validation.evaluation()), EvaluationData(*test.evaluation())
+            train,
+            EvaluationData(*validation.evaluation()),
+            EvaluationData(*test.evaluation()),
+            train.extractors,
         )
         if args.purge_exp_dir:
             purge(config, processes)

@@ -34,12 +34,13 @@ from data_loader.split import (
     refuse_missing,
     restrict_choices,
 )
-from data_loader.store import FeatureStore, Packed
+from data_loader.store import FeatureStore, Packed, PackedFeatures
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
 from utils.batches import Features, Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
+from utils.extraction_record import read_record
 from utils.fetching.experiments import sync_command
 from utils.files import sha256_of
 
@@ -124,6 +125,8 @@ class BaseDataset:
             parts = tuple(store.features(file, expert.name) for file in files)
             experts.append(open_expert(self._list, expert, parts))
         refuse_missing(self._list, experts, training=self._training)
+        self.extractors = {one.config.name: read_record(one.parts[0].source) for one in experts}
+        """Which extractor made the features of each expert; None where nothing says so."""
         self.opened: list[Packed] = [
             *(one for one in (text, self._packed_captions, masks) if one is not None),
             *(part for expert in experts for part in expert.parts),
@@ -459,6 +462,9 @@ class BaseDataset:
             inside = packed.source.is_relative_to(self.root)
             name = packed.source.relative_to(self.root) if inside else packed.source
             features[str(name)] = {key: packed.identity[key] for key in ("size", "sha256")}
+            record = read_record(packed.source) if packed.kind == PackedFeatures.kind else None
+            if record is not None:
+                features[str(name)]["extractor"] = record.to_json()
         return {
             "split_list": {"file": self._list.file.name, "sha256": sha256_of(self._list.file)},
             "features": features,

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from audio.signal_features import log_mel
 from data_loader.readers import read_captions
-from data_loader.soundscenes.features import log_mel
 from data_loader.soundscenes.write import read_wav
 from utils.errors import DataError, UsageError, run_main
 from utils.files import read_list, write_text
@@ -214,7 +214,9 @@ class Page:
 
 def spectrogram(sound: NDArray[np.int16]) -> str:
     """Draw a sound (n,) as a picture of its mel bands; returns a PNG as a data URI."""
-    levels = log_mel(sound)[::2].T[::-1]  # (64, frames), high frequencies on top
+    levels = log_mel(sound.astype(np.float32) / np.float32(32_768))[::2].T[
+        ::-1
+    ]  # (64, frames), high frequencies on top
     shade = np.clip((levels + 75) / 75, 0, 1)
     return (
         "data:image/png;base64," + base64.b64encode(_png((shade * 255).astype(np.uint8))).decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("model", "data_loader", "trainer", "utils", "misc")
+PACKAGES = ("audio", "model", "data_loader", "trainer", "utils", "misc")
 
 FORBIDDEN = {
     **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler"), "runs what a file says"),

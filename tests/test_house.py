@@ -9,17 +9,21 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "utils": {"utils"},
     "model": {"model", "utils"},
+    "audio": {"audio", "utils"},
     "text": {"text", "model", "utils"},
-    "data_loader": {"data_loader", "text", "utils"},
+    "data_loader": {"data_loader", "audio", "text", "utils"},  # SoundScenes uses audio and text
     "trainer": {"trainer", "model", "utils"},
-    "misc": {"misc", "trainer", "model", "data_loader", "text", "utils", "train", "eval"},
+    "misc": {"misc", "trainer", "model", "audio", "text", "data_loader", "utils", "train", "eval"},
     "train": {"trainer", "model", "data_loader", "utils"},
     "eval": {"trainer", "model", "data_loader", "utils"},
 }
 HOMES = {
     "h5py": ("utils/reading/",),
-    "pickle": ("utils/reading/",),
+    "pickle": ("utils/reading/", "audio/weights.py"),
     "requests": ("utils/fetching/download.py",),
+    "soundfile": ("audio/reading.py",),
+    "soxr": ("audio/reading.py",),
+    "ai_edge_litert": ("audio/yamnet.py",),
     "tensorboard": ("trainer/report.py",),
     "torch.utils.tensorboard": ("trainer/report.py",),
     "subprocess": (),

@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ from trainer.start import Start, check_settings, listed
 from trainer.training import Training
 from utils.config import Config
 from utils.errors import CheckpointError, DataError, ProjectError
+from utils.extraction_record import ExtractionRecord, refuse_other_features, write_run_records
 from utils.files import write_json
 from utils.seeds import seed_everything
 from utils.stop import StoppedError, StopSignals
@@ -73,6 +74,8 @@ class Splits:
     train: SharedData
     validation: EvaluationData
     test: EvaluationData
+    extractors: Mapping[str, ExtractionRecord | None] = field(default_factory=dict)
+    """Which extractor made the features of each expert, where that is known."""
 
 
 class Epochs:
@@ -211,12 +214,14 @@ def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path |
     if resume is not None:
         logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
         check_settings(config, resume)
+        refuse_other_features(resume.path, job.data.extractors, config.data.data_dir)
         training.restore(resume, config.path)
         training.forget_lost_best(resume.path, job.run.folder(seed))
         return resume.path
     start = job.start.agree(seed, job.processes, job.device)
     if start is not None:
         logger.info("starting from the weights of %s", start)
+        refuse_other_features(start, job.data.extractors, config.data.data_dir)
         checkpoint = load_checkpoint(start)
         load_weights(training.model, checkpoint, config.path)
         if config.trainer.finetune_optimizer:
@@ -237,6 +242,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             set_damaged_aside(run.folder(seed))
         write_json(run.models / "config.json", config.raw)
         write_json(run.folder(seed) / "config.json", own_config)
+        write_run_records(run.folder(seed), job.data.extractors)
     metrics_file = MetricsFile(run.metrics)
     drawn = config.trainer.tensorboard and job.processes.is_writer
     past = training.progress.history

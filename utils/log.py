@@ -11,7 +11,7 @@ from utils.errors import ProjectError
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
-OURS = ("train", "eval", "misc", "data_loader", "model", "trainer", "utils")
+OURS = ("train", "eval", "misc", "audio", "data_loader", "model", "trainer", "utils")
 """The names our loggers begin with; of other libraries only warnings are for people."""
 
 

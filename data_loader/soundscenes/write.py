@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_loader.soundscenes import features, grammar
+from audio import signal_features as features
+from data_loader.soundscenes import grammar
 from data_loader.soundscenes.scene import Scene, plan, render
 from data_loader.soundscenes.signals import RATE
 from text.ngrams import caption_vectors
@@ -176,7 +177,7 @@ def _write_sound(job: tuple[Scene, Path]) -> dict[str, NDArray[np.float16]]:
     else:
         sound = render(scene)
         write_wav(path, sound)
-    tokens = features.extract(sound)
+    tokens = features.extract(sound.astype(np.float32) / np.float32(32_768))
     return {expert: values.astype(np.float16) for expert, values in tokens.items()}
 
 

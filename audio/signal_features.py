@@ -6,6 +6,8 @@ fluctuates at 64 rates from 0.5 to 33 Hz; rhythm, trills and roughness, whatever
 Each knows little of what the other knows, so that a model gains by listening to both.
 Both are brought to about zero mean and unit variance by fixed numbers, never fitted to data: the
 features of a clip depend on that clip alone.
+
+Waves are mono float32 in [-1, 1] at RATE samples a second.
 """
 
 import functools
@@ -16,10 +18,9 @@ import scipy.fft
 import scipy.sparse
 from numpy.typing import NDArray
 
-from data_loader.soundscenes.signals import RATE
-
 Features = NDArray[np.float32]
 
+RATE = 16_000
 WIDTHS = {"logmel": 128, "modulation": 512}
 BANDS = 64
 FRAME, HOP = 400, 160  # 25 ms every 10 ms
@@ -36,18 +37,17 @@ MODULATION_CENTRE = 3.4 - 0.33 * np.log(np.arange(1, RATES + 1))
 MODULATION_SCALE = 1.2 - 0.125 * np.log(np.arange(1, RATES + 1))
 
 
-def extract(sound: NDArray[np.int16]) -> dict[str, Features]:
-    """Return the features of a mono sound at 16 kHz: {"logmel": (N, 128), "modulation": (M, 512)}.
+def extract(wave: NDArray[np.float32]) -> dict[str, Features]:
+    """Return the features of a sound: {"logmel": (N, 128), "modulation": (M, 512)}.
 
     N is one token per 0.96 s begun (at least half of it), M one per 0.24 s of the sound.
     """
-    levels = log_mel(sound)
+    levels = log_mel(wave)
     return {"logmel": logmel_tokens(levels), "modulation": modulation_tokens(levels)}
 
 
-def log_mel(sound: NDArray[np.int16]) -> Features:
+def log_mel(wave: NDArray[np.float32]) -> Features:
     """Return the level of 64 mel bands in decibels: (frames, 64), -100 for silence."""
-    wave = sound.astype(np.float32) / 32_768
     wave = np.pad(wave, (0, max(0, FRAME - wave.size)))
     frames = np.lib.stride_tricks.sliding_window_view(wave, FRAME)[::HOP]
     spectrum = scipy.fft.rfft(frames * np.hanning(FRAME).astype(np.float32), _FFT, axis=1)

@@ -1,0 +1,122 @@
+"""Which extractor made a file of features: a record beside it, `<file>.json`.
+
+Features of two extractions look alike and mean different things: a model trained on one answers
+nonsense on the other. `refuse_mix` is asked before they meet. A run keeps the records of what it
+was trained on beside its checkpoints, in `extractors.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DataError
+from utils.files import read_json, write_json
+
+SUFFIX = ".json"
+RUN_FILE = "extractors.json"
+
+
+@dataclass(frozen=True)
+class ExtractionRecord:
+    """What features depend on besides the sound."""
+
+    extractor: str
+    version: int
+    weights_sha256: str | None = None
+    """Of the network's weights; None for extractors without any."""
+    options: Mapping[str, bool] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, which `from_json` takes."""
+        return {**asdict(self), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, value: object, place: object) -> ExtractionRecord:
+        """Return the record that plain values describe; DataError naming `place` otherwise."""
+        if not isinstance(value, dict) or value.keys() != cls.__dataclass_fields__.keys():
+            raise DataError(f"{place}: is no record of an extraction; remove it and extract again")
+        name, version, sha256, options = (value[key] for key in cls.__dataclass_fields__)
+        if (
+            not isinstance(name, str)
+            or type(version) is not int
+            or not isinstance(sha256, str | None)
+            or not isinstance(options, dict)
+        ):
+            raise DataError(f"{place}: is no record of an extraction; remove it and extract again")
+        return cls(name, version, sha256, options)
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
+        options = "".join(f", {name}" for name, is_on in self.options.items() if is_on)
+        return f"{self.extractor} version {self.version}{weights}{options}"
+
+
+def record_path(features: Path) -> Path:
+    """Return where the record of a file of features lies."""
+    return features.with_name(features.name + SUFFIX)
+
+
+def write_record(features: Path, record: ExtractionRecord) -> None:
+    """Write the record beside a file of features, atomically."""
+    write_json(record_path(features), record.to_json())
+
+
+def read_record(features: Path) -> ExtractionRecord | None:
+    """Return the record beside a file of features; None when there is none, as published."""
+    path = record_path(features)
+    return ExtractionRecord.from_json(read_json(path), path) if path.exists() else None
+
+
+def refuse_mix(
+    first: Mapping[str, ExtractionRecord | None],
+    second: Mapping[str, ExtractionRecord | None],
+    *,
+    places: tuple[object, object],
+) -> None:
+    """Raise DataError when an expert of both was made by different extractors, naming both.
+
+    `places` says where each comes from, such as a checkpoint and a folder. What has no record is
+    not known to differ, and passes.
+    """
+    wrong = [
+        f"expert {name!r}: {places[0]} has features of {known}, {places[1]} of {found}"
+        for name, known in first.items()
+        if known is not None and (found := second.get(name)) is not None and found != known
+    ]
+    if wrong:
+        raise DataError(
+            "features of different extractors cannot be mixed; extract one of them again\n  "
+            + "\n  ".join(wrong)
+        )
+
+
+def write_run_records(folder: Path, records: Mapping[str, ExtractionRecord | None]) -> None:
+    """Write the records of the experts that a run is trained on, if any, beside its checkpoints."""
+    known = {name: record.to_json() for name, record in records.items() if record is not None}
+    if known:
+        write_json(folder / RUN_FILE, known)
+
+
+def refuse_other_features(
+    checkpoint: Path, records: Mapping[str, ExtractionRecord | None], place: object
+) -> None:
+    """Raise DataError when a checkpoint was trained on features of other extractors.
+
+    `records` are those of the features at `place`.
+    """
+    refuse_mix(read_run_records(checkpoint.parent), records, places=(checkpoint, place))
+
+
+def read_run_records(folder: Path) -> dict[str, ExtractionRecord | None]:
+    """Return the records beside a run's checkpoints; none for released and older runs."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected the record of each expert; remove it")
+    return {name: ExtractionRecord.from_json(value, path) for name, value in content.items()}
