@@ -28,8 +28,8 @@ def weights_file(place: Path) -> Path:
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a .safetensors or .bin file by name; DataError when it is damaged."""
     if file.suffix != ".safetensors":
-        content = read_torch_checkpoint(file)
-        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        state = read_torch_checkpoint(file)["state_dict"]
+        return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -38,7 +38,31 @@ class MaxMarginRankingLoss(nn.Module):
         return (costs * others).sum() / (2 * count * (count - 1))
 
 
-LOSSES: dict[str, type[nn.Module]] = {"MaxMarginRankingLoss": MaxMarginRankingLoss}
+class InfoNCE(nn.Module):
+    """Symmetric cross-entropy of the matching pairs (van den Oord et al., 2018; CLIP).
+
+    The mean over rows and columns of -log softmax(x / temperature) at the diagonal: the hardest
+    pairs weigh most, where the ranking loss weighs all that break the margin alike.
+    """
+
+    def __init__(
+        self, temperature: Annotated[float, above(0), "of the softmax over a batch"] = 0.07
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, sims: torch.Tensor) -> torch.Tensor:
+        """Return the loss of sims (B, B), a scalar."""
+        scaled = sims / self.temperature
+        by_caption = scaled.diagonal() - scaled.logsumexp(dim=1)
+        by_clip = scaled.diagonal() - scaled.logsumexp(dim=0)
+        return -(by_caption + by_clip).mean() / 2
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "MaxMarginRankingLoss": MaxMarginRankingLoss,
+    "InfoNCE": InfoNCE,
+}
 
 
 def build_loss(config: Part) -> nn.Module:

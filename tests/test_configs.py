@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_loader import DATASETS
+from model import build_model
 from utils.config import load_config
 from utils.config.files import ROOT
 
@@ -88,6 +90,7 @@ DATA = {
 }
 
 EVERY = [*PUBLISHED, *OURS]
+MMT = ["audiocaps/train-mmt", "clotho/train-mmt", "soundscenes/train-mmt"]
 
 
 def load(experiment, **settings):
@@ -136,7 +139,7 @@ def test_these_are_all_experiments_there_are():
         for path in (ROOT / "configs").glob("*/*.json")
         if path.parent.name not in ("datasets", "mine")
     }
-    assert files == set(EVERY)
+    assert files == {*EVERY, *MMT}
     assert len(PUBLISHED) == 28
 
 
@@ -248,7 +251,22 @@ def test_experiments_are_short_and_say_nothing_twice(experiment):
     assert own
 
 
-@pytest.mark.parametrize("experiment", EVERY)
+@pytest.mark.parametrize("experiment", [name for name in MMT if "soundscenes" not in name])
+def test_mmt_has_its_published_size(experiment, tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("".join(f"piece{number}\n" for number in range(28_996)))
+    changes = {"arch.args.vocab": str(vocabulary), "arch.args.txt_bert_weights": None}
+    config = load(experiment, overrides=changes)
+    with torch.device("meta"):
+        model = build_model(config)
+    assert sum(one.numel() for one in model.parameters()) == 127_084_290
+    assert config.needs.frames
+    assert config.data.fuse_captions
+    assert (config.optimizer.type, config.optimizer.args["lr"]) == ("Adam", 5e-5)
+    assert (config.loss.args["margin"], config.trainer.monitor_mode) == (0.05, "off")
+
+
+@pytest.mark.parametrize("experiment", [*EVERY, *MMT])
 def test_what_a_run_writes_down_loads_as_the_same_from_anywhere(experiment, tmp_path, monkeypatch):
     config = load(experiment, custom_args="seed@3+trainer.epochs@2", data_dir=tmp_path / "big")
     path = tmp_path / "config.json"

@@ -41,7 +41,10 @@ PAGES = sorted(
 SHELLS = {"", "sh", "bash", "shell"}
 PLAIN = {"git", "cd", "ln", ".", "export", "mkdir"}
 """Commands that are not ours."""
-ROOMS = "configs|model|data_loader|trainer|results|utils|misc|tests|docs|requirements|.ci"
+ROOMS = (
+    "configs|audio|model|data_loader|text|trainer|results|search|utils|misc|tests|docs|requirements"
+    "|.ci"
+)
 OWN_FILE = re.compile(rf"^(?:{ROOMS})/[\w./*<>-]+$|^[\w-]+\.(?:py|md|toml|cff)$")
 EXPERIMENT = re.compile(
     r"\b(?:audiocaps|clotho|activity-net|queryd|querydsegments|soundscenes)-train-[\w-]*\w"
@@ -351,7 +354,8 @@ def test_own_data_and_own_expert_train_as_shown(tmp_path, monkeypatch, capsys):
 def test_the_loss_of_readme_trains_as_shown(tmp_path):
     """README's class is added to a copy of the repository, and trained with."""
     copy = tmp_path / "copy"
-    for name in ("configs", "data_loader", "model", "results", "trainer", "utils"):
+    rooms = ("audio", "configs", "data_loader", "model", "results", "text", "trainer", "utils")
+    for name in rooms:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", copy)
     (loss,) = (b.text for b in blocks(read("README.md")) if b.language == "python")

@@ -1,11 +1,13 @@
 """The ranking loss: by hand, against a loop, its properties, and the recorded numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from golden import load_case
-from model.loss import MaxMarginRankingLoss, build_loss
+from model.loss import InfoNCE, MaxMarginRankingLoss, build_loss
 from utils.declared import Part
 
 
@@ -86,3 +88,19 @@ def test_repeats_the_published_numbers(name):
     recorded = ARRAYS[f"{name}/grad"]
     allowed = max(1e-4 * np.abs(recorded).max(), 1e-6)
     np.testing.assert_allclose(sims.grad.numpy(), recorded, rtol=0, atol=allowed)
+
+
+def test_info_nce_worked_by_hand():
+    sims = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # over 0.5: 2 0, 1 1
+    captions = math.log(1 + math.exp(-2)), math.log(2)
+    clips = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-1))
+    expected = (sum(captions) + sum(clips)) / 4
+    assert InfoNCE(temperature=0.5)(sims).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_info_nce_is_two_cross_entropies():
+    sims, matching = torch.randn(6, 6), torch.arange(6)
+    cross_entropy = torch.nn.functional.cross_entropy
+    expected = (cross_entropy(sims / 0.07, matching) + cross_entropy(sims.T / 0.07, matching)) / 2
+    torch.testing.assert_close(InfoNCE()(sims), expected)
+    assert InfoNCE()(100 * torch.eye(4)).item() == pytest.approx(0, abs=1e-6)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from golden_mmt import DATA
+from utils.config import load_config
 from utils.config.published_mmt import from_published_mmt, is_published_mmt
 from utils.errors import ConfigError
 
@@ -61,3 +62,20 @@ MIX = ("final_eval_sets", 0, "args", "mix")
 def test_an_unfinished_one_is_refused_by_name(raw):
     with pytest.raises(ConfigError, match=r"config\.json"):
         from_published_mmt(raw, "config.json")
+
+
+def test_another_class_starts_without_the_arguments_of_the_one_below(tmp_path):
+    """MMT over a file of CE, InfoNCE over the ranking loss; an equal class keeps them."""
+    path = tmp_path / "mine.json"
+    path.write_text(
+        json.dumps(
+            {
+                "inherit_from": "configs/soundscenes/train-mmt.json",
+                "arch": {"type": "MMT", "args": {"same_dim": 256}},
+            }
+        )
+    )
+    config = load_config(path)
+    assert config.arch.args["vid_bert_params"].hidden_size == 256
+    assert "use_ce" not in config.arch.args
+    assert config.loss.args == {"temperature": 0.07}

@@ -28,8 +28,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 MERGED_SECTIONS = {"experts", "arch", "data_loader", "optimizer", "loss", "trainer"}
 """A file that has them all is whole: it can do without the files it inherits from."""
 
-MODEL = ("arch",)
-"""A layer with another model does not inherit the arguments of the one below."""
+OF_A_CLASS = (("arch",), ("loss",))
+"""Sections whose arguments belong to a class: a layer with another class starts without them."""
 
 OF_THE_FILE_ALONE = ("inherit_from", "name")
 """Keys that say something about one file, not about those that inherit from it."""
@@ -58,7 +58,7 @@ class Merged:
     ) -> None:
         if len(path) > MOST_DEPTH:
             raise ConfigError(f"{label}: is nested too deeply")
-        if path == MODEL and layer.get("type", target.get("type")) != target.get("type"):
+        if path in OF_A_CLASS and layer.get("type", target.get("type")) != target.get("type"):
             target.pop("args", None)
         for name, value in layer.items():
             if not isinstance(name, str):
