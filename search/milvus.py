@@ -63,9 +63,11 @@ class MilvusIndex:
             if type(error).__module__.partition(".")[0] not in ("pymilvus", "grpc", "milvus_lite"):
                 raise
             reason = str(getattr(error, "message", error)).strip().split("\n")[0]
+            remedy = "is it running, and is the address right? Without --index a folder is used"
+            if "://" not in self.place:
+                remedy = "if a process was killed while it wrote, remove the file: it is made anew"
             raise UnusableIndexError(
-                f"the engine at {self.place} cannot be used: {reason}; is it running, and is the "
-                "address right? Without --index the index is kept in a folder"
+                f"the engine at {self.place} cannot be used: {reason}; {remedy}"
             ) from error
 
     def _create(self, description: str) -> None:
