@@ -8,14 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audio.extractor import Extractor
-from audio.extractors import EXTRACTORS, build_extractors
 from audio.reading import read_blocks, sound_length
 from model import RetrievalModel
 from model.expert_mixture import ExpertMixture
@@ -26,6 +24,9 @@ from utils.batches import Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import DataError, UsageError
 from utils.extraction_record import read_record, refuse_mix
+
+if TYPE_CHECKING:
+    from audio.extractor import Extractor
 
 BATCH = 64
 Tokens = NDArray[np.float32]
@@ -68,21 +69,13 @@ class Embedder:
     ) -> None:
         """Take a model in eval mode; `weights` are files of extractors by name.
 
-        Raises UsageError when no expert of the model can be computed from a recording, or its
-        scores are not the inner products that an index knows (see `search/scoring.py`).
+        Raises UsageError when its scores are not the inner products that an index knows (see
+        `search/scoring.py`).
         """
         self.config = config
         self.model = model
         self.encoder = encoder
         self._weights = dict(weights or {})
-        self._made = {kind.expert: kind for kind in EXTRACTORS.values()}
-        self.missing = [e.name for e in config.experts if e.name not in self._made]
-        """Experts that no extractor here computes: every recording lacks them."""
-        if len(self.missing) == len(config.experts):
-            raise UsageError(
-                f"{config.name}: no extractor computes {', '.join(self.missing)} from recordings "
-                f"(known: {', '.join(sorted(self._made))}); choose a run of these experts"
-            )
         width = config.text.width
         if encoder.width != width:
             raise DataError(
@@ -99,9 +92,20 @@ class Embedder:
 
     @functools.cached_property
     def extractors(self) -> dict[str, Extractor]:
-        """The extractor of each expert that can be computed."""
-        kinds = [self._made[name] for name in self.names if name in self._made]
-        built = build_extractors([kind.name for kind in kinds], self._weights)
+        """The extractor of each expert that can be computed; recordings lack all others.
+
+        Raises UsageError when there is none. They are imported here: a query needs none of them.
+        """
+        from audio.extractors import EXTRACTORS, build_extractors
+
+        made = {kind.expert: kind.name for kind in EXTRACTORS.values()}
+        names = [made[name] for name in self.names if name in made]
+        if not names:
+            raise UsageError(
+                f"{self.config.name}: no extractor computes {', '.join(self.names)} from "
+                f"recordings (known: {', '.join(sorted(made))}); choose a run of these experts"
+            )
+        built = build_extractors(names, self._weights)
         return {extractor.expert: extractor for extractor in built}
 
     def records(self) -> dict[str, object]:
@@ -134,13 +138,20 @@ class Embedder:
         """Return clips as queries, to find others like them: experts of a clip weigh the same."""
         return Queries(clips.vectors, present(clips.patterns, len(self.names)), self._divides)
 
-    def extract(self, path: Path) -> Recording:
-        """Compute the experts of a recording. Raises DataError when it cannot be read."""
+    def extract(self, path: Path, moment: tuple[float, float] | None = None) -> Recording:
+        """Compute the experts of a recording, or of a moment of it alone, from second to second.
+
+        Raises DataError when it cannot be read.
+        """
+        start, end = moment or (0.0, sound_length(path))
+        seconds = None if moment is None else end - start
         tokens = {
-            name: extractor.tokens_of_blocks(read_blocks(path, extractor.rate))
+            name: extractor.tokens_of_blocks(
+                read_blocks(path, extractor.rate, start=start, seconds=seconds)
+            )
             for name, extractor in self.extractors.items()
         }
-        return Recording(tokens, sound_length(path))
+        return Recording(tokens, end - start)
 
     def cut(self, recording: Recording, moments: NDArray[np.float64]) -> list[dict[str, Tokens]]:
         """Return the tokens of moments (n, 2) of a recording."""

@@ -18,6 +18,9 @@ class Engine(Protocol):
     def stamps(self) -> dict[str, Stamp]:
         """Return the stamp of every file in the index."""
 
+    def count_files(self) -> int:
+        """Count the files that can be found."""
+
     def seconds(self, path: str) -> float | None:
         """Return how long a file is; None for one that is not in the index."""
 

@@ -165,6 +165,11 @@ class Index:
         rows = self._catalogue.execute("SELECT path, size, changed FROM files")
         return {path: Stamp(size, changed) for path, size, changed in rows}
 
+    def count_files(self) -> int:
+        """Count the files that can be found."""
+        query = "SELECT count(*) FROM files WHERE rows > 0"
+        return int(self._catalogue.execute(query).fetchone()[0])
+
     def seconds(self, path: str) -> float | None:
         """Return how long a file is; None for one that is not in the index."""
         query = "SELECT seconds FROM files WHERE path = ?"

@@ -105,6 +105,11 @@ class MilvusIndex:
         rows = self._rows(f"kind == {HEAD}", ["path", "size", "changed"])
         return {row["path"]: Stamp(row["size"], row["changed"]) for row in rows}
 
+    def count_files(self) -> int:
+        """Count the files that can be found."""
+        rows = self._rows(f"kind == {HEAD} and pattern > 0", ["path"])
+        return len({row["path"] for row in rows})
+
     def seconds(self, path: str) -> float | None:
         """Return how long a file is; None for one that is not in the index."""
         rows = self._rows(f"kind == {HEAD} and path == {_quoted(path)}", ["seconds"])

@@ -156,9 +156,7 @@ class Retriever:
     ) -> Results:
         """Return the k recordings that sound most like one, or like a moment of it."""
         path = Path(file)
-        recording = self.embedder.extract(path)
-        moments = np.array([moment or (0.0, recording.seconds)])
-        clips = self.embedder.embed_clips(self.embedder.cut(recording, moments))
+        clips = self.embedder.embed_clips([self.embedder.extract(path, moment).tokens])
         queries = self.embedder.as_queries(clips)
         found = self._find(queries, k + 1, only)[0]
         others = [result for result in found if result.path != path.resolve()]

@@ -135,10 +135,9 @@ class Page:
 
     def collection(self, _: Mapping[str, str]) -> Response:
         """Return what is searched with what."""
-        files = sum(1 for path in self._engine.stamps() if self._engine.seconds(path))
         return JSONResponse(
             {
-                "files": files,
+                "files": self._engine.count_files(),
                 "folder": self._root.name,
                 "model": self._retriever.embedder.config.name,
                 "examples": EXAMPLES,

@@ -127,6 +127,7 @@ def test_any_changes_leave_what_brute_force_finds(seed, steps, tmp_path_factory)
     assert_same(index.search(queries, 5), naive(files.values(), queries, 5))
     assert index.stamps() == {name: file.stamp for name, file in files.items()}
     assert len(index) == sum(len(file.moments) for file in files.values())
+    assert index.count_files() == sum(len(file.moments) > 0 for file in files.values())
     index.close()
 
 

@@ -162,6 +162,12 @@ def test_a_moment_of_a_long_recording_is_found(run, tmp_path):
     retriever.add(tmp_path / "long", index=tmp_path / "index")
     (best,) = retriever.like(tmp_path / "beep.wav")
     assert (best.start, best.end) == (42, 46)
+    write_sound(tmp_path / "long" / "other.wav", sound)
+    retriever.add(tmp_path / "long")
+    (same,) = retriever.like(tmp_path / "long" / "hour.wav", moment=(42, 46))
+    assert same.file == "other.wav"
+    assert same.score > 0.95
+    (tmp_path / "long" / "other.wav").unlink()
     whole = Retriever.load(run, window=0)
     whole.add(tmp_path / "long", index=tmp_path / "other")
     (best,) = whole.like(tmp_path / "beep.wav")
@@ -235,6 +241,12 @@ def test_runs_that_cannot_search_say_so(tmp_path, folder):
     (run / "config.json").write_text(text.replace('"ngrams"', '"w2v"'))
     with pytest.raises(UsageError, match="word_vectors"):
         Retriever.load(run).embedder  # noqa: B018
+
+
+def test_a_model_of_experts_that_nothing_computes_is_refused(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("audio.extractors.EXTRACTORS", {})
+    with pytest.raises(UsageError, match="logmel, modulation"):
+        Retriever.load(run).add(folder, index=tmp_path / "index")
 
 
 def test_the_default_model_answers_without_a_run(run, folder, tmp_path, monkeypatch):
