@@ -9,6 +9,7 @@ const ROWS = 64; // bands of a picture
 let shown = []; // the results on the page, in order
 let playing = null; // the one whose sound is loaded
 let wanted = 0; // seconds: where it was last asked to play from
+let loading = false; // it cannot be there yet
 let asked = 0; // counts questions, so that a late answer does not replace a newer one
 
 // Asking
@@ -229,6 +230,7 @@ function playFrom(result, time) {
   if (playing !== result) {
     stop();
     playing = result;
+    loading = true;
     sound.src = `sound?${new URLSearchParams({ file: result.file })}`;
   }
   seek(time);
@@ -238,11 +240,14 @@ function playFrom(result, time) {
 function seek(time) { // what is not loaded yet begins there once it is
   wanted = Math.max(0, Math.min(time, playing.seconds - 0.05));
   playing.at = wanted;
-  if (sound.readyState >= 1) sound.currentTime = wanted;
+  if (!loading) sound.currentTime = wanted;
   place(playing);
 }
 
-sound.addEventListener("loadedmetadata", () => { sound.currentTime = wanted; });
+sound.addEventListener("loadedmetadata", () => {
+  loading = false;
+  sound.currentTime = wanted;
+});
 
 function start() {
   sound.play().catch((error) => {
@@ -268,7 +273,7 @@ function place(result) {
 
 function follow() {
   if (!playing) return;
-  playing.at = sound.readyState >= 1 && !sound.seeking ? sound.currentTime : wanted;
+  playing.at = loading || sound.seeking ? wanted : sound.currentTime;
   place(playing);
   if (!sound.paused) requestAnimationFrame(follow);
 }
