@@ -23,7 +23,7 @@ from text import TextEncoder
 from utils.batches import Frames
 from utils.config import Config, ExpertConfig
 from utils.errors import DataError, UsageError
-from utils.extraction_record import read_record, refuse_mix
+from utils.extraction_record import ExtractionRecord, refuse_mix
 
 if TYPE_CHECKING:
     from audio.extractor import Extractor
@@ -66,8 +66,11 @@ class Embedder:
         model: RetrievalModel,
         encoder: TextEncoder,
         weights: Mapping[str, Path] | None = None,
+        trained_on: Mapping[str, ExtractionRecord | None] | None = None,
     ) -> None:
-        """Take a model in eval mode; `weights` are files of extractors by name.
+        """Take a model in eval mode, and the extractors of the features that it was trained on.
+
+        `weights` are files of extractors by name.
 
         Raises UsageError when its scores are not the inner products that an index knows (see
         `search/scoring.py`).
@@ -76,6 +79,7 @@ class Embedder:
         self.model = model
         self.encoder = encoder
         self._weights = dict(weights or {})
+        self._trained_on = dict(trained_on or {})
         width = config.text.width
         if encoder.width != width:
             raise DataError(
@@ -111,13 +115,10 @@ class Embedder:
     def records(self) -> dict[str, object]:
         """Return of each expert who computes it, as plain values.
 
-        Raises DataError when the features that the model was trained on are here and others.
+        Raises DataError when the model was trained on features of others.
         """
-        data = self.config.data
-        trained_on = Path(data.data_dir, data.root_feat_folder)
         found = {name: one.record() for name, one in self.extractors.items()}
-        known = {name: read_record(trained_on / one.file) for name, one in self.extractors.items()}
-        refuse_mix(known, found, places=(trained_on, "this search"))
+        refuse_mix(self._trained_on, found, places=(self.config.name, "this search"))
         return {name: record.to_json() for name, record in found.items()}
 
     @torch.inference_mode()

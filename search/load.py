@@ -14,6 +14,7 @@ from text.captions import entry_of, read_record, record_path
 from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import UsageError
+from utils.extraction_record import read_run_records
 
 CHECKPOINTS = ("trained_model.pth", "trained_model.safetensors")
 DEFAULT = Path(__file__).resolve().parent / "default"
@@ -73,7 +74,8 @@ def load_embedder(
     encoder = open_encoder(config, checkpoint.parent, text)
     model = build_model(config)
     load_weights(model, loaded, config.path)
-    return Embedder(config, model.eval(), encoder, weights)
+    trained_on = read_run_records(checkpoint.parent)
+    return Embedder(config, model.eval(), encoder, weights, trained_on)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -18,6 +18,7 @@ from search.retriever import Retriever, clock
 from search_runs import EXPERTS, make_folder, make_run, tone, write_sound
 from surroundings import working_in
 from utils.errors import CheckpointError, DataError, UsageError
+from utils.extraction_record import ExtractionRecord, write_run_records
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["a.wav", "b.wav", "birds/c.wav", "birds/d.wav"]
@@ -246,6 +247,17 @@ def test_runs_that_cannot_search_say_so(tmp_path, folder):
 def test_a_model_of_experts_that_nothing_computes_is_refused(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("audio.extractors.EXTRACTORS", {})
     with pytest.raises(UsageError, match="logmel, modulation"):
+        Retriever.load(run).add(folder, index=tmp_path / "index")
+
+
+def test_a_run_of_other_extractors_is_refused(folder, tmp_path):
+    run = make_run(tmp_path / "run")
+    records = {name: one.record() for name, one in load(run).extractors.items()}
+    write_run_records(run, records)
+    Retriever.load(run).add(folder, index=tmp_path / "index")
+    write_run_records(run, records | {"logmel": ExtractionRecord("logmel", version=99)})
+    (tmp_path / "sounds" / "a.wav").touch()
+    with pytest.raises(DataError, match="version 99"):
         Retriever.load(run).add(folder, index=tmp_path / "index")
 
 
