@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check gpu-check format requirements clean
+.PHONY: help setup demo search page test check gpu-check format requirements clean
 
 help:
 	@echo "make demo          set up, make the SoundScenes data, train, evaluate, write a page to listen to"
 	@echo "make test          set up and run the whole test suite"
 	@echo "make check         ruff, mypy and the test suite: the gate for every change"
+	@echo "make search        what searching recordings of your own needs (docs/search.md)"
+	@echo "make page          after make demo: search its sounds in the browser"
 	@echo "make setup         only the virtual environment with the pinned requirements"
 	@echo "make gpu-check     check and time everything on GPU 0, in eight minutes; installs nothing"
 	@echo "make format        let ruff lay out the code"
@@ -46,7 +48,17 @@ demo:
 	  --out $(DEMO)/index.html > /dev/null && \
 	echo "set-up: $$((ready - begun)) s; data, training, evaluation and page:" \
 	  "$$(($$(date +%s) - ready)) s" && \
-	echo "look at and listen to: $(CURDIR)/$(DEMO)/index.html"
+	echo "look at and listen to: $(CURDIR)/$(DEMO)/index.html" && \
+	echo "search its sounds in the browser: make page"
+
+search: $(STAMP)
+	@test -t 1 || quiet=--quiet; \
+	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
+	  -r requirements/search.txt
+
+page: search
+	@run=$$(ls -d data/saved/models/soundscenes-train-logmel-modulation/*/ | tail -1) && \
+	$(BIN)/python misc/serve.py --run $$run --audio data/SoundScenes/audio
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -14,8 +14,10 @@ ROOMS = {
     "data_loader": {"data_loader", "audio", "text", "utils"},  # SoundScenes uses audio and text
     "trainer": {"trainer", "model", "utils"},
     "results": {"results", "model", "data_loader", "utils"},
+    "search": {"search", "trainer", "model", "audio", "text", "data_loader", "utils"},
+    "retrieval": {"search"},
     "misc": {
-        *("misc", "results", "trainer", "model", "audio", "text", "data_loader", "utils"),
+        *("misc", "results", "search", "trainer", "model", "audio", "text", "data_loader", "utils"),
         *("train", "eval"),
     },
     "train": {"results", "trainer", "model", "data_loader", "utils"},
@@ -28,6 +30,10 @@ HOMES = {
     "soundfile": ("audio/reading.py", "results/sounds.py"),
     "soxr": ("audio/reading.py",),
     "ai_edge_litert": ("audio/yamnet.py",),
+    "pymilvus": ("search/milvus.py",),
+    "sqlite3": ("search/index.py",),
+    "starlette": ("search/server.py",),
+    "uvicorn": ("search/server.py",),
     "tensorboard": ("trainer/report.py",),
     "torch.utils.tensorboard": ("trainer/report.py",),
     "subprocess": (),
@@ -36,7 +42,7 @@ HOMES = {
 
 def source_files():
     """Every Python file of the project outside tests/."""
-    top = [ROOT / "train.py", ROOT / "eval.py"]
+    top = [ROOT / "train.py", ROOT / "eval.py", ROOT / "retrieval.py"]
     return [p for p in top if p.exists()] + sorted(
         p for room in ROOMS if (ROOT / room).is_dir() for p in (ROOT / room).rglob("*.py")
     )

@@ -1,0 +1,1 @@
+"""Search: an index of clips on disk, what answers a query from it, and the page in a browser."""

@@ -1,0 +1,106 @@
+"""From the name of a run to what embeds with it: configuration, weights, text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model import build_model
+from model.bert_files import read_weights
+from search.embedder import Embedder
+from text import TextEncoder, build_encoder
+from text.captions import entry_of, read_record, record_path
+from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
+from utils.config import Config, config_from_dict, load_config
+from utils.errors import UsageError
+from utils.extraction_record import read_run_records
+
+CHECKPOINTS = ("trained_model.pth", "trained_model.safetensors")
+DEFAULT = Path(__file__).resolve().parent / "default"
+"""The folder of the model that answers without a run; its README.md is the model card."""
+RECORD = "text_encoder.json"
+"""In a run's folder: the record of the encoder of its captions."""
+TABLE = Path(__file__).resolve().parent.parent / "model" / "text_embedding_models.json"
+
+
+def checkpoint_of(run: str | Path | None) -> Path:
+    """Return the checkpoint of a run's folder, a checkpoint itself, or without one the default.
+
+    Raises UsageError when there is none, or the folder holds several seeds.
+    """
+    if run is None:
+        for name in CHECKPOINTS:
+            if (DEFAULT / name).is_file():
+                return DEFAULT / name
+        raise UsageError(
+            f"there is no default model in {DEFAULT}; name a trained run with --run, such as "
+            "data/saved/models/NAME/TIME"
+        )
+    path = Path(run)
+    if path.is_file():
+        return path
+    for name in CHECKPOINTS:
+        if (path / name).is_file():
+            return path / name
+    below = sorted(path.glob(f"**/{CHECKPOINTS[0]}")) if path.is_dir() else []
+    if not below:
+        raise UsageError(
+            f"--run {run}: expected a run's folder with {CHECKPOINTS[0]} in it, such as "
+            "data/saved/models/NAME/TIME"
+        )
+    if len(below) > 1:
+        shown = "\n  ".join(str(found.parent) for found in below[:8])
+        raise UsageError(f"--run {run}: holds several runs; choose one:\n  {shown}")
+    return below[0]
+
+
+def load_embedder(
+    checkpoint: Path,
+    text: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Path] | None = None,
+) -> Embedder:
+    """Load the model of a checkpoint with its text encoder and the extractors of its experts.
+
+    `text` is the entry of another encoder, for runs that do not say which they were trained with.
+    """
+    loaded = read_checkpoint(checkpoint)
+    beside = checkpoint.parent / "config.json"
+    if beside.is_file() or loaded.config is None:
+        config = load_config(beside)
+    else:
+        config = config_from_dict(loaded.config, beside)
+    config = config.for_evaluation()
+    encoder = open_encoder(config, checkpoint.parent, text)
+    model = build_model(config)
+    load_weights(model, loaded, config.path)
+    trained_on = read_run_records(checkpoint.parent)
+    return Embedder(config, model.eval(), encoder, weights, trained_on)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, or a file of weights alone (.safetensors), under published names."""
+    if path.suffix != ".safetensors":
+        return load_checkpoint(path)
+    return Checkpoint(path, epoch=0, config=None, state_dict=read_weights(path))
+
+
+def open_encoder(config: Config, run: Path, text: Mapping[str, Any] | None) -> TextEncoder:
+    """Return the encoder of a run's captions: `text`, or that of the records, or of the table.
+
+    Raises UsageError when nothing says how the captions were encoded.
+    """
+    if text is not None:
+        return build_encoder(text, "--word_vectors")
+    feature = config.text.feature
+    features = Path(config.data.data_dir, config.data.root_feat_folder, "text_embeddings")
+    for record in (run / RECORD, record_path(features / f"{feature}.pkl")):
+        if record.is_file():
+            return read_record(record).open(str(record))
+    entry = entry_of(feature, TABLE)
+    if entry is None:
+        raise UsageError(
+            f"{run}: its captions were encoded as {feature!r}, and nothing says by what (there is "
+            f"no {RECORD} in the run); name the file of the word vectors with --word_vectors FILE"
+        )
+    return build_encoder(entry, f"{TABLE.name}: {feature}")
