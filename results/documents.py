@@ -27,11 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "published-results.md"
 NAMES = ROOT / "misc" / "exps-names.md"
 MEASURED = ROOT / "docs" / "measured-results.json"
-README = ROOT / "README.md"
-BEGIN = "<!-- These tables are written by: python misc/tables.py --documents -->\n"
-END = "<!-- End of the tables. -->\n"
-SHORT = ("R1", "R10", "MedR")
-"""Metrics that README's tables have, per task."""
 
 HEADINGS = {published_key(name): metric.heading for name, metric in METRICS.items()}
 Row = Mapping[str, Any]
@@ -64,7 +59,6 @@ def write_documents() -> None:
     """Write every document whose tables come from results."""
     write_text(PAGE, render_page())
     write_text(NAMES, render_names())
-    write_text(README, render_readme(README.read_text(encoding="utf-8")))
 
 
 def load_measured() -> list[Row]:
@@ -150,40 +144,6 @@ def render_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_readme(text: str) -> str:
-    """Return README with its tables written anew."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"{README}: the marks around the tables are gone")
-    return "".join([before, begin, "\n", readme_tables(), "\n", end, after])
-
-
-def readme_tables() -> str:
-    """Return README's two tables: the published rows, and what was measured on other data."""
-    heads = [f"{task} {HEADINGS[key]}" for task in ("t2a", "a2t") for key in SHORT]
-    rows = load_measured()
-    lines = _table(["data", "model and experts", *heads, "measured here, same features"])
-    for experiment in _published():
-        own = [r for r in rows if r["published_features"] and r["config"] == experiment.name]
-        here = "; ".join(", ".join(_short(row)) for row in own) or "-"
-        assert experiment.published is not None
-        values = _short(experiment.published)
-        lines.append(_row([experiment.dataset, _label(experiment), *values, here]))
-    lines += [
-        "",
-        "Scored and compared by `python eval.py`. What was measured with this code on other data,",
-        "which says nothing about the rows above:",
-        "",
-        *_table(["data", "config", "seeds", *heads]),
-    ]
-    for row in rows:
-        if not row["published_features"]:
-            cells = [row["data"], f"`{row['config']}`", str(row["seeds"])]
-            lines.append(_row([*cells, *_short(row)]))
-    return "\n".join([*lines, "", *_sources()]) + "\n"
-
-
 def _sources() -> list[str]:
     """Say of each measurement which command made it, where and when."""
     return [
@@ -200,10 +160,6 @@ def _label(experiment: Experiment, root: str = "") -> str:
 
 def _published() -> list[Experiment]:
     return [e for e in load_experiments().values() if e.published is not None]
-
-
-def _short(row: Row) -> list[str]:
-    return [value for task in TASKS for value in _values(row[task], SHORT)]
 
 
 def _keys_in(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -329,7 +329,7 @@ def test_python_that_is_shown_imports_what_there_is(page):
 
 
 def test_own_data_and_own_expert_train_as_shown(tmp_path, monkeypatch, capsys):
-    """The script of docs/own-data.md writes a data set; README's two configs train on it."""
+    """The script of docs/own-data.md writes a data set; the configs of the pages train on it."""
     monkeypatch.chdir(tmp_path)
     (script,) = [b.text for b in blocks(read("docs/own-data.md")) if b.language == "python"]
     exec(script, {})
@@ -351,14 +351,14 @@ def test_own_data_and_own_expert_train_as_shown(tmp_path, monkeypatch, capsys):
         assert [expert.name for expert in loaded.experts] == experts
 
 
-def test_the_loss_of_readme_trains_as_shown(tmp_path):
-    """README's class is added to a copy of the repository, and trained with."""
+def test_the_loss_of_the_documentation_trains_as_shown(tmp_path):
+    """The class of docs/own-parts.md is added to a copy of the repository, and trained with."""
     copy = tmp_path / "copy"
     rooms = ("audio", "configs", "data_loader", "model", "results", "text", "trainer", "utils")
     for name in rooms:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", copy)
-    (loss,) = (b.text for b in blocks(read("README.md")) if b.language == "python")
+    (loss,) = (b.text for b in blocks(read("docs/own-parts.md")) if b.language == "python")
     with (copy / "model/loss.py").open("a") as file:
         file.write(f"\n\n{loss}")
     write_dataset(copy / "data" / "CLOTHO", "CLOTHO")
@@ -403,11 +403,7 @@ def test_results_of_a_part_are_no_measurement(tmp_path, part, capsys):
     assert "is of a part" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/published-results.md"])
-def test_figures_name_the_command_that_made_them(page):
-    for section in sections(read(page)):
-        if re.search(r"^\|.*\d\.\d", section, flags=re.MULTILINE) and page == "README.md":
-            assert commands(section), f"a table of figures without a command: {section[:80]!r}"
+def test_figures_name_the_command_that_made_them():
     for row in documents.load_measured():
         assert all(row[key] for key in ("command", "machine", "date", "data"))
 
@@ -415,26 +411,11 @@ def test_figures_name_the_command_that_made_them(page):
 def test_result_pages_are_what_the_script_writes():
     remedy = "write them anew: python misc/tables.py --documents"
     assert read("docs/published-results.md") == documents.render_page(), remedy
-    assert read("README.md") == documents.render_readme(read("README.md")), remedy
-
-
-def test_readme_has_every_published_row_and_keeps_ours_apart():
-    published, _, ours = documents.readme_tables().partition("other data")
-    for experiment in load_experiments().values():
-        if experiment.published:
-            mean, std = experiment.published["t2v"]["R1"]
-            row = f"({experiment.config}) | {mean:.1f} ({std:.1f}) |"
-            assert f"| {experiment.dataset} | [{experiment.label}" in published
-            assert row in published
-    for row in documents.load_measured():
-        assert (f"`{row['config']}`" in ours) != row["published_features"]
 
 
 def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text(f"a\n{documents.BEGIN}{documents.END}b\n")
     (tmp_path / "measured.json").write_text("[]\n")
     for name, file in (
-        ("README", "README.md"),
         ("MEASURED", "measured.json"),
         ("PAGE", "page.md"),
         ("NAMES", "names.md"),
@@ -453,11 +434,8 @@ def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
         assert tables.main([*call, "--command", "python train.py"]) == 0
     (row,) = json.loads((tmp_path / "measured.json").read_text())
     assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.345, 0.5])
-    page, readme = (tmp_path / "page.md").read_text(), (tmp_path / "README.md").read_text()
+    page = (tmp_path / "page.md").read_text()
     assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in page
-    assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in readme
-    assert readme.startswith("a\n")
-    assert readme.endswith("b\n")
 
 
 # -- the record -------------------------------------------------------------------------------
@@ -485,7 +463,8 @@ def test_every_script_and_page_is_on_a_page():
 
 
 def test_pages_fit_the_screen():
-    for page in ("README.md", "CONTRIBUTING.md", "docs/own-data.md"):
+    assert len(read("README.md").splitlines()) <= 200
+    for page in ("README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/own-parts.md"):
         for line in prose(read(page)).splitlines():
             generated = line.startswith("|") or (line.startswith("* ") and "; " in line)
             assert len(line) <= 100 or generated, f"{page}: {line}"
