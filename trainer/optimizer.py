@@ -1,12 +1,12 @@
 """Rectified Adam (Liu et al., 2020) and Ranger: the same with Lookahead (Zhang et al., 2019)."""
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import torch
-from torch.optim.adamw import adamw
 
 from utils.declared import Part
 from utils.kinds import Range, above, at_least, between
@@ -117,23 +117,28 @@ class RAdam(torch.optim.Optimizer):
         ) / (1 - beta1**age)
         # torch's fused AdamW is this very update in one pass over memory, once its own bias
         # corrections are switched off by a huge step count and the decay is freed of its rate.
-        settled = torch.full((), SETTLED, device=values[0].device)
-        adamw(
+        # The operator itself, since torch's function around it sorts the tensors at every call.
+        torch._fused_adamw_(
             values,
             grads,
             means,
             squares,
             [],
-            [settled] * len(values),
-            fused=True,
-            amsgrad=False,
+            [_settled(values[0].device)] * len(values),
+            lr=lr * rectified,
             beta1=beta1,
             beta2=beta2,
-            lr=lr * rectified,
             weight_decay=decay / rectified,
             eps=group["eps"],
+            amsgrad=False,
             maximize=False,
         )
+
+
+@functools.cache
+def _settled(device: torch.device) -> torch.Tensor:
+    """Return SETTLED as a count of steps on a device; nothing ever writes to it."""
+    return torch.full((), SETTLED, device=device)
 
 
 class Ranger(RAdam):

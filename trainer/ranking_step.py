@@ -1,7 +1,8 @@
 """One training step's mathematics: a batch in, its ranking loss out."""
 
 import inspect
-from typing import Literal
+import logging
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from model import RetrievalModel, Rows
 from trainer.distributed import ALONE, Processes, gather_rows, gather_sizes, share_training
 from utils.batches import Available, Experts
 from utils.config import Config
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -61,6 +64,51 @@ def _exact(rows: Rows) -> Rows:
     return tuple(one.float() for one in rows)
 
 
+class CompiledStep(nn.Module):
+    """A step whose batches of `rows` clips are computed by what torch.compile makes of it.
+
+    Others, such as a short last one, are computed as they are: compiling another shape takes
+    longer than they do. Which code computes a batch depends on its size alone, so that a continued
+    training repeats an uninterrupted one. Where compiling fails, a warning says so, and all batches
+    are computed as they are.
+    """
+
+    def __init__(self, step: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.step = step
+        self.rows = rows
+        self._fast = torch.compile(step, dynamic=False)
+        self._failed = False
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        *others: Any,  # noqa: ANN401  the step's own
+    ) -> torch.Tensor:
+        """Return the loss of the batch."""
+        if len(text) == self.rows and not self._failed:
+            try:
+                loss: torch.Tensor = self._fast(text, *others)
+            except RuntimeError as error:
+                self._give_up(error)
+            else:
+                return loss
+        return self.step(text, *others)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Go on without the compiler if it is what failed: nothing has been computed yet."""
+        from torch._dynamo.exc import TorchDynamoException  # a second that others need not wait
+
+        if not isinstance(error, TorchDynamoException):
+            raise error
+        self._failed = True
+        logger.warning(
+            "the training step cannot be compiled and is computed as it is (trainer.compile: false "
+            "avoids the attempt): %s",
+            str(error).strip().partition("\n")[0],
+        )
+
+
 def build_step(
     config: Config, model: RetrievalModel, loss: nn.Module, processes: Processes = ALONE
 ) -> nn.Module:
@@ -74,5 +122,6 @@ def build_step(
         unused_parameters=model.has_unused_parameters,
     )
     if config.trainer.compile:
-        step.compile()
+        whole = processes.share(config.data.batch_size)
+        step = CompiledStep(step, whole.stop - whole.start)
     return step
