@@ -37,7 +37,7 @@ from data_loader.split import (
 from data_loader.store import FeatureStore, Packed, PackedFeatures
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
-from utils.batches import Features, Frames
+from utils.batches import Features, Frames, PlannedBatch
 from utils.config import Config, ExpertConfig
 from utils.errors import ConfigError, DataError, nearest
 from utils.extraction_record import read_record
@@ -265,13 +265,15 @@ class BaseDataset:
         device: torch.device | str | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[TrainingBatch]:
+        planned: bool = False,
+    ) -> Iterator[TrainingBatch | PlannedBatch]:
         """Yield the batches of an epoch from `first_batch` on, each with its clips' places.
 
         Order, captions and dropped words depend on (epoch, seed) and the place in the epoch alone.
         With several processes each one gets its contiguous share of the same batches: shares of a
         short last batch differ by one clip at most, and may be empty. A last batch of one clip is
-        left out. Batches are delivered to `device`, by default that of `to`.
+        left out. Batches are delivered to `device`, by default that of `to`. With `planned` they
+        are left to be gathered there, if that device holds the features and nothing is drawn.
         """
         plan = plan_epoch(
             self._captions.choices,
@@ -287,6 +289,12 @@ class BaseDataset:
         on_device = self._tensors.device
         clips_there = torch.from_numpy(plan.order).to(on_device)
         captions_there = torch.from_numpy(chosen).to(on_device)
+
+        numbers = range(first_batch, len(plan))
+        if planned and target == on_device and self._draws_nothing:
+            for share in (plan.share(number, rank, world_size) for number in numbers):
+                yield PlannedBatch(self._gather_there, (clips_there[share], captions_there[share]))
+            return
 
         def gather(number: int) -> TrainingBatch:
             share = plan.share(number, rank, world_size)
@@ -307,7 +315,6 @@ class BaseDataset:
             )
             return *batch, clips
 
-        numbers = range(first_batch, len(plan))
         # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
         # from the cores that train.
         for_gpu = on_device.type == "cpu" and target.type != "cpu"
@@ -350,6 +357,15 @@ class BaseDataset:
     @property
     def _dropout(self) -> float:
         return self.settings.text_dropout if self._training else 0.0
+
+    @property
+    def _draws_nothing(self) -> bool:
+        """Whether clips and captions alone decide on a batch."""
+        return not self._dropout and isinstance(self._tensors, ClipTensors)
+
+    def _gather_there(self, clips: Tensor, captions: Tensor) -> TrainingBatch:
+        """Take clips (B,) and captions (B,) where the features are."""
+        return *self._deliver(self._gather(clips, captions), clips.device), clips
 
     def _gather(
         self,

@@ -34,6 +34,7 @@ SMALL = {
     "data_loader.args.batch_size": 6,
     "trainer.epochs": 3,
     "trainer.tensorboard": False,
+    "trainer.save_pause": 0.0,
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from data_loader import DATASETS, build_dataset
 from synthetic import LAYOUTS as SYNTHETIC_LAYOUTS
 from synthetic import write_dataset, write_features, write_list
+from utils.batches import PlannedBatch, gathered
 from utils.config import load_config
 from utils.errors import ConfigError, DataError
 from utils.reading.pickles import dump_plain, load_plain
@@ -302,6 +303,20 @@ class TestEpochs:
         for changed in ({"epoch": 3}, {"seed": 8}):
             other = self.epoch(clotho, text_dropout=text_dropout, **changed)
             assert not same(whole[0], other[0])
+
+    def test_planned_batches_are_gathered_later(self, clotho):
+        dataset = build_dataset(config_of(clotho, "CLOTHO", batch_size=8), "train")
+        planned = list(dataset.epoch(2, 7, first_batch=1, planned=True))
+        assert {type(batch) for batch in planned} == {PlannedBatch}
+        whole = self.epoch(clotho, first_batch=1)
+        assert all(map(same, whole, map(gathered, planned)))
+        assert len(planned) == len(whole)
+
+    def test_batches_with_drawn_words_are_never_planned(self, clotho):
+        config = config_of(clotho, "CLOTHO", batch_size=8, text_dropout=0.7)
+        batches = list(build_dataset(config, "train").epoch(2, 7, planned=True))
+        assert not [batch for batch in batches if isinstance(batch, PlannedBatch)]
+        assert all(map(same, self.epoch(clotho, text_dropout=0.7), batches))
 
     def test_batches_made_ahead_for_another_device_are_the_same(self, clotho):
         """The meta device takes the way of a GPU up to its memory."""
@@ -645,7 +660,8 @@ class TestOnAGpu:
     def test_batches_are_the_same(self, clotho, feature_device):
         config = config_of(clotho, "CLOTHO", batch_size=8, feature_device=feature_device)
         expected = list(build_dataset(config, "train").epoch(1, 2))
-        there = list(build_dataset(config, "train").to("cuda").epoch(1, 2))
+        moved = build_dataset(config, "train").to("cuda")
+        there = list(map(gathered, moved.epoch(1, 2, planned=True)))
         assert len(there) == len(expected)
         for first, second in zip(expected, there, strict=True):
             assert second[0].is_cuda

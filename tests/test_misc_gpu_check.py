@@ -9,6 +9,7 @@ from misc import gpu_check
 from misc.benchmarking import gpu_sections
 from misc.benchmarking.gpu_sections import summarise_trace
 from misc.benchmarking.made_up_clips import MadeUpClips
+from utils.batches import gathered
 from utils.config import load_config
 from utils.errors import UsageError
 
@@ -80,7 +81,8 @@ def test_made_up_clips_can_be_learned_from():
     clips = MadeUpClips(config, 130, seed=1, device=CPU)
     again = MadeUpClips(config, 130, seed=1, device=CPU)
     assert clips.batches_per_epoch == 2
-    for first, second in zip(clips.epoch(1, 0), again.epoch(1, 0), strict=True):
+    for one, other in zip(clips.epoch(1, 0), again.epoch(1, 0), strict=True):
+        first, second = gathered(one), gathered(other)
         assert torch.equal(first[0], second[0])
         assert first[1]["vggsound"].shape[0] == first[0].shape[0]
     split = MadeUpClips(config, 6, seed=2, device=CPU, captions=3).evaluation()

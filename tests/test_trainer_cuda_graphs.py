@@ -9,6 +9,7 @@ from torch import nn
 
 from trainer import cuda_graphs
 from trainer.cuda_graphs import WARM_UP, ReplayedGradients, copied, gradients_of, plain_gradients
+from utils.batches import PlannedBatch
 
 CPU = torch.device("cpu")
 
@@ -117,6 +118,26 @@ def test_replayed_gradients_are_the_plain_ones(recorder):
     assert len(recorder) == 1
     assert plain.unused.grad is None
     assert replayed.unused.grad is None
+
+
+def test_planned_batches_are_gathered_in_the_recorded_step(recorder):
+    """The places change with each batch, the rows they are gathered from stay."""
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(5))
+
+    def gather(places, others):
+        return rows[places], {"a": Pair(rows[others], torch.ones(len(others)))}
+
+    plain, replayed = twins()
+    optimizers = [sgd(step) for step in (plain, replayed)]
+    gradients = ReplayedGradients(replayed, optimizers[1], CPU)
+    draw = torch.Generator().manual_seed(6)
+    for count in [4] * 6 + [3] + [4] * 2:
+        places = tuple(torch.randint(40, (count,), generator=draw) for _ in range(2))
+        found = gradients(PlannedBatch(gather, places))
+        assert torch.equal(found, plain_gradients(plain, optimizers[0], gather(*places)))
+        for optimizer in optimizers:
+            optimizer.step()
+    assert len(recorder) == 1
 
 
 def test_the_first_steps_are_computed_as_usual(recorder):

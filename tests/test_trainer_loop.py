@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import trainer.keeper
 import trainer.loop
 from model import build_model
 from model.loss import MaxMarginRankingLoss
@@ -77,7 +78,7 @@ class Runner:
 
     def fit(self, training=None, **settings):
         training = training or self.new()
-        settings = {"epochs": 4, "save_every_minutes": 0.0, **settings}
+        settings = {"epochs": 4, "save_every_minutes": 0.0, "save_pause": 0.0, **settings}
         task = Fit(
             self.data,
             None,
@@ -217,6 +218,25 @@ def test_rarer_saves(runner):
     runner.fit(epochs=5, save_every_epochs=3)
     assert seen == [(None, None), (None, None), (2, 3), (2, 3), (2, 3)]
     assert runner.epochs_kept()["trained_model.pth"] == 5
+    assert runner.epochs_kept()["last.pth"] == 5
+
+
+def test_short_epochs_share_a_state(runner, monkeypatch):
+    """States at the end of epochs that follow one another within seconds are left out."""
+    clock = [0.0]
+    monkeypatch.setattr(trainer.keeper.time, "monotonic", lambda: clock[0])
+    runner.values = [1.0, 5.0, 2.0, 3.0, 1.0]
+    seen = []
+
+    def look(record):
+        kept = runner.epochs_kept()
+        seen.append((kept.get("trained_model.pth"), kept.get("last.pth")))
+        clock[0] += 4.0
+
+    runner.on_epoch = look
+    runner.fit(epochs=5, save_pause=10.0)
+    assert seen == [(None, None), (None, None), (None, None), (2, 4), (2, 4)]
+    assert runner.epochs_kept()["trained_model.pth"] == 2
     assert runner.epochs_kept()["last.pth"] == 5
 
 

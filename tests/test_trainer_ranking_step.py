@@ -78,6 +78,7 @@ def test_bfloat16_trains_almost_like_float32():
 
 
 @pytest.mark.parametrize("changes", [{}, {"cuda_graphs": True}])
+@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_step_is_compiled_when_asked_for(changes):
     assert isinstance(parts_of(config_of(**changes))[1], RankingStep)
     assert isinstance(parts_of(config_of(compile=True, **changes))[1], CompiledStep)
@@ -126,7 +127,7 @@ def test_an_error_of_the_step_itself_is_not_the_compilers(monkeypatch):
 @pytest.mark.slow  # half a minute
 @pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_compiler_takes_the_whole_step_as_one(monkeypatch):
-    """A graph break would leave parts of the step to Python, which a kernel cannot be fused over."""
+    """A graph break would leave parts of the step to Python, and more kernels to launch."""
     whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
     losses, models = [], []

@@ -1,9 +1,10 @@
 """Gradients of a training step: computed as usual, or replayed as a CUDA graph.
 
 A step of Collaborative Experts is several hundred small kernels, and launching them takes longer
-than running them. A CUDA graph records them once and launches them all together. Batches are copied
-to where the recorded kernels read; gradients appear where they write. The optimiser stays outside:
-it is a handful of launches, and its factors change with every step.
+than running them. A CUDA graph records them once and launches them all together. Batches, or where
+features are on the device the places they are gathered from, are copied to where the recorded
+kernels read; gradients appear where they write. The optimiser stays outside: it is a handful of
+launches, and its factors change with every step.
 """
 
 import logging
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+from utils.batches import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ def gradients_of(
 def plain_gradients(step: Step, optimizer: Optimizer, batch: tuple[Any, ...]) -> torch.Tensor:
     """Compute the gradients of a batch operation by operation."""
     optimizer.zero_grad(set_to_none=True)
-    loss = step(*batch)
+    loss = step(*gathered(batch))
     loss.backward()
     return loss.detach()
 

@@ -63,8 +63,9 @@ class SharedData(Protocol):
         device: torch.device,
         rank: int,
         world_size: int,
+        planned: bool,
     ) -> Iterator[Batch]:
-        """Yield the share of a process of each batch of an epoch."""
+        """Yield the share of a process of each batch of an epoch, if possible a PlannedBatch."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Epochs:
             device=device,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
+            planned=device.type == "cuda",
         )
         return itertools.islice(batches, self.batches_per_epoch - first_batch)
 

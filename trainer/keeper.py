@@ -41,6 +41,7 @@ class Keeper:
         self.writes = writes
         self._waiting: Snapshot | None = None  # a best state not yet on disk
         self._saved: tuple[int, int] | None = None  # epoch and batch of the last state on disk
+        self._behind = False  # whether an epoch has ended since
         self._saved_at = time.monotonic()
 
     def is_due(self) -> bool:
@@ -56,7 +57,10 @@ class Keeper:
             and progress.epoch % settings.save_period == 0
             and progress.epoch >= settings.skip_first_n_saves
         )
-        if progress.epoch % settings.save_every_epochs and not periodic:
+        paused = time.monotonic() - self._saved_at >= settings.save_pause
+        due = progress.epoch % settings.save_every_epochs == 0 and paused
+        if not due and not periodic:
+            self._behind = True
             if improved and self.writes:
                 self._waiting = self._best_snapshot().copied()
             return
@@ -71,13 +75,12 @@ class Keeper:
         if self.writes and (self._waiting is not None or self._saved != here):
             self._write(periodic=periodic)
         self._saved = here
+        self._behind = False
         self._saved_at = time.monotonic()
 
     def finish(self) -> None:
         """Make sure that the end of the training is on disk."""
-        if self._waiting is not None or self.training.progress.epoch % (
-            self.settings.save_every_epochs
-        ):
+        if self._waiting is not None or self._behind:
             self.save_now()
 
     def _write(self, *, periodic: bool) -> None:

@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 READ_LOSSES_EVERY = 50  # steps between looks at the device, each of which waits for it
 
 Batch = tuple[Any, ...]
-"""The arguments of a step: text, experts, available, and the numbers of the clips."""
+"""The arguments of a step: text, experts, available, and the numbers of the clips; or how and where
+they are gathered, a PlannedBatch.
+"""
 
 
 class TrainData(Protocol):

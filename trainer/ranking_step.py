@@ -80,6 +80,11 @@ class CompiledStep(nn.Module):
         self._fast = torch.compile(step, dynamic=False)
         self._failed = False
 
+    @property
+    def works(self) -> bool:
+        """Whether compiling has not failed."""
+        return not self._failed
+
     def forward(
         self,
         text: torch.Tensor,

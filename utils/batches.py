@@ -29,6 +29,20 @@ class Frames(NamedTuple):
     """
 
 
+class PlannedBatch(NamedTuple):
+    """A batch that is still to be gathered, on the device that holds the features."""
+
+    gather: Callable[..., tuple[Any, ...]]
+    """Makes the batch of the places; it waits for nothing, so that it can be recorded."""
+    places: tuple[torch.Tensor, ...]
+    """(B,) each, on the device: of its clips, say, and of their captions."""
+
+
+def gathered(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a batch as it is, a planned one gathered."""
+    return batch.gather(*batch.places) if isinstance(batch, PlannedBatch) else batch
+
+
 @dataclass(frozen=True)
 class BatchNeeds:
     """The form in which a model takes its batches; a data set delivers it."""

@@ -32,7 +32,7 @@ from trainer.evaluator import EvaluationData, evaluate
 from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
-from trainer.ranking_step import Precision, RankingStep, build_step
+from trainer.ranking_step import CompiledStep, Precision, RankingStep, build_step
 from trainer.training import Training
 from utils.batches import Frames
 from utils.config import Config, load_config
@@ -51,6 +51,15 @@ MMT_WIDTHS = {"audio": 128, "vggsound": 512}
 WARM_UP = 12
 CPU = torch.device("cpu")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+WAYS: dict[str, dict[str, object]] = {
+    "fp32, graphs": {"precision": "fp32"},
+    "tf32, graphs": {"precision": "tf32"},
+    "tf32, compiled, graphs": {"precision": "tf32", "compile": True},
+    "bf16, graphs": {"precision": "bf16"},
+    "bf16, compiled, graphs": {"precision": "bf16", "compile": True},
+    "fp32": {"precision": "fp32", "cuda_graphs": False},
+}
+"""Keys of the trainer; the last one is what torch does by itself."""
 
 Finding = tuple[str, Any]
 Section = Callable[["Bench"], Iterator[Finding]]
@@ -109,6 +118,11 @@ class Trained:
     def is_replayed(self) -> bool:
         """Whether the steps are replayed as a graph by now."""
         return bool(getattr(self.gradients, "is_recorded", False))
+
+    def how(self) -> dict[str, bool]:
+        """Return whether the steps are replayed, and whether compiled where that was asked for."""
+        compiled = {"compiled": self.step.works} if isinstance(self.step, CompiledStep) else {}
+        return {"replayed": self.is_replayed, **compiled}
 
 
 def train_on(bench: Bench, config: Config, data: MadeUpClips) -> Trained:
@@ -196,7 +210,10 @@ def agreement(bench: Bench) -> Iterator[Finding]:
         "fp32 graphs": {"precision": "fp32", "cuda_graphs": True},
         "tf32 graphs": {"precision": "tf32", "cuda_graphs": True},
         "bf16 graphs": {"precision": "bf16", "cuda_graphs": True},
+        "fp32 compiled graphs": {"precision": "fp32", "compile": True},
     }
+    if bench.device.type != "cuda":
+        del kinds["fp32 compiled graphs"]  # it would need a C++ compiler
     expected, twin = _losses(bench, bench.config({"precision": "fp32"}), CPU)
     yield "losses on the CPU", expected
     for name, keys in kinds.items():
@@ -229,40 +246,36 @@ def _losses(
 
 
 def steps(bench: Bench) -> Iterator[Finding]:
-    """Time steps of every precision, with and without graphs, and the parts of one."""
+    """Time steps each way, and the parts of one."""
     for experts in (2, 4):
         data = MadeUpClips(
             bench.config(experts=experts), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device
         )
-        for precision, graphs in itertools.product(PRECISIONS, (False, True)):
-            name = f"{experts} experts, {precision}{', graphs' if graphs else ''}"
-            keys = {"precision": precision, "cuda_graphs": graphs}
+        for way in _ways(bench):
+            name = f"{experts} experts, {way}"
             with _kept_going() as problem:
-                trained = train_on(bench, bench.config(keys, experts=experts), data)
-                yield name, {**_time_steps(bench, trained), "replayed": trained.is_replayed}
+                started = time.perf_counter()
+                trained = train_on(bench, bench.config(WAYS[way], experts=experts), data)
+                trained.take()
+                bench.wait()
+                first = round(time.perf_counter() - started, 2)
+                figures = _time_steps(bench, trained)
+                yield name, {**figures, "first step s": first, **trained.how()}
             if problem:
                 yield name, {"failed": problem[0]}
         del data
 
 
-def compiled(bench: Bench) -> Iterator[Finding]:
-    """Time steps that torch.compile has rewritten, replayed as graphs."""
-    data = MadeUpClips(bench.config(), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device)
-    for precision in ("tf32", "bf16"):
-        started = time.perf_counter()
-        trained = train_on(bench, bench.config({"precision": precision, "compile": True}), data)
-        trained.take()
-        bench.wait()
-        yield f"{precision}: seconds of compiling", time.perf_counter() - started
-        figures = _time_steps(bench, trained)
-        yield f"{precision}, compiled, graphs", {**figures, "replayed": trained.is_replayed}
+def _ways(bench: Bench) -> list[str]:
+    """Return the names of WAYS; on the CPU those that need no compiler of C++."""
+    return [way for way in WAYS if bench.device.type == "cuda" or "compile" not in WAYS[way]]
 
 
 def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
     """Return milliseconds: of a step, of the host alone for it, and of each part waited for."""
     for _ in range(bench.amount(WARM_UP, 5)):
         trained.take()
-    count = bench.amount(100, 3)
+    count = bench.amount(100 if trained.is_replayed else 20, 3)
     rounds = []
     for _ in range(3):
         bench.wait()
@@ -277,7 +290,7 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
         trained.take()
     host = (time.perf_counter() - started) / few
     parts: dict[str, list[float]] = {"batch": [], "gradients": [], "optimiser": []}
-    for _ in range(bench.amount(40, 3)):
+    for _ in range(bench.amount(20, 3)):
         bench.wait()
         marks = [time.perf_counter()]
         batch = next(trained.batches)
@@ -300,7 +313,7 @@ def mmt(bench: Bench) -> Iterator[Finding]:
         yield "skipped", str(error)
         return
     batch = _mmt_batch(bench)
-    for precision, graphs in itertools.product(PRECISIONS, (False, True)):
+    for precision, graphs in (("fp32", False), *itertools.product(PRECISIONS, (True,))):
         name = f"{precision}{', graphs' if graphs else ''}"
         with _kept_going() as problem:
             set_precision(precision)
@@ -347,9 +360,10 @@ def _mmt_batch(bench: Bench) -> Batch:
 def profile(bench: Bench) -> Iterator[Finding]:
     """Count the kernels of a step and find how long the device has nothing to do."""
     data = MadeUpClips(bench.config(), bench.amount(HELD_CLIPS, 64), seed=1, device=bench.device)
-    for precision, graphs in (("fp32", False), ("fp32", True), ("tf32", True), ("bf16", True)):
-        name = f"{precision}{', graphs' if graphs else ''}"
-        config = bench.config({"precision": precision, "cuda_graphs": graphs})
+    for name in _ways(bench):
+        if name == "fp32":
+            continue  # as many kernels as with graphs
+        config = bench.config(WAYS[name])
         with _kept_going() as problem:
             trained = train_on(bench, config, data)
             for _ in range(bench.amount(WARM_UP, 5)):
@@ -433,15 +447,11 @@ def training(bench: Bench) -> Iterator[Finding]:
     ).evaluation()
     bench.wait()
     yield "seconds of making the clips", time.perf_counter() - started
-    runs: dict[str, dict[str, object]] = {
-        "fp32": {},
-        "fp32, state saved at the end": {"save_every_epochs": epochs},
-        "tf32, state saved at the end": {"precision": "tf32", "save_every_epochs": epochs},
-        "bf16, state saved at the end": {"precision": "bf16", "save_every_epochs": epochs},
-    }
-    for name, keys in runs.items():
+    for name in _ways(bench):
+        if "cuda_graphs" in WAYS[name]:
+            continue  # minutes
         with _kept_going() as problem:
-            own = bench.config({"epochs": epochs, "save_period": epochs, **keys})
+            own = bench.config({"epochs": epochs, "save_period": epochs, **WAYS[name]})
             yield name, _train(bench, own, data, validation, test)
         if problem:
             yield name, {"failed": problem[0]}
@@ -545,15 +555,14 @@ def _kept_going() -> Iterator[list[str]]:
 
 
 SECTIONS: Mapping[str, tuple[Section, int]] = {
-    "machine": (machine, 60),
+    "machine": (machine, 30),
     "tests": (tests, 90),
     "agreement": (agreement, 60),
-    "steps": (steps, 75),
-    "profile": (profile, 60),
     "training": (training, 150),
-    "evaluation": (evaluation, 60),
-    "mmt": (mmt, 75),
-    "compiled": (compiled, 150),
+    "steps": (steps, 75),
+    "evaluation": (evaluation, 40),
+    "mmt": (mmt, 40),
+    "profile": (profile, 40),
 }
 """Each section with the seconds it may take."""
 

@@ -17,6 +17,7 @@ from data_loader.split import SplitCaptions, SplitExpert
 from data_loader.store import PackedFeatures, PackedText
 from misc.benchmarking.made_up_data import TOKENS, WORDS
 from trainer.evaluator import EvaluationData
+from utils.batches import PlannedBatch
 from utils.config import Config
 
 TOPIC = 64
@@ -91,15 +92,18 @@ class MadeUpClips:
 
     def epoch(
         self, epoch: int, seed: int, *, first_batch: int = 0, device: torch.device | None = None
-    ) -> Iterator[TrainingBatch]:
-        """Yield the batches of an epoch."""
+    ) -> Iterator[PlannedBatch]:
+        """Yield the batches of an epoch, to be gathered as they are used."""
         plan = self._plan(epoch, seed)
         clips = torch.from_numpy(plan.order).to(self.device)
         captions = torch.from_numpy(plan.order * self._captions + plan.picks).to(self.device)
         for number in range(first_batch, len(plan)):
             share = plan.share(number)
-            text = self._tensors.text(self._tensors.words(captions[share]))[:, None]
-            yield text, *self._tensors.experts(clips[share]), clips[share]
+            yield PlannedBatch(self._gather, (clips[share], captions[share]))
+
+    def _gather(self, clips: torch.Tensor, captions: torch.Tensor) -> TrainingBatch:
+        text = self._tensors.text(self._tensors.words(captions))[:, None]
+        return text, *self._tensors.experts(clips), clips
 
     def evaluation(self) -> EvaluationData:
         """Return all clips with all their captions."""

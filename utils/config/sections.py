@@ -186,6 +186,9 @@ class TrainerConfig:
     )
     finetune_optimizer: Annotated[bool, "take the optimiser's state from there too"] = False
     save_every_epochs: Annotated[int, at_least(1), "epochs between exact states"] = 1
+    save_pause: Annotated[
+        float, at_least(0), "seconds that pass between exact states after short epochs; 0: none"
+    ] = 20.0
     save_every_minutes: Annotated[
         float, "minutes between exact states within an epoch; 0: none"
     ] = 10.0
