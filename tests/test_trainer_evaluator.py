@@ -8,6 +8,7 @@ import torch
 
 import trainer.evaluator
 from model import build_model
+from model.device_ranks import ranks_on_device
 from model.metric import t2v_metrics, v2t_metrics
 from small_runs import CE
 from trainer.evaluator import EvaluationData, evaluate
@@ -68,6 +69,21 @@ def test_metrics_are_those_of_the_similarities(model, data):
     assert scored.metrics["v2t_metrics"] == v2t_metrics(scored.similarities, masks)
 
 
+def test_ranks_on_a_device_give_the_same_metrics(model, data, monkeypatch):
+    expected = evaluate(model, data, device=CPU)
+    asked = []
+
+    def ranks(sims, masks, wanted):
+        exists = torch.from_numpy(masks.reshape(-1).astype(bool))
+        asked.append(wanted)
+        of_captions, of_clips = ranks_on_device(sims, exists)
+        return of_captions[wanted.reshape(-1)], of_clips
+
+    monkeypatch.setattr(trainer.evaluator, "_ranks", ranks)
+    assert evaluate(model, data, device=CPU).metrics == expected.metrics
+    assert len(asked) == 1
+
+
 def test_existing_captions_alone_are_given_away(model, data):
     scored = evaluate(model, data, device=CPU)
     exists = data.query_masks.numpy().reshape(-1).astype(bool)
@@ -97,7 +113,7 @@ def test_frames_are_cut_and_moved_as_a_whole(model, data, monkeypatch):
     plain = evaluate(model, data, device=CPU)
     np.testing.assert_allclose(scored.similarities, plain.similarities, atol=1e-6)
     parts = [experts["audio"] for experts in seen[:3]]
-    assert [len(part.maximum) for part in parts] == [4, 4, 1]
+    assert [len(part.pooled) for part in parts] == [4, 4, 1]
     for joined, field in zip(zip(*parts, strict=True), frames, strict=True):
         assert torch.equal(torch.cat(joined), field)
 

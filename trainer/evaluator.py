@@ -1,5 +1,6 @@
 """The one evaluator: embed clips once, captions in chunks, rank everything."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from model import RetrievalModel, Rows
+from model.device_ranks import ranks_on_device
 from model.metric import summarise, t2v_ranks, v2t_ranks
 from trainer.distributed import ALONE, Processes, gather_rows
 from utils.batches import Experts, Features, Frames
@@ -14,6 +16,7 @@ from utils.errors import DataError
 
 CLIPS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 256
+PASSES = 4  # arrays of all scores that are held at a time, on a GPU
 
 
 @dataclass(frozen=True)
@@ -67,29 +70,48 @@ def evaluate(
     held = {len(data.text), len(data.query_masks), *map(len, data.available.values())}
     if held != {len(data.clips)}:
         raise DataError(f"the split lists {len(data.clips)} clips, the data is of {sorted(held)}")
-    scores, weights = _scored(model, data, device=device, processes=processes)
-    sims = scores.numpy()
+    sims, weights = _scored(model, data, device=device, processes=processes)
     masks = data.query_masks.cpu().numpy()
     if len(sims) == len(data.clips):  # captions were averaged into one query a clip
         masks = masks.max(axis=1, keepdims=True)
-    if not np.isfinite(sims).all():
-        query, clip = np.argwhere(~np.isfinite(sims))[0]
-        owner = data.clips[query // (len(sims) // len(data.clips))]
-        raise DataError(
-            f"the similarity of a caption of clip {owner!r} and clip {data.clips[clip]!r} is "
-            f"{sims[query, clip]}; check the features of both clips and the weights"
-        )
+    _refuse_not_finite(sims, data.clips)
     chosen = _chosen(data.clips, only)
     asked = masks.astype(bool) & chosen[:, None]
-    # every caption is ranked among all clips, but every clip among all existing captions
-    text_to_audio = t2v_ranks(sims, asked)
-    audio_to_text = v2t_ranks(sims, masks)[chosen]
+    of_captions, of_clips = _ranks(sims, masks, asked)
     return Evaluation(
-        sims,
+        sims.cpu().numpy(),
         masks,
-        {"t2v_metrics": summarise(text_to_audio), "v2t_metrics": summarise(audio_to_text)},
+        {"t2v_metrics": summarise(of_captions), "v2t_metrics": summarise(of_clips[chosen])},
         weights,
     )
+
+
+def _refuse_not_finite(sims: torch.Tensor, clips: Sequence[str]) -> None:
+    """Raise DataError naming the first caption and clip whose similarity is not finite."""
+    finite = torch.isfinite(sims)
+    if finite.all():
+        return
+    query, clip = (~finite).nonzero()[0].tolist()
+    owner = clips[query // (len(sims) // len(clips))]
+    raise DataError(
+        f"the similarity of a caption of clip {owner!r} and clip {clips[clip]!r} is "
+        f"{sims[query, clip].item()}; check the features of both clips and the weights"
+    )
+
+
+def _ranks(
+    sims: torch.Tensor, masks: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank captions that are asked for among all clips, all clips among all existing captions.
+
+    sims (Q, V), masks and asked (V, K) -> rank0 of the captions asked for, rank0 (V,) of clips.
+    """
+    if sims.device.type == "cpu":
+        numbers = sims.numpy()
+        return t2v_ranks(numbers, asked), v2t_ranks(numbers, masks)
+    exists = torch.from_numpy(masks.reshape(-1).astype(bool)).to(sims.device)
+    of_captions, of_clips = ranks_on_device(sims, exists)
+    return of_captions[asked.reshape(-1)], of_clips
 
 
 def similarities(
@@ -100,14 +122,16 @@ def similarities(
     processes: Processes = ALONE,
 ) -> torch.Tensor:
     """Return the similarities (V*K, V), (V, V) in mode "avg", on the host."""
-    return _scored(model, data, device=device, processes=processes)[0]
+    return _scored(model, data, device=device, processes=processes)[0].cpu()
 
 
 @torch.inference_mode()
 def _scored(
     model: RetrievalModel, data: EvaluationData, *, device: torch.device, processes: Processes
 ) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Return the similarities, and the weights of the experts (V*K,) or (V,), on the host.
+    """Return the similarities, and the weights of the experts (V*K,) or (V,).
+
+    The similarities stay on a GPU that has room for them, and come to the host from another.
 
     Each clip and each caption is embedded once, with the model in evaluation mode.
     """
@@ -116,19 +140,27 @@ def _scored(
     try:
         own = _encode_clips(model, data, device, processes.share(len(data.clips)))
         clips = gather_rows(own, processes.share_sizes(len(data.clips)))
+        stay = _fit(device, math.prod(data.text.shape[:2]) * len(data.text))
         rows = []
         weights: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)
             captions = model.encode_captions(words)
-            sims = model.score(captions, clips)
-            rows.append(model.merge_captions(sims, words.shape[1]).float().cpu())
+            sims = model.merge_captions(model.score(captions, clips), words.shape[1]).float()
+            rows.append(sims if stay else sims.cpu())
             for name, weight in model.expert_weights(captions).items():
                 merged = model.merge_captions(weight[:, None], words.shape[1])[:, 0]
                 weights.setdefault(name, []).append(merged.float().cpu())
         return torch.cat(rows), {name: torch.cat(of).numpy() for name, of in weights.items()}
     finally:
         model.train(was_training)
+
+
+def _fit(device: torch.device, scores: int) -> bool:
+    """Whether a GPU has room for so many scores, for joining their parts, and for ranking them."""
+    if device.type != "cuda":
+        return False
+    return PASSES * torch.float32.itemsize * scores <= torch.cuda.mem_get_info(device)[0]
 
 
 def _encode_clips(
