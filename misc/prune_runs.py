@@ -17,8 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from trainer.checkpoint import previous_of
-from trainer.keeper import LAST
+from trainer.keeper import exact_states
 from trainer.runs import Run, newest_runs
 from utils.errors import UsageError, run_main
 
@@ -43,8 +42,7 @@ def removable(run: Run) -> list[Path]:
         if run.result(seed) is None:
             continue
         folder = run.folder(seed)
-        last = folder / LAST
-        found += [path for path in (last, previous_of(last)) if path.is_file()]
+        found += exact_states(folder)
         found += sorted(folder.glob("checkpoint-epoch*.pth"))
     return found
 

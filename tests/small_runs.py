@@ -35,6 +35,7 @@ SMALL = {
     "trainer.epochs": 3,
     "trainer.tensorboard": False,
     "trainer.save_pause": 0.0,
+    "trainer.include_optim_in_ckpts": True,
 }
 
 

@@ -226,6 +226,8 @@ def test_fine_tuning_starts_from_audiocaps_with_its_optimiser(form):
     assert config.trainer.start_from == f"audiocaps-train-vggish-vggsound{form}"
     assert config.trainer.finetune_optimizer
     assert f"audiocaps/train-vggish-vggsound{form}" in PUBLISHED
+    assert load(f"audiocaps/train-vggish-vggsound{form}").trainer.include_optim_in_ckpts
+    assert not config.trainer.include_optim_in_ckpts  # nothing starts from this one
     for experiment in EVERY:
         if "finetuned" not in experiment:
             assert load(experiment).trainer.start_from is None

@@ -123,6 +123,16 @@ def test_the_best_epoch_is_kept_with_its_own_optimiser(trained):
     assert checkpoint.config == trained.config
 
 
+def test_a_finished_run_keeps_as_little_as_asked(place):
+    """The weights alone, without what they would be trained on with; the results stay too."""
+    changes = {"trainer.keep_last": False, "trainer.include_optim_in_ckpts": False}
+    run = place.train("--config", place.config(changes | {"trainer.save_pause": 20.0}))
+    kept = {path.name for path in run.models.iterdir() if path.suffix == ".pth"}
+    assert kept == {"trained_model.pth"}
+    assert load_checkpoint(run.trained_model).optimizer is None
+    assert run.results["seeds"]
+
+
 def test_several_seeds_load_the_data_once(place, capsys, monkeypatch):
     opened = []
     load_splits = train.load_splits

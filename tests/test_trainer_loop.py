@@ -32,6 +32,7 @@ SMALL = {
     "data_loader.args.max_tokens.audio": 2,
 }
 METRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
+EVERY_EPOCH = {"save_pause": 0.0, "include_optim_in_ckpts": True}
 CPU = torch.device("cpu")
 
 
@@ -78,7 +79,7 @@ class Runner:
 
     def fit(self, training=None, **settings):
         training = training or self.new()
-        settings = {"epochs": 4, "save_every_minutes": 0.0, "save_pause": 0.0, **settings}
+        settings = {"epochs": 4, "save_every_minutes": 0.0, **EVERY_EPOCH, **settings}
         task = Fit(
             self.data,
             None,

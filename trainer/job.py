@@ -22,7 +22,7 @@ from trainer.checkpoint import (
 from trainer.device import describe
 from trainer.distributed import Processes
 from trainer.evaluator import Evaluation, EvaluationData, evaluate
-from trainer.keeper import BEST, LAST
+from trainer.keeper import BEST, LAST, exact_states
 from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
@@ -149,6 +149,9 @@ def train_seeds(
                 continue
             if job.processes.is_writer:
                 job.run.save_result(seed, reached, epochs)
+                if not job.config.trainer.keep_last:
+                    for state in exact_states(job.run.folder(seed)):
+                        state.unlink()
         seeds[str(seed)] = reached
     if failures:
         lines = "\n".join(f"  {failure}" for failure in failures)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.checkpoint import Snapshot, share_file
+from trainer.checkpoint import Snapshot, previous_of, share_file
 from utils.config import TrainerConfig
 
 if TYPE_CHECKING:
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 LAST = "last.pth"
 BEST = "trained_model.pth"
 PERIODIC_KEPT = 3
+
+
+def exact_states(folder: Path) -> list[Path]:
+    """Return the files of a seed that serve to continue it alone, without periodic checkpoints."""
+    last = folder / LAST
+    return [path for path in (last, previous_of(last)) if path.is_file()]
 
 
 class Keeper:

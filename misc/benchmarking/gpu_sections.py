@@ -236,7 +236,7 @@ def agreement(bench: Bench) -> Iterator[Finding]:
 def _furthest_gradients(bench: Bench) -> dict[str, float]:
     """Return the largest relative differences of compiled gradients, by their parameters.
 
-    Those of biases before a batch norm are rounding alone, and are compared with the largest of all.
+    Those of biases before a batch norm are rounding alone: compared with the largest of all.
     """
     found: list[dict[str, torch.Tensor]] = []
     for compiled in (False, True):

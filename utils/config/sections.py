@@ -185,6 +185,7 @@ class TrainerConfig:
         None
     )
     finetune_optimizer: Annotated[bool, "take the optimiser's state from there too"] = False
+    keep_last: Annotated[bool, "false: a finished seed drops its exact states"] = True
     save_every_epochs: Annotated[int, at_least(1), "epochs between exact states"] = 1
     save_pause: Annotated[
         float, at_least(0), "seconds that pass between exact states after short epochs; 0: none"
