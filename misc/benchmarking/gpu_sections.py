@@ -245,7 +245,8 @@ def _furthest_gradients(bench: Bench) -> dict[str, float]:
         trained = train_on(bench, config, data)
         trained.gradients(next(trained.batches))
         model = getattr(trained.step, "step", trained.step)
-        found.append({name: one.grad.clone() for name, one in model.named_parameters()})
+        named = model.named_parameters()
+        found.append({name: one.grad.clone() for name, one in named if one.grad is not None})
     least = 1e-3 * max(float(one.abs().max()) for one in found[0].values())
     apart = {
         name: float((found[1][name] - one).abs().max() / one.abs().max().clamp(min=least))
