@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=list(FORMS), default="markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: the terminal")
     documents = parser.add_argument_group("tables of the documents")
-    documents.add_argument(
-        "--documents", action="store_true", help="write the tables of the pages"
-    )
+    documents.add_argument("--documents", action="store_true", help="write the tables of the pages")
     documents.add_argument("--add", type=Path, metavar="RESULTS", help="take in a results.json")
     documents.add_argument("--data", help="with --add: in words, which data it was measured on")
     documents.add_argument("--command", help="with --add: the command that measured it")
