@@ -28,7 +28,13 @@ def plain_unit_residuals(
 def unit_residuals(
     tokens: torch.Tensor, shares: torch.Tensor, clusters2: torch.Tensor
 ) -> torch.Tensor:
-    """Return the same in one step: (B, N, D), (B, N, C), (1, D, C) -> (B, D, C)."""
+    """Return the same in one step: (B, N, D), (B, N, C), (1, D, C) -> (B, D, C).
+
+    A compiler gets the plain formula: traced by torch 2.11 on a GPU, the step below passed no
+    gradient back.
+    """
+    if torch.compiler.is_compiling():
+        return plain_unit_residuals(tokens, shares, clusters2)
     return _UnitResiduals.apply(tokens, shares, clusters2)
 
 
