@@ -7,8 +7,10 @@ F statistics of a clip, over all experts; other letters as in retrieval_model.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,39 +22,33 @@ from utils.batches import Available, Experts
 from utils.config import ExpertConfig, TextConfig
 from utils.kinds import above, at_least, between
 
+Ridge = Annotated[float, above(0), "weight of the ridge in the first epoch"]
+Factor = Annotated[float, at_least(1), "its factor from epoch to epoch; validation chooses"]
+Whitening = Annotated[
+    float, between(0, 1), "power of whitening of captions; 0: none, 1: equal variances"
+]
+Passes = Annotated[
+    int, at_least(1), "times that every clip is read, each time with a caption drawn anew"
+]
 
-class LinearAlignment(PreparedModel):
+
+class Alignment(PreparedModel):
     """Score a clip by the cosine of its mapped statistics and the caption's vector.
 
     Captions are mean words, centred and partly whitened over the training captions; the target of
-    a clip is its captions' vector. Every epoch solves for another weight of the ridge, the
-    smallest first; validation decides which one is kept.
+    a clip is its captions' vector.
     """
 
     def __init__(
-        self,
-        experts: Sequence[ExpertConfig],
-        text: TextConfig,
-        *,
-        ridge: Annotated[float, above(0), "weight of the ridge in the first epoch"] = 30.0,
-        ridge_factor: Annotated[
-            float, at_least(1), "its factor from epoch to epoch; validation chooses"
-        ] = 2.0,
-        whitening: Annotated[
-            float, between(0, 1), "power of whitening of captions; 0: none, 1: equal variances"
-        ] = 0.5,
-        passes: Annotated[
-            int, at_least(1), "times that every clip is read, each time with a caption drawn anew"
-        ] = 5,
+        self, experts: Sequence[ExpertConfig], text: TextConfig, *, whitening: float
     ) -> None:
         super().__init__()
-        self.ridge = ridge
-        self.ridge_factor = ridge_factor
-        self.passes = passes
         self.statistics = TokenStatistics(experts)
         self.captions = CaptionMeans(text.width, whitening)
-        self.map = nn.Parameter(torch.zeros(self.statistics.width, text.width))  # (F, D)
-        self._sums: Sums | None = None
+
+    @abstractmethod
+    def mapped(self, statistics: torch.Tensor) -> torch.Tensor:
+        """Map statistics of clips (B, F) to the space of captions (B, D)."""
 
     def encode_captions(self, text: torch.Tensor) -> Rows:
         """Embed captions (T, K, N, D) -> one row of unit length each, (T*K, D)."""
@@ -60,7 +56,7 @@ class LinearAlignment(PreparedModel):
 
     def encode_clips(self, experts: Experts, available: Available) -> Rows:
         """Embed clips -> one row of unit length each, (B, D)."""
-        return (F.normalize(self.statistics(experts, available) @ self.map, dim=1),)
+        return (F.normalize(self.mapped(self.statistics(experts, available)), dim=1),)
 
     def score(self, captions: Rows, clips: Rows) -> torch.Tensor:
         """Return the cosines (Q, B)."""
@@ -70,12 +66,41 @@ class LinearAlignment(PreparedModel):
         """Return captions or clips as one vector each, (n, D); inner products are `score`."""
         return rows[0]
 
+
+class LinearAlignment(Alignment):
+    """Map clips to captions by ridge regression, solved exactly.
+
+    Every epoch solves for another weight of the ridge, the smallest first; validation decides
+    which one is kept.
+    """
+
+    def __init__(
+        self,
+        experts: Sequence[ExpertConfig],
+        text: TextConfig,
+        *,
+        ridge: Ridge = 30.0,
+        ridge_factor: Factor = 2.0,
+        whitening: Whitening = 0.5,
+        passes: Passes = 5,
+    ) -> None:
+        super().__init__(experts, text, whitening=whitening)
+        self.ridge = ridge
+        self.ridge_factor = ridge_factor
+        self.passes = passes
+        self.map = nn.Parameter(torch.zeros(self.statistics.width, text.width))  # (F, D)
+        self._sums: Sums | None = None
+
+    def mapped(self, statistics: torch.Tensor) -> torch.Tensor:
+        """Map statistics of clips (B, F) -> (B, D)."""
+        return statistics @ self.map
+
     @torch.no_grad()
     def prepare(self, read: Reader, epoch: int) -> torch.Tensor:
         """Solve for the map with the ridge of this epoch; return the mean squared error."""
         if self._sums is None:
             standardise(self.statistics, self.captions, read, self.passes)
-            self._sums = Sums.of(self.statistics, self.captions, read, self.passes)
+            self._sums = sums_of(self.statistics, self.captions, read, self.passes)
         solution = self._sums.solve(self.ridge * self.ridge_factor ** (epoch - 1))
         self.map.copy_(solution)
         return self._sums.error(solution).float()
@@ -97,48 +122,61 @@ def standardise(
     captions.fit(*mean_and_covariance(torch.cat(words).double()))
 
 
+@dataclass(frozen=True)
 class Sums:
-    """Sums over training clips from which a ridge map is solved, in float64.
+    """Sums over training clips from which a map is solved, in float64.
 
-    Statistics x (F,) have mean 0, caption vectors y (D,) need not: for a map without intercept
-    it makes no difference. `gram` (F, F) sums x x', `cross` (F, D) x y', `energy` |y - mean|^2,
-    over `count` clips; several passes count as one.
+    Each clip is described by x (F,), of mean 0 or not, and a caption vector y (D,), here without
+    its mean. Several passes count as one.
     """
 
-    def __init__(
-        self, gram: torch.Tensor, cross: torch.Tensor, energy: torch.Tensor, count: float
-    ) -> None:
-        self.gram = gram
-        self.cross = cross
-        self.energy = energy
-        self.count = count
-
-    @classmethod
-    def of(
-        cls, statistics: TokenStatistics, captions: CaptionMeans, read: Reader, passes: int
-    ) -> Sums:
-        """Read every clip `passes` times and sum."""
-        gram: torch.Tensor | float = 0.0
-        cross: torch.Tensor | float = 0.0
-        targets = []
-        for number in range(1, passes + 1):
-            for text, experts, available, *_ in read(number):
-                x, y = statistics(experts, available).double(), captions(text).double()
-                gram = gram + x.T @ x
-                cross = cross + x.T @ y
-                targets.append(y)
-        y = torch.cat(targets)
-        energy = (y - y.mean(dim=0)).square().sum()
-        return cls(gram / passes, cross / passes, energy / passes, len(y) / passes)  # type: ignore[arg-type]
+    gram: torch.Tensor
+    """(F, F), the sum of x x'."""
+    cross: torch.Tensor
+    """(F, D), the sum of x y'."""
+    energy: torch.Tensor
+    """The sum of y'y."""
+    count: float
+    penalty: torch.Tensor
+    """(F, F), what the ridge multiplies."""
 
     def solve(self, ridge: float) -> torch.Tensor:
-        """Return the map (F, D) with the least squared error plus `ridge` times its square."""
-        # GPUs of consumers take long for float64, and Apple's have none: one small system a time
-        gram, cross = self.gram.cpu(), self.cross.cpu()
-        weighted = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-        return torch.linalg.solve(weighted, cross, left=True).to(self.gram.device)
+        """Return the map w (F, D) of least squared error plus `ridge` w' penalty w."""
+        # one small system a time: float64 is slow on most GPUs, and Apple's have none
+        weighted = self.gram.cpu() + ridge * self.penalty.cpu()
+        return torch.linalg.solve(weighted, self.cross.cpu()).to(self.gram.device)
 
     def error(self, solution: torch.Tensor) -> torch.Tensor:
-        """Return the mean over clips of |x' solution - y|^2, y without its mean."""
+        """Return the mean over clips of |w'x - y|^2."""
         explained = 2 * (solution * self.cross).sum() - (solution * (self.gram @ solution)).sum()
         return (self.energy - explained) / self.count
+
+
+def sums_of(
+    describe: Callable[[Experts, Available], torch.Tensor],
+    captions: CaptionMeans,
+    read: Reader,
+    passes: int,
+    penalty: torch.Tensor | None = None,
+) -> Sums:
+    """Read every clip `passes` times and sum; without a penalty it is the identity."""
+    gram: Any = 0.0
+    cross: Any = 0.0
+    total: Any = 0.0
+    targets = []
+    for number in range(1, passes + 1):
+        for text, experts, available, *_ in read(number):
+            x, y = describe(experts, available).double(), captions(text).double()
+            gram = gram + x.T @ x
+            cross = cross + x.T @ y
+            total = total + x.sum(dim=0)
+            targets.append(y)
+    y = torch.cat(targets)
+    mean = y.mean(dim=0)
+    return Sums(
+        gram / passes,
+        (cross - torch.outer(total, mean)) / passes,
+        (y - mean).square().sum() / passes,
+        len(y) / passes,
+        torch.eye(len(gram), dtype=torch.float64) if penalty is None else penalty,
+    )
