@@ -257,7 +257,7 @@ class Cosine(torch.optim.lr_scheduler.LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Return the rate of each group in this epoch."""
-        return [rate * self.share(self.last_epoch) for rate in self.base_lrs]
+        return [float(rate) * self.share(self.last_epoch) for rate in self.base_lrs]
 
     def share(self, epoch: int) -> float:
         """Return the share of the whole rate in an epoch (0, 1, ...)."""

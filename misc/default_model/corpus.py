@@ -98,7 +98,7 @@ def draw_pairs(
     listed: Sequence[Listed], folds: np.ndarray, count: int, draw: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Draw pairs of recordings of one fold with different phrases."""
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     while len(pairs) < count:
         first = int(draw.integers(len(listed)))
         second = int(draw.choice(np.flatnonzero(folds == folds[first])))
