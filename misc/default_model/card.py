@@ -25,6 +25,7 @@ def write_card(
     licences = Counter(one.licence for one in listed)
     counted = ", ".join(f"{count} {name}" for name, count in licences.most_common())
     phrases = len({one.phrase for one in listed})
+    used = best["mixtures"] or "none"
     rows = [
         f"| {'**' if one is best else ''}{one['form']}{'**' if one is best else ''} "
         f"| {one['mixtures']} | {one['R@1']} | {one['R@5']} | {one['R@10']} | {one['MedR']:g} |"
@@ -45,14 +46,14 @@ like any other, in files that ship with the project.
 
 * **Form**: linear alignment (`model/linear_alignment.py`): mean, maximum and standard deviation of
   the expert `aisfx`, standardised, mapped by ridge regression to MiniLM's sentence vectors.
-* **Data**: {len(listed)} recordings of {phrases} phrases ({counted}), and
-  {best["mixtures"]} mixtures of two of them ("x while y", seed {seed}). The recordings are not part
-  of the project.
+* **Data**: {len(listed)} recordings of {phrases} phrases ({counted}).
+  Mixtures of two of them ("x while y", seed {seed}) were tried; {used} are in it, as the scores
+  said. The recordings are not part of the project.
 * **Licences**: these weights are under the project's licence, the attributions go with them. The
   networks it needs keep theirs: aisfx (A. B. Ma and A. Lerch, ISMIR 2022) CC BY 4.0,
   all-MiniLM-L6-v2 Apache-2.0.
 * **Made by** `{COMMAND}`
-* **Limits**: English, short descriptions of single sounds and of two at once. Most recordings are
+* **Limits**: English, short descriptions of single sounds. Most recordings are
   sound effects: animals, weapons, doors, steps, weather, voices of creatures. Music, speech
   contents and long scenes were not trained on.
 
@@ -70,8 +71,9 @@ The form in bold was chosen by these very scores, so that its own are a little t
         for one in listed
     ]
     heading = (
-        "# Recordings that the default model was trained on\n\nAll were cut or mixed for training; "
-        "none is part of the project.\n\n| file | author | licence | source |\n|---|---|---|---|\n"
+        "# Recordings that the default model was trained on\n\nTheir statistics were "
+        "used; none is part of the project.\n\n"
+        "| file | author | licence | source |\n|---|---|---|---|\n"
     )
     write_text(folder / "ATTRIBUTION.md", heading + "\n".join(lines) + "\n")
 

@@ -17,7 +17,7 @@ from audio.reading import Wave, read
 from utils.errors import DataError
 
 COLUMNS = ("file", "phrase", "licence", "author", "source")
-FREE = re.compile(r"CC0|CC BY(?!-?(NC|ND|SA))", re.IGNORECASE)
+FREE = re.compile(r"CC0|CC BY(?![ -]?(NC|ND|SA))", re.IGNORECASE)
 """Licences that let a model be made and passed on, with attribution at most."""
 LOUDER = 6.0
 """Decibels by which one sound of a mixture may be louder than the other."""
