@@ -69,7 +69,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     published.add_argument("--root_url", default=ROOT_URL, help="fetch from a mirror")
     own = parser.add_argument_group("your own checkpoint")
     own.add_argument("--config", help="default: config.json beside the checkpoint")
-    own.add_argument("--resume", metavar="CKPT", help="the checkpoint to score")
+    own.add_argument(
+        "--resume",
+        metavar="CKPT",
+        nargs="+",
+        help="the checkpoint to score; several are an ensemble: the mean of their similarities",
+    )
     own.add_argument(
         "--per_class", metavar="IDS_FILE", help="only these clips, one a line, count as queries"
     )
@@ -96,6 +101,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                 raise UsageError(f"--{flag} belongs to one checkpoint; name it with --resume CKPT")
     elif args.experiment is not None or args.list:
         raise UsageError("--resume scores one checkpoint; leave --experiment and --list out")
+    elif len(args.resume) > 1 and args.config is not None:
+        raise UsageError("--config belongs to one checkpoint; each of several brings its own")
     if args.list and args.format != "text":
         raise UsageError("--format is for tables of scores; --list has none")
     return args
@@ -144,13 +151,13 @@ def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
 
 
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
-    """Score one checkpoint."""
-    from model import count_parameters
+    """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
+    import torch
+
     from results.graded import graded_results
     from results.published import compare, render
     from results.ranks import ranks_of, save_ranks
-    from trainer.checkpoint import load_checkpoint
-    from trainer.evaluator import evaluate
+    from trainer.evaluator import rank
     from trainer.runs import seed_of
 
     started = time.perf_counter()
@@ -158,18 +165,23 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     saved = Path(args.save_similarities) if args.save_similarities else None
     if saved and (saved.is_dir() or not saved.parent.is_dir()):
         raise UsageError(f"--save_similarities {saved}: expected a file path in an existing folder")
-    checkpoint = load_checkpoint(args.resume)
-    config = checkpoint_config(args, checkpoint)
-    model = load_model(config, checkpoint, device)
-    data = open_test_data(config)
-    refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
-    scored = evaluate(model, data.split, device=device, only=only)
+    alone = [score_alone(args, path, device) for path in args.resume]
+    first = alone[0]
+    for other in alone[1:]:
+        require_same_split(first, other)
+    sims = torch.stack([one.similarities for one in alone]).mean(dim=0)
+    scored = rank(sims, first.data.split, only, first.weights if len(alone) == 1 else None)
     if saved:
         save_similarities(scored, saved)
-    seed = seed_of(checkpoint.path)
-    reached: dict[str, Any] = {**scored.metrics, "best_epoch": checkpoint.epoch}
+    config, name, data = first.config, first.config.name, first.data
+    if len(alone) > 1:
+        name = f"{name}, mean of {len(alone)}"
+        asked = {**asked, "ensemble": [str(path) for path in args.resume]}
+    seed = seed_of(first.checkpoint.path)
+    reached: dict[str, Any] = {**scored.metrics, "best_epoch": first.checkpoint.epoch}
     seeds = {str(config.seed if seed is None else seed): reached}
-    comparison = compare(seeds, name=config.name, parameters=count_parameters(model))
+    parameters = sum(one.parameters for one in alone)
+    comparison = compare(seeds, name=name, parameters=parameters)
     ranks = ranks_of(scored, data.split.clips, captions=data.captions, only=only)
     more: dict[str, object] = {}
     if args.relevances:
@@ -180,6 +192,53 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     print(render([comparison], args.format), end="")
     logger.info("results: %s", folder / "results.json")
     return 0
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A checkpoint's similarities (Q, V) of its test split, and the weights of its experts."""
+
+    checkpoint: Checkpoint
+    config: Config
+    data: TestData
+    parameters: int
+    similarities: torch.Tensor
+    weights: Any
+
+
+def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Alone:
+    """Compute the similarities of one checkpoint."""
+    import torch
+
+    from model import count_parameters
+    from trainer.checkpoint import load_checkpoint
+    from trainer.evaluator import evaluate
+
+    checkpoint = load_checkpoint(path)
+    config = checkpoint_config(args, checkpoint)
+    model = load_model(config, checkpoint, device)
+    data = open_test_data(config)
+    refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
+    found = evaluate(model, data.split, device=device)
+    parameters = count_parameters(model)
+    return Alone(
+        checkpoint, config, data, parameters, torch.from_numpy(found.similarities), found.weights
+    )
+
+
+def require_same_split(first: Alone, other: Alone) -> None:
+    """Raise DataError unless two checkpoints were scored on the same clips and captions."""
+    ours, theirs = first.data.split, other.data.split
+    same = list(ours.clips) == list(theirs.clips) and bool(
+        (ours.query_masks.cpu().numpy() == theirs.query_masks.cpu().numpy()).all()
+        if ours.query_masks.shape == theirs.query_masks.shape
+        else False
+    )
+    if not same or first.similarities.shape != other.similarities.shape:
+        raise DataError(
+            f"{first.checkpoint.path} and {other.checkpoint.path} are evaluated on other clips or "
+            "captions; an ensemble needs one test split"
+        )
 
 
 def score_experiments(args: argparse.Namespace, device: torch.device) -> int:

@@ -8,6 +8,8 @@ from torch import nn
 
 from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
 from model.expert_mixture import ExpertMixture
+from model.kernel_alignment import KernelAlignment
+from model.linear_alignment import LinearAlignment
 from model.mmt_config import build_mmt
 from model.moee import (
     MixtureModel,
@@ -140,7 +142,12 @@ def build_cenet(
     )
 
 
-MODELS: dict[str, Callable[..., RetrievalModel]] = {"CENet": build_cenet, "MMT": build_mmt}
+MODELS: dict[str, Callable[..., RetrievalModel]] = {
+    "CENet": build_cenet,
+    "KernelAlignment": KernelAlignment,
+    "LinearAlignment": LinearAlignment,
+    "MMT": build_mmt,
+}
 """`arch.type` -> (experts, text, **arch.args) -> a model. Yours is a class and a line here."""
 
 

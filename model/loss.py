@@ -1,12 +1,22 @@
-"""Losses over a square matrix of similarities whose diagonal holds the matching pairs."""
+"""Losses over a square matrix of similarities whose diagonal holds the matching pairs.
 
+A loss whose `forward` takes `same` (B, B) of bool learns which pairs match besides: caption i
+describes clip j as well, because the captions are equal or the clip is the same one. The trainer
+finds them (trainer/ranking_step.py). Parameters of a loss are trained with those of the model.
+"""
+
+import math
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from utils.declared import Part
-from utils.kinds import above
+from utils.kinds import Range, above, between
+
+MOST_LOG_SCALE = math.log(100.0)
+"""As in CLIP: similarities are multiplied by 100 at most."""
 
 
 class MaxMarginRankingLoss(nn.Module):
@@ -38,30 +48,96 @@ class MaxMarginRankingLoss(nn.Module):
         return (costs * others).sum() / (2 * count * (count - 1))
 
 
-class InfoNCE(nn.Module):
-    """Symmetric cross-entropy of the matching pairs (van den Oord et al., 2018; CLIP).
+class SeveralPositivesLoss(nn.Module):
+    """The max-margin ranking loss in which captions may match several clips.
 
-    The mean over rows and columns of -log softmax(x / temperature) at the diagonal: the hardest
-    pairs weigh most, where the ranking loss weighs all that break the margin alike.
+    Pairs that match count among the negatives of none (Faghri et al., 2018, name the problem;
+    Chun et al., 2021, its size), and every matching pair is ranked before the others.
+    """
+
+    def __init__(self, margin: Annotated[float, above(0), "margin of the ranking"] = 0.2) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, sims: torch.Tensor, same: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean cost of a matching pair and a pair that shares its row or column."""
+        positive = _matching(sims, same)
+        worst = sims.masked_fill(~positive, torch.inf)
+        over_rows = torch.relu(self.margin + sims - worst.amin(dim=1, keepdim=True))
+        over_columns = torch.relu(self.margin + sims - worst.amin(dim=0, keepdim=True))
+        negatives = ~positive
+        return ((over_rows + over_columns) * negatives).sum() / (2 * negatives.sum()).clamp(min=1)
+
+
+class InfoNCE(nn.Module):
+    """Cross-entropy of each caption over all clips and of each clip over all captions.
+
+    van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018; the
+    learned temperature is that of CLIP (Radford et al., 2021). Pairs that match share the target
+    (Khosla et al., 2020); label smoothing gives a share of it to all (Szegedy et al., 2016).
     """
 
     def __init__(
-        self, temperature: Annotated[float, above(0), "of the softmax over a batch"] = 0.07
+        self,
+        temperature: Annotated[float, above(0), "what similarities are divided by at first"] = 0.07,
+        learned: Annotated[bool, "the temperature is trained too"] = False,
+        label_smoothing: Annotated[
+            float, between(0, 1, open_high=True), "share of the target that goes to all pairs"
+        ] = 0.0,
     ) -> None:
         super().__init__()
         self.temperature = temperature
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learned else None
+        self.label_smoothing = label_smoothing
 
-    def forward(self, sims: torch.Tensor) -> torch.Tensor:
+    def forward(self, sims: torch.Tensor, same: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of sims (B, B), a scalar."""
-        scaled = sims / self.temperature
-        by_caption = scaled.diagonal() - scaled.logsumexp(dim=1)
-        by_clip = scaled.diagonal() - scaled.logsumexp(dim=0)
-        return -(by_caption + by_clip).mean() / 2
+        if self.log_scale is None:
+            logits = sims / self.temperature
+        else:
+            logits = sims * self.log_scale.clamp(max=MOST_LOG_SCALE).exp()
+        target = _matching(sims, same).to(sims.dtype)
+        losses = [
+            F.cross_entropy(one, part / part.sum(1, True), label_smoothing=self.label_smoothing)
+            for one, part in ((logits, target), (logits.T, target.T))
+        ]
+        return (losses[0] + losses[1]) / 2
+
+
+class SigmoidLoss(nn.Module):
+    """Every pair by itself: does it match or not (Zhai et al., "Sigmoid Loss", 2023).
+
+    The sum over pairs of -log sigmoid(+-(scale * sim + bias)), divided by B; scale and bias are
+    trained.
+    """
+
+    def __init__(
+        self,
+        temperature: Annotated[float, above(0), "what similarities are divided by at first"] = 0.1,
+        bias: Annotated[float, Range(-math.inf), "of a pair at first"] = -10.0,
+    ) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(self, sims: torch.Tensor, same: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss of sims (B, B), a scalar."""
+        logits = sims * self.log_scale.clamp(max=MOST_LOG_SCALE).exp() + self.bias
+        signs = 2.0 * _matching(sims, same).to(sims.dtype) - 1.0
+        return -F.logsigmoid(signs * logits).sum() / len(sims)
+
+
+def _matching(sims: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
+    """Return which pairs match (B, B): the diagonal, and `same`."""
+    diagonal = torch.eye(len(sims), dtype=torch.bool, device=sims.device)
+    return diagonal if same is None else diagonal | same
 
 
 LOSSES: dict[str, type[nn.Module]] = {
     "MaxMarginRankingLoss": MaxMarginRankingLoss,
+    "SeveralPositivesLoss": SeveralPositivesLoss,
     "InfoNCE": InfoNCE,
+    "SigmoidLoss": SigmoidLoss,
 }
 
 

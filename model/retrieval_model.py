@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 Rows = tuple[torch.Tensor, ...]
 """Encoded captions or clips: the first dimension of every tensor counts them."""
+
+Reader = Callable[[int], Iterable[tuple[Any, ...]]]
+"""Pass (1, 2, ...) -> batches of every training clip, each with one of its captions, drawn anew.
+
+A batch is text, experts, available, and the numbers of its clips.
+"""
 
 SHOWN = 6  # keys named in a message
 
@@ -126,6 +132,17 @@ class RetrievalModel(nn.Module, ABC):
             }
         )
         self.load_state_dict({names[key]: value for key, value in given.items()})
+
+
+class PreparedModel(RetrievalModel):
+    """A model of which a part, or all, is computed from the training clips without gradient."""
+
+    @abstractmethod
+    def prepare(self, read: Reader, epoch: int) -> torch.Tensor | None:
+        """Compute what this epoch (1, 2, ...) begins with.
+
+        Returns the loss of the epoch where this was all of it: no step follows. None: steps do.
+        """
 
 
 def _refuse(problems: Mapping[str, list[str]]) -> None:

@@ -64,6 +64,9 @@ PUBLISHED = {
 """Experiment -> form, experts in order, trainable parameters."""
 
 OURS = {
+    "clotho/train-linear": ("linear", ["audio", "vggsound"]),
+    "recipes/clotho-best": ("kernel", ["audio", "vggsound"]),
+    "soundscenes/train-linear": ("linear", ["logmel", "modulation"]),
     "soundscenes/train-logmel-modulation": ("ce", ["logmel", "modulation"]),
     "soundscenes/train-logmel-modulation-moee": ("moee", ["logmel", "modulation"]),
     "soundscenes/train-only-logmel": ("ce_single", ["logmel"]),
@@ -98,6 +101,8 @@ def load(experiment, **settings):
 
 
 def form_of(config):
+    if config.arch.type.endswith("Alignment"):
+        return config.arch.type.removesuffix("Alignment").lower()
     args = config.arch.args
     return "ce" if args["use_ce"] else "ce_single" if args["mimic_ce_dims"] else "moee"
 

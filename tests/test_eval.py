@@ -81,6 +81,22 @@ def test_similarities_are_those_of_the_captions_that_exist(place, run, tmp_path)
             assert metrics[name] == pytest.approx(value, abs=1e-9)
 
 
+def test_several_checkpoints_are_scored_by_the_mean_of_their_similarities(place, run, tmp_path):
+    checkpoints = [run.models / f"seed-{seed}" / "trained_model.pth" for seed in (0, 3)]
+    each = []
+    for checkpoint in checkpoints:
+        place.evaluate("--resume", checkpoint, "--save_similarities", tmp_path / "one.npy")
+        each.append(np.load(tmp_path / "one.npy"))
+    file = tmp_path / "mean.npy"
+    results = place.evaluate("--resume", *checkpoints, "--save_similarities", file)
+    np.testing.assert_allclose(np.load(file), (each[0] + each[1]) / 2, atol=1e-7)
+    found = results["seeds"]["0"]["t2v_metrics"]
+    for name, value in t2v_metrics(np.load(file)).items():
+        assert found[name] == pytest.approx(value, abs=1e-9)
+    assert results["protocol"]["ensemble"] == [str(path) for path in checkpoints]
+    assert results["trainable_parameters"] == 2 * run.results["trainable_parameters"]
+
+
 def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
     checkpoint = run.models / "seed-0" / "trained_model.pth"
     file = tmp_path / "sims.npy"

@@ -10,7 +10,7 @@ import torch
 
 from golden import build_recorded_model, load_case, published_state
 from model.loss import MaxMarginRankingLoss
-from trainer.optimizer import OPTIMIZERS, RAdam, Ranger, build_optimizer, build_scheduler
+from trainer.optimizer import OPTIMIZERS, Cosine, RAdam, Ranger, build_optimizer, build_scheduler
 from utils.declared import Part
 
 
@@ -314,3 +314,15 @@ def test_repeats_the_published_training(name):
             scheduler.step()
     np.testing.assert_allclose(losses[:3], arrays["losses"][:3], rtol=0, atol=1e-6)
     np.testing.assert_allclose(losses, arrays["losses"], rtol=0, atol=1e-4)
+
+
+def test_the_cosine_rises_then_falls_to_nothing():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule, rates = Cosine(optimizer, epochs=6, warm_up=2), []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    half = 0.5**0.5
+    expected = [2 / 3, 4 / 3, 2, 1 + half, 1, 1 - half, 0]
+    assert rates == pytest.approx(expected)

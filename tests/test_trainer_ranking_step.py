@@ -225,3 +225,22 @@ class TestOnAGpu:
     def test_bfloat16_trains(self):
         losses, _ = train(config_of(precision="bf16"), 15, self.device)
         assert losses[-1] < losses[0] / 2
+
+
+class Seen(nn.Module):
+    """A loss that keeps which pairs match."""
+
+    def forward(self, sims, same):
+        self.same = same
+        return sims.sum()
+
+
+def test_captions_that_are_equal_or_of_one_clip_match():
+    config = config_of()
+    loss = Seen()
+    step = build_step(config, build_model(config), loss)
+    text, experts, available = draw_batch(clips=5)
+    text[3] = text[1]
+    step(text, experts, available, torch.tensor([7, 8, 9, 6, 7]))
+    found = {(i, j) for i, j in loss.same.nonzero().tolist() if i < j}
+    assert found == {(1, 3), (0, 4)}

@@ -163,6 +163,20 @@ def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> tuple[to
     )
 
 
+def gather_batch(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a batch whole, of which each process holds a share: text, {name: tensor}, ..."""
+    sizes = gather_sizes(len(batch[0]), batch[0].device)
+    return tuple(_gather_part(part, sizes) for part in batch)
+
+
+def _gather_part(part: Any, sizes: Sequence[int]) -> Any:  # noqa: ANN401
+    if isinstance(part, torch.Tensor):
+        return gather_rows((part,), sizes)[0]
+    if isinstance(part, dict):
+        return {name: _gather_part(one, sizes) for name, one in part.items()}
+    return type(part)(*gather_rows(part, sizes))  # Frames
+
+
 class _GatherRows(torch.autograd.Function):
     """Sum matrices in which each process has filled its own rows alone."""
 

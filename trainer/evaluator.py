@@ -71,6 +71,16 @@ def evaluate(
     if held != {len(data.clips)}:
         raise DataError(f"the split lists {len(data.clips)} clips, the data is of {sorted(held)}")
     sims, weights = _scored(model, data, device=device, processes=processes)
+    return rank(sims, data, only, weights)
+
+
+def rank(
+    sims: torch.Tensor,
+    data: EvaluationData,
+    only: Sequence[str] | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Evaluation:
+    """Rank similarities (V*K, V) or (V, V) of a split; errors as in `evaluate`."""
     masks = data.query_masks.cpu().numpy()
     if len(sims) == len(data.clips):  # captions were averaged into one query a clip
         masks = masks.max(axis=1, keepdims=True)
@@ -82,7 +92,7 @@ def evaluate(
         sims.cpu().numpy(),
         masks,
         {"t2v_metrics": summarise(of_captions), "v2t_metrics": summarise(of_clips[chosen])},
-        weights,
+        dict(weights or {}),
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from model import PreparedModel
 from trainer.cuda_graphs import Gradients, gradients_of
-from trainer.distributed import ALONE, Processes
+from trainer.distributed import ALONE, Processes, gather_batch
 from trainer.evaluator import EvaluationData, evaluate
 from trainer.keeper import LAST, Keeper
 from trainer.progress import Progress, Record
@@ -98,7 +99,8 @@ def fit(training: Training, task: Fit) -> None:
     with task.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
-            _train_one_epoch(training, gradients, task, keeper, bar)
+            if not _prepared(training, task):
+                _train_one_epoch(training, gradients, task, keeper, bar)
             record = _finish_epoch(training, time.perf_counter() - started)
             improved = False
             if _is_validated(progress.epoch, settings):
@@ -148,6 +150,26 @@ def flatten(split: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str,
         for task, values in metrics.items()
         for name, value in values.items()
     }
+
+
+def _prepared(training: Training, task: Fit) -> bool:
+    """Let the model compute what the epoch begins with; say whether that was all of the epoch.
+
+    All processes read all clips, and compute the same.
+    """
+    model, progress = training.model, training.progress
+    if not isinstance(model, PreparedModel) or progress.losses:
+        return False
+
+    def read(number: int) -> Iterator[Batch]:
+        batches = task.data.epoch(number, task.seed, first_batch=0, device=task.device)
+        return map(gather_batch, batches)
+
+    loss = model.prepare(read, progress.epoch + 1)
+    if loss is None:
+        return False
+    _read_losses([loss], progress)
+    return True
 
 
 def _train_one_epoch(

@@ -238,13 +238,45 @@ class StepLR(torch.optim.lr_scheduler.StepLR):
         super().__init__(optimizer, step_size, gamma)
 
 
+class Cosine(torch.optim.lr_scheduler.LRScheduler):
+    """Raise the rate over `warm_up` epochs, then let it fall to 0 by a cosine over `epochs`.
+
+    SGDR without restarts (Loshchilov and Hutter, 2017); warm-up by Goyal et al., 2017. Epoch n
+    (0, 1, ...) of the warm-up has the share (n + 1) / (warm_up + 1) of the rate.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        epochs: Annotated[int, at_least(1), "epochs until the rate is 0, those of the training"],
+        warm_up: Annotated[int, at_least(0), "epochs in which it rises"] = 0,
+    ) -> None:
+        self.epochs = epochs
+        self.warm_up = warm_up
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        """Return the rate of each group in this epoch."""
+        return [float(rate) * self.share(self.last_epoch) for rate in self.base_lrs]
+
+    def share(self, epoch: int) -> float:
+        """Return the share of the whole rate in an epoch (0, 1, ...)."""
+        if epoch < self.warm_up:
+            return (epoch + 1) / (self.warm_up + 1)
+        falling = max(1, self.epochs - self.warm_up)
+        return (1 + math.cos(math.pi * min(1.0, (epoch - self.warm_up) / falling))) / 2
+
+
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Ranger": Ranger,
     "RAdam": RAdam,
     "Adam": Adam,
     "AdamW": AdamW,
 }
-SCHEDULES: dict[str, type[torch.optim.lr_scheduler.LRScheduler]] = {"StepLR": StepLR}
+SCHEDULES: dict[str, type[torch.optim.lr_scheduler.LRScheduler]] = {
+    "StepLR": StepLR,
+    "Cosine": Cosine,
+}
 
 
 def build_optimizer(

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,10 @@ from utils.config import Config
 
 logger = logging.getLogger(__name__)
 
+FINGERS = 8
+ROUNDING = 1e-5
+"""Share of the greatest fingerprint by which those of equal captions may differ."""
+
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -23,8 +28,8 @@ class RankingStep(nn.Module):
     With several processes each embeds its share of the batch, which may be empty, and all compare
     the whole one.
     `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward, and the
-    numbers of the clips (B,) for a loss whose forward has an argument `ids`; output the loss, a
-    scalar.
+    numbers of the clips (B,) for a loss whose forward has an argument `ids`; one with an argument
+    `same` (B, B) receives which captions are equal or of the same clip. Output the loss, a scalar.
     """
 
     def __init__(
@@ -33,7 +38,9 @@ class RankingStep(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
-        self.takes_ids = "ids" in inspect.signature(loss.forward).parameters
+        taken = inspect.signature(loss.forward).parameters
+        self.takes_ids = "ids" in taken
+        self.takes_same = "same" in taken
         self.precision = precision
 
     def forward(
@@ -52,11 +59,34 @@ class RankingStep(nn.Module):
         captions = gather_rows(_exact(captions), [per_text * size for size in sizes])
         embedded = gather_rows(_exact(embedded), sizes)
         sims = self.model.merge_captions(self.model.score(captions, embedded), per_text)
+        if self.takes_same:
+            return self.loss(sims, same=self._same(text, clips, sizes))
         if not self.takes_ids:
             return self.loss(sims)
         if clips is None:
             raise TypeError(f"{type(self.loss).__name__} takes ids, which the batches lack")
         return self.loss(sims, ids=gather_rows((clips,), sizes)[0])
+
+    @staticmethod
+    def _same(text: torch.Tensor, clips: torch.Tensor | None, sizes: Sequence[int]) -> torch.Tensor:
+        """Return which pairs (B, B) of captions are equal, or of the same clip."""
+        prints = gather_rows((_fingerprints(text.flatten(1).float()),), sizes)[0]
+        apart = (prints[:, None] - prints).abs().amax(dim=2)
+        same = apart <= ROUNDING * prints.abs().amax()
+        if clips is None:
+            return same
+        numbers = gather_rows((clips,), sizes)[0]
+        return same | (numbers[:, None] == numbers)
+
+
+def _fingerprints(captions: torch.Tensor) -> torch.Tensor:
+    """Return a few sums of captions (B, X), by which equal ones are known: (B, FINGERS).
+
+    Sorting them would tell too, but has no fixed shape to record as a CUDA graph.
+    """
+    places = torch.arange(captions.shape[1], device=captions.device, dtype=torch.float32)
+    turns = torch.arange(1, FINGERS + 1, device=captions.device) ** 0.5
+    return captions @ torch.sin((places[:, None] + 1) * turns)
 
 
 def _exact(rows: Rows) -> Rows:

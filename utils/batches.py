@@ -71,9 +71,11 @@ def takes(needs: Callable[[Mapping[str, Any]], BatchNeeds]) -> Callable[[F], F]:
 
 
 def needs_of(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> BatchNeeds:
-    """Return the form of batches of the model that a builder makes of arguments."""
-    needs: Callable[[Mapping[str, Any]], BatchNeeds] | None = getattr(builder, "needs", None)
-    return BatchNeeds() if needs is None else needs(arguments)
+    """Return the form of batches of the model that a builder, or a class, makes of arguments."""
+    needs: Callable[[Mapping[str, Any]], BatchNeeds] | BatchNeeds = getattr(
+        builder, "needs", BatchNeeds()
+    )
+    return needs if isinstance(needs, BatchNeeds) else needs(arguments)
 
 
 Features = Union["torch.Tensor", Frames]
