@@ -315,8 +315,8 @@ def score_experiment(
     for seed in experiment.runs:
         try:
             folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
-            file, name = experiment.config_file(seed, data_dir), {"name": experiment.name}
-            config = load_config(file, name, data_dir=data_dir).for_evaluation()
+            file, named = experiment.config_file(seed, data_dir), {"name": experiment.name}
+            config = load_config(file, named, data_dir=data_dir).for_evaluation()
             key = repr((config.data, config.experts, config.text))
             if key not in opened:  # seeds share the data
                 opened[key] = open_test_data(config)
