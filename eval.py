@@ -64,7 +64,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     published = parser.add_argument_group("published experiments")
-    published.add_argument("--experiment", metavar="NAME", help="one of --list; default: all")
+    published.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="one of --list, default: all; NAME@GROUP chooses where two papers have the name, "
+        "which is the first one's by itself",
+    )
     published.add_argument("--list", action="store_true", help="show experiments and what is here")
     published.add_argument("--root_url", default=ROOT_URL, help="fetch from a mirror")
     own = parser.add_argument_group("your own checkpoint")
@@ -154,6 +159,7 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
     import torch
 
+    from results.content import queries_of
     from results.graded import graded_results
     from results.published import compare, render
     from results.ranks import ranks_of, save_ranks
@@ -181,7 +187,8 @@ def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     reached: dict[str, Any] = {**scored.metrics, "best_epoch": first.checkpoint.epoch}
     seeds = {str(config.seed if seed is None else seed): reached}
     parameters = sum(one.parameters for one in alone)
-    comparison = compare(seeds, name=name, parameters=parameters)
+    asks = queries_of(config)
+    comparison = compare(seeds, name=name, parameters=parameters, queries=asks)
     ranks = ranks_of(scored, data.split.clips, captions=data.captions, only=only)
     more: dict[str, object] = {}
     if args.relevances:
@@ -254,8 +261,8 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
             comparisons += [comparison] if comparison else []
             failures += failed
         except ProjectError as error:
-            failures.append(f"{experiment.name}: {error}")
-            logger.error("%s: %s", experiment.name, error)
+            failures.append(f"{experiment.key}: {error}")
+            logger.error("%s: %s", experiment.key, error)
     if comparisons:
         print(render(comparisons, args.format), end="")
         if len(chosen) > 1:
@@ -278,6 +285,12 @@ def require_features(experiment: Experiment, data_dir: Path) -> None:
         others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
         command = sync_command(experiment.dataset, data_dir)
         raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
+    vocabulary = config.needs.vocabulary
+    if vocabulary is not None and not Path(vocabulary).is_file():
+        raise DataError(
+            f"{vocabulary} is missing; put vocab.txt of bert-base-cased there, which the captions "
+            "are split into word pieces by"
+        )
 
 
 def score_experiment(
@@ -302,7 +315,8 @@ def score_experiment(
     for seed in experiment.runs:
         try:
             folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
-            config = load_config(folder / "config.json", data_dir=data_dir).for_evaluation()
+            file, named = experiment.config_file(seed, data_dir), {"name": experiment.name}
+            config = load_config(file, named, data_dir=data_dir).for_evaluation()
             key = repr((config.data, config.experts, config.text))
             if key not in opened:  # seeds share the data
                 opened[key] = open_test_data(config)
@@ -313,20 +327,25 @@ def score_experiment(
             ranks[str(seed)] = ranks_of(scored, data.split.clips, captions=data.captions)
         except ProjectError as error:
             failed.setdefault(str(error), []).append(seed)
-            logger.error("%s seed %d: %s", experiment.name, seed, error)
+            logger.error("%s seed %d: %s", experiment.key, seed, error)
             continue
         parameters = count_parameters(model)
         seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}
-        logger.info("scored %s seed %d", experiment.name, seed)
+        logger.info("scored %s seed %d", experiment.key, seed)
     failures = [
-        f"{experiment.name} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of))}: {reason}"
+        f"{experiment.key} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of))}: {reason}"
         for reason, of in failed.items()
     ]
     if config is None or not seeds:
         return None, failures
-    comparison = compare(seeds, name=experiment.name, parameters=parameters, experiment=experiment)
+    comparison = compare(
+        seeds,
+        name=experiment.key,
+        parameters=parameters,
+        experiment=experiment,
+    )
     data = next(iter(opened.values()))
-    folder = result_folder(args, experiment.name)
+    folder = result_folder(args, experiment.key)
     for name, ranked in ranks.items():
         save_ranks(folder / f"seed-{name}", ranked)
     write_results(folder, config, data, seeds, comparison, device, started, failures)
@@ -371,8 +390,10 @@ def write_results(
         device=describe(device),
         seconds=time.perf_counter() - started,
     )
-    content["protocol"] |= asked or {}
+    content["protocol"] |= {"queries": comparison.queries, **(asked or {})}
     content |= more or {}
+    if comparison.experiment:
+        content |= {"experiment": comparison.name, "paper": comparison.experiment.paper}
     if failures:
         content["failed"] = list(failures)
     write_json(folder / "results.json", content)
@@ -406,7 +427,8 @@ def show_list(data_dir: Path) -> int:
         missing = len(missing_files(config, config.data.split_name))
         features = f"{missing} files missing" if missing else "here"
         published = "" if experiment.published else "without a published row"
-        line = f"{experiment.name:<50} seeds here: {here:<8} features: {features:<17} {published}"
+        place = f"{experiment.key:<50} paper: {experiment.paper}  seeds here: {here:<8}"
+        line = f"{place} features: {features:<17} {published}"
         print(line.rstrip())
     return 0
 

@@ -181,7 +181,7 @@ def report(
     job: Job, seeds: dict[str, dict[str, Any]], identity: dict[str, Any], started: float
 ) -> None:
     """Write results.json and print the table."""
-    from results.content import results
+    from results.content import queries_of, results
     from results.published import compare, render
     from trainer.device import describe
     from trainer.job import parameters_of
@@ -206,7 +206,9 @@ def report(
         from results.report import write_page_of_training
 
         print(f"page:        {write_page_of_training(run.log, visualizer)}")
-    print(render([compare(seeds, name=job.config.name, parameters=parameters)]))
+    queries = queries_of(job.config)
+    compared = compare(seeds, name=job.config.name, parameters=parameters, queries=queries)
+    print(render([compared]))
     print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
 
 

@@ -9,13 +9,14 @@ from data_loader.audiocaps import AudioCaps
 from data_loader.base_dataset import BaseDataset, Sources
 from data_loader.clotho import CLOTHO
 from data_loader.queryd import QuerYD, QuerYDSegments
+from data_loader.sounddescs import SoundDescs
 from data_loader.soundscenes_dataset import SoundScenes
 from utils.config import Config
 from utils.errors import UsageError, nearest
 
 DATASETS: dict[str, type[BaseDataset]] = {
     layout.__name__: layout
-    for layout in (AudioCaps, CLOTHO, ActivityNet, QuerYD, QuerYDSegments, SoundScenes)
+    for layout in (AudioCaps, CLOTHO, ActivityNet, QuerYD, QuerYDSegments, SoundDescs, SoundScenes)
 }
 """Every data set by the name of its class. Yours is a file and a line here: configurations,
 misc/sync_experts.py and error messages follow from this table."""

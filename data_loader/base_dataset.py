@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -88,7 +89,12 @@ class BaseDataset:
         "test": "test_list.txt",
     }
     chosen_lists: ClassVar[tuple[str, ...]] = ()
-    """Those of training_file and testing_file that may name another list, as published."""
+    """Those of training_file and testing_file that may name another list, as published. With both,
+    a training list train_list_NN.txt brings the validation list of the same ending."""
+    lists_elsewhere: ClassVar[dict[str, str]] = {}
+    """Split lists that were published apart from the archive -> their sha256."""
+    one_caption: ClassVar[bool] = False
+    """Every clip has a single caption."""
     captions_file: ClassVar[str] = "raw-captions.pkl"
     text_folder: ClassVar[str] = "text_embeddings"
     expert_files: ClassVar[dict[str, str]] = {
@@ -98,6 +104,7 @@ class BaseDataset:
         "syncnet": "aggregated_syncnet/syncnet-raw.hickle",
         "vggsound": "aggregated_vggsound/vggsound-raw.hickle",
     }
+    """Place of each expert; a file X.pkl takes the place of X.hickle where only that one lies."""
 
     def __init__(self, config: Config, split: str) -> None:
         """Open the files of one split, packing them the first time, and check them.
@@ -425,6 +432,9 @@ class BaseDataset:
                 f"(its splits: {', '.join(self.split_lists)})"
             )
         own = self.split_lists[split]
+        part = re.fullmatch(r"train_list(_\w+)\.txt", self.settings.training_file or "")
+        if split == "val" and part and len(self.chosen_lists) > 1:
+            return own.replace(".txt", f"{part[1]}.txt")
         key = {"train": "training_file", "test": "testing_file"}.get(split)
         chosen = getattr(self.settings, key) if key else None
         if chosen is None or chosen == own:
@@ -462,7 +472,9 @@ class BaseDataset:
                 f"{type(self).__name__} knows no place for expert {expert.name!r}; give its file "
                 f"in data_loader.args.feat_aggregation.{expert.name}.file"
             )
-        return [self.root / self.expert_files[expert.name]]
+        file = self.root / self.expert_files[expert.name]
+        other = file.with_suffix(".pkl")
+        return [other if other.is_file() and not file.is_file() else file]
 
     def _captions_file(self) -> Path:
         """Return the captions' place: archives hold them in a second structured-symlinks/."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from data_loader.base_dataset import BaseDataset
 
 
@@ -9,3 +11,4 @@ class CLOTHO(BaseDataset):
     """2,314 / 579 / 1,045 clips of five captions each."""
 
     archive = "CLOTHO"
+    chosen_lists: ClassVar[tuple[str, ...]] = ("training_file", "testing_file")

@@ -17,5 +17,6 @@ class QuerYDSegments(BaseDataset):
     """9,113 / 1,952 / 1,954 clips of one caption each."""
 
     archive = "QuerYDSegments"
+    one_caption = True
     older_archive_sha1 = "f2be088890294f92355ccfe109f824d814cf2cd5"
     captions_file = "split_raw_captions_filtered.pkl"

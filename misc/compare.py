@@ -62,7 +62,7 @@ def compare(args: argparse.Namespace) -> int:
     runs = load_runs(args.runs)
     if args.published is not None:
         for run in runs:
-            against_published(run, args.published or run.name, args.format)
+            against_published(run, args.published or run.experiment, args.format)
         return 0
     if len(runs) < 2:
         raise UsageError("name two runs or more, or add --published to compare with the tables")

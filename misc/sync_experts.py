@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.config.sections import DataArgs
 from utils.errors import DataError, ProjectError, run_main
 from utils.fetching.download import fetch
 from utils.fetching.experiments import ROOT_URL, sync_command
+from utils.files import sha256_of, write_text
 from utils.reading.archives import check_archive, unpack, verify_unpacked
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def sync_all(args: argparse.Namespace) -> int:
     for dataset in datasets:
         try:
             print(f"{dataset.archive}: {sync(dataset, args)}")
+            place_lists(dataset, args.data_dir / dataset.archive)
         except ProjectError as error:
             if len(datasets) == 1:
                 raise
@@ -106,6 +109,31 @@ def sync(dataset: type[BaseDataset], args: argparse.Namespace) -> str:
         f"{'archive fetched' if fetched.downloaded else 'nothing fetched'}"
         f"{', archive removed' if args.purge_tar_file else ''}"
     )
+
+
+def place_lists(dataset: type[BaseDataset], root: Path) -> None:
+    """Put split lists that the archive lacks where they are read, from the folder above.
+
+    Raises DataError for those that are in neither place, or are not the published ones.
+    """
+    folder = root / DataArgs.root_feat_folder
+    missing = []
+    for name, sha256 in dataset.lists_elsewhere.items():
+        given, place = root / name, folder / name
+        if place.is_file():
+            continue
+        if not given.is_file():
+            missing.append(name)
+        elif sha256_of(given) != sha256:
+            raise DataError(f"{given} is not the published list; expected sha256 {sha256}")
+        else:
+            write_text(place, given.read_text(encoding="utf-8"))
+    if missing:
+        raise DataError(
+            f"{folder}: {', '.join(missing)} are not in the archive; the repository of the paper "
+            f"that published {dataset.archive} has them in data/{dataset.archive}/: put them into "
+            f"{root} and start again"
+        )
 
 
 if __name__ == "__main__":

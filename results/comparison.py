@@ -201,9 +201,9 @@ def sentence_of_published(found: AgainstPublished) -> str:
     ]
     least = min(found.corrected.values())
     verdict = (
-        f"differs from the published {found.experiment.label} in {', '.join(outside)}"
+        f"differs from the published {found.experiment.row} in {', '.join(outside)}"
         if outside
-        else f"differs from the published {found.experiment.label} by no more than chance"
+        else f"differs from the published {found.experiment.row} by no more than chance"
     )
     return (
         f"{found.run.name} {verdict}; the least p is {probability(least)} (Welch's test over "

@@ -5,10 +5,19 @@ from typing import Any
 
 import torch
 
+from data_loader import DATASETS
 from results.published import summarise
 from utils.config import Config
+from utils.fetching.experiments import EACH_CAPTION, JOINED, ONE_CAPTION
 
 PROJECT_VERSION = "0.1.0"
+
+
+def queries_of(config: Config) -> str:
+    """Return what a query is, one of PROTOCOLS."""
+    if DATASETS[config.data.layout].one_caption:
+        return ONE_CAPTION
+    return JOINED if config.data.fuse_captions else EACH_CAPTION
 
 
 def results(
@@ -34,6 +43,7 @@ def results(
         "protocol": {
             "captions_per_clip": config.data.num_test_captions,
             "fused": config.data.fuse_captions,
+            "queries": queries_of(config),
             "test_caption_mode": config.arch.args.get("test_caption_mode", "indep"),
             "ties": "mean of all orders",
         },

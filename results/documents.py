@@ -16,9 +16,11 @@ from model.metric import METRICS, TASKS, published_key
 from results.tables import value
 from utils.errors import DataError
 from utils.fetching.experiments import (
+    JOINED,
     Experiment,
     load_experiments,
     published_data_sets,
+    published_papers,
     unpublished_configs,
 )
 from utils.files import read_json, write_text
@@ -27,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "published-results.md"
 NAMES = ROOT / "misc" / "exps-names.md"
 MEASURED = ROOT / "docs" / "measured-results.json"
+NAMED = {"R@1": "R1", "geometric mean": "geom"}
+"""Columns of the page of names."""
 
 HEADINGS = {published_key(name): metric.heading for name, metric in METRICS.items()}
 Row = Mapping[str, Any]
@@ -78,7 +82,7 @@ def measured_row(source: Source) -> Row:
                 f"{source.results}: is of a part (--mini_train, --per_class) of an experiment"
             )
         return {
-            "config": results["config"],
+            "config": results.get("experiment", results["config"]),
             "data": source.data,
             "published_features": source.published_features,
             "command": source.command,
@@ -110,7 +114,10 @@ def render_page() -> str:
         "median and mean rank, lower is better; Geom is the geometric mean of R@1, R@5 and R@10.",
         "",
         "`python eval.py` fetches and scores all published checkpoints and prints them beside",
-        "these rows.",
+        "these rows. A row is named by its experiment, as in",
+        "[misc/exps-names.md](../misc/exps-names.md).",
+        "",
+        *_papers(),
     ]
     for dataset in published_data_sets():
         experiments = [e for e in _published() if e.dataset == dataset]
@@ -120,17 +127,19 @@ def render_page() -> str:
         for task, title in TASKS.items():
             keys = _keys_in([(e.published or {})[task] for e in experiments])
             lines += ["", f"### {dataset}, {title}", ""]
-            lines += _table(["model and experts", "parameters", *_headings(keys)])
+            lines += _table(["paper", "model and experts", "parameters", *_headings(keys)])
             for experiment in experiments:
                 assert experiment.published is not None
                 values = _values(experiment.published[task], keys)
                 label = _label(experiment, "../")
-                lines.append(_row([label, f"{experiment.parameters:,}", *values]))
+                size = f"{experiment.parameters:,}"
+                lines.append(_row([experiment.paper, label, size, *values]))
                 lines += [
-                    _row(["*measured here*", "", *_values(row[task], keys)])
+                    _row(["", "*measured here*", "", *_values(row[task], keys)])
                     for row in load_measured()
-                    if row["published_features"] and row["config"] == experiment.name
+                    if row["published_features"] and row["config"] == experiment.key
                 ]
+        lines += _flags(experiments)
     lines += ["", "## Measured with this code", ""]
     lines += ["Rows of other data than the published are not to be compared with the tables above."]
     for task, title in TASKS.items():
@@ -152,10 +161,25 @@ def _sources() -> list[str]:
     ]
 
 
+def _papers() -> list[str]:
+    """Name the papers, and what to know of their rows."""
+    return [
+        " ".join([f"* {year}: *{paper.title}*.", *(f"{note}." for note in paper.notes)])
+        for year, paper in published_papers().items()
+    ]
+
+
+def _flags(experiments: Sequence[Experiment]) -> list[str]:
+    """List what to know before comparing with a row."""
+    lines = [f"* `{e.key}` ({e.paper}): {flag}." for e in experiments for flag in e.flags]
+    return ["", *lines] if lines else []
+
+
 def _label(experiment: Experiment, root: str = "") -> str:
     """Return the published name of a row, linked to its config; two rows share theirs."""
-    started = " (fine-tuned)" if "-finetuned" in experiment.config else ""
-    return f"[{experiment.label}{started}]({root}{experiment.config})"
+    started = " (fine-tuned)" if experiment.config.endswith("-finetuned.json") else ""
+    joined = f", {JOINED}" if experiment.protocol == JOINED else ""
+    return f"[{experiment.label}{started}{joined}]({root}{experiment.config})"
 
 
 def _published() -> list[Experiment]:
@@ -204,9 +228,12 @@ def render_names() -> str:
         "# Names of the published experiments",
         "",
         "Written by `python misc/tables.py --documents` from `configs/experiments.json`. Score one",
-        "with `python eval.py --experiment NAME`; without a name all of them are scored. R@1 and",
-        "the geometric mean of R@1, R@5 and R@10 are the published ones, text-to-audio: mean",
-        "(standard deviation) over the seeds.",
+        "with `python eval.py --experiment NAME`; without a name all of them are scored. Where two",
+        "papers use a name, the first one's row has it, and NAME@GROUP is the second one's, or",
+        "NAME@PAPER where the checkpoints are the same. R@1 and the geometric mean of R@1, R@5 and",
+        "R@10 are the published ones, text-to-audio: mean (standard deviation) over the seeds.",
+        "",
+        *_papers(),
     ]
     for dataset in published_data_sets():
         experiments = [e for e in load_experiments().values() if e.dataset == dataset]
@@ -214,15 +241,15 @@ def render_names() -> str:
             continue
         lines += ["", f"## {dataset}", ""]
         lines += _table(
-            ["name", "model and experts", "seeds", "parameters", "R@1", "geometric mean"]
+            ["name", "paper", "model and experts", "queries", "seeds", "parameters", *NAMED]
         )
         for experiment in experiments:
-            values = ["-", "-"]
+            values = ["-"] * len(NAMED)
             if experiment.published is not None:
-                values = _values(experiment.published["t2v"], ("R1", "geom"))
+                values = _values(experiment.published["t2v"], NAMED.values())
             seeds = ", ".join(map(str, experiment.runs))
-            cells = [f"`{experiment.name}`", experiment.label, seeds, f"{experiment.parameters:,}"]
-            lines.append(_row([*cells, *values]))
+            names = [f"`{experiment.key}`", experiment.paper, experiment.label, experiment.protocol]
+            lines.append(_row([*names, seeds, f"{experiment.parameters:,}", *values]))
     lines += ["", "## Configs without a published run", ""]
     lines += [f"- `{config}`" for config in unpublished_configs()]
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ import numpy as np
 from model.metric import METRICS, TASKS, heading_of, published_key
 from results.tables import LATEX, MARKDOWN
 from utils.errors import UsageError
-from utils.fetching.experiments import Experiment
+from utils.fetching.experiments import EACH_CAPTION, JOINED, PROTOCOLS, Experiment
 
 SeedMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Seed -> "t2v_metrics" and "v2t_metrics" -> metric -> value, as in results.json."""
@@ -69,11 +69,16 @@ class Comparison:
     """One experiment: what was measured here, beside what was published (if anything was)."""
 
     name: str
-    label: str | None
+    queries: str
+    """One of PROTOCOLS."""
+    experiment: Experiment | None
     seeds: tuple[str, ...]
     parameters: int
-    published_parameters: int | None
     tasks: Mapping[str, Mapping[str, Cell]]  # "t2v", "v2t" -> metric
+
+    @property
+    def published_parameters(self) -> int | None:
+        return self.experiment.parameters if self.experiment else None
 
     @property
     def is_published(self) -> bool:
@@ -109,10 +114,16 @@ def _values(seeds: SeedMetrics, task: str) -> dict[str, Value]:
 
 
 def compare(
-    seeds: SeedMetrics, *, name: str, parameters: int, experiment: Experiment | None = None
+    seeds: SeedMetrics,
+    *,
+    name: str,
+    parameters: int,
+    queries: str = EACH_CAPTION,
+    experiment: Experiment | None = None,
 ) -> Comparison:
     """Compare the metrics of some seeds with the rows published for `experiment`.
 
+    `queries` is one of PROTOCOLS; those of an experiment are known.
     Raises ValueError without any seed.
     """
     if not seeds:
@@ -129,10 +140,10 @@ def compare(
         }
     return Comparison(
         name=name,
-        label=experiment.label if experiment else None,
+        queries=experiment.protocol if experiment else queries,
+        experiment=experiment,
         seeds=tuple(map(str, seeds)),
         parameters=parameters,
-        published_parameters=experiment.parameters if experiment else None,
         tasks=tasks,
     )
 
@@ -175,10 +186,29 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
         lines.append(f"All {compared} published values are matched within two deviations.")
     if compared:
         lines.append(RULE)
-    unpublished = [c.name for c in comparisons if c.label is not None and not c.is_published]
+    unpublished = [c.name for c in comparisons if c.experiment and not c.is_published]
     if unpublished:
         lines.append(f"Without a published row: {', '.join(unpublished)}")
+    lines += [
+        f"Note on {comparison.name}: {flag}"
+        for comparison in comparisons
+        if comparison.experiment
+        for flag in comparison.experiment.flags
+    ]
     return lines
+
+
+def _footer(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the verdict, and what the queries are: of which experiments where they differ."""
+    named = {
+        protocol: [c.name for c in comparisons if c.queries == protocol] for protocol in PROTOCOLS
+    }
+    found = {protocol: names for protocol, names in named.items() if names}
+    if len(found) == 1:
+        lines = [f"Queries: {protocol}" for protocol in found]
+    else:
+        lines = [f"Queries, {protocol}: {', '.join(names)}" for protocol, names in found.items()]
+    return [*verdict(comparisons), *lines]
 
 
 def _value(values: Sequence[float]) -> Value:
@@ -199,11 +229,12 @@ def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
         cells = [known.get(name, Cell(heading_of(name), None, None)) for name in metrics]
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
         here = [_cell(cell.here) for cell in cells]
-        rows.append([f"{comparison.name}, {seeds}", *here, f"{comparison.parameters:,}"])
-        if comparison.is_published:
+        joined = f" ({JOINED})" if comparison.queries == JOINED else ""
+        rows.append([f"{comparison.name}, {seeds}{joined}", *here, f"{comparison.parameters:,}"])
+        if comparison.experiment and comparison.is_published:
             size = comparison.published_parameters
             published = [_cell(cell.published) for cell in cells]
-            rows.append([f"published: {comparison.label}", *published, f"{size:,}"])
+            rows.append([f"published: {comparison.experiment.row}", *published, f"{size:,}"])
             differences = [
                 f"{_signed(cell.difference)}{' *' if cell.outside else ''}" for cell in cells
             ]
@@ -232,7 +263,7 @@ def _text(comparisons: Sequence[Comparison]) -> str:
             rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             lines.append("  ".join([first, *rest]).rstrip())
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, "\n".join(verdict(comparisons))]).rstrip() + "\n"
+    return "\n\n".join([*blocks, "\n".join(_footer(comparisons))]).rstrip() + "\n"
 
 
 def _markdown(comparisons: Sequence[Comparison]) -> str:
@@ -242,7 +273,7 @@ def _markdown(comparisons: Sequence[Comparison]) -> str:
         rules = ["---", *["---:"] * (len(head) - 1)]
         table = [_markdown_row(cells) for cells in (head, rules, *rows)]
         blocks.append("\n".join([f"### {title}", "", *table]))
-    blocks.append("\n".join(f"- {line.translate(MARKDOWN)}" for line in verdict(comparisons)))
+    blocks.append("\n".join(f"- {line.translate(MARKDOWN)}" for line in _footer(comparisons)))
     return "\n\n".join(blocks).rstrip() + "\n"
 
 
@@ -257,7 +288,7 @@ def _latex(comparisons: Sequence[Comparison]) -> str:
         lines = [f"% {title}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\hline"]
         lines += [_latex_row(head), "\\hline", *map(_latex_row, rows), "\\hline", "\\end{tabular}"]
         blocks.append("\n".join(lines))
-    blocks.append("\n".join(f"% {line}" for line in verdict(comparisons)))
+    blocks.append("\n".join(f"% {line}" for line in _footer(comparisons)))
     return "\n\n".join(blocks).rstrip() + "\n"
 
 
@@ -271,9 +302,13 @@ def _json(comparisons: Sequence[Comparison]) -> str:
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as plain data; infinite values become None, which JSON can hold."""
+    experiment = comparison.experiment
     return {
         "experiment": comparison.name,
-        "label": comparison.label,
+        "label": experiment.label if experiment else None,
+        "paper": experiment.paper if experiment else None,
+        "queries": comparison.queries,
+        "flags": list(experiment.flags) if experiment else [],
         "seeds": list(comparison.seeds),
         "parameters": comparison.parameters,
         "published_parameters": comparison.published_parameters,

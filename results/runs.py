@@ -44,6 +44,11 @@ class StoredRun:
         return self.content.get("mini_train") is True
 
     @property
+    def experiment(self) -> str:
+        """The key of its row among the published experiments, if there is one."""
+        return str(self.content.get("experiment", self.content["config"]))
+
+    @property
     def metrics(self) -> list[str]:
         """The metrics that all seeds have in both directions."""
         parts = [metrics[f"{task}_metrics"] for metrics in self.seeds.values() for task in TASKS]
@@ -70,6 +75,7 @@ class StoredRun:
             **{
                 f"protocol.{key}": value
                 for key, value in (PROTOCOL | self.content["protocol"]).items()
+                if key != "queries"  # in words, what the others say
             },
             "sha256 of the split list": data.get("split_list", {}).get("sha256"),
             "mini_train": self.mini,

@@ -76,6 +76,7 @@ LAYOUTS = {
         captions_per_clip={"train": 1, "val": 5, "test": 5},
     ),
     "CLOTHO": Layout(LISTS, captions_per_clip={"train": 5, "val": 5, "test": 5}),
+    "SoundDescs": Layout(LISTS, captions_per_clip={"train": 1, "val": 1, "test": 1}),
     "SoundScenes": Layout(LISTS),
     "QuerYD": Layout(LISTS, "structured-symlinks/raw_captions_combined_filtered.pkl"),
     "QuerYDSegments": Layout(LISTS, "structured-symlinks/split_raw_captions_filtered.pkl"),

@@ -1,4 +1,4 @@
-"""The experiments in configs/: all load, and each is what its name says."""
+"""The experiments in configs/: all load, and each is what its name says; those of both papers."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from data_loader import DATASETS
 from model import build_model
 from utils.config import load_config
 from utils.config.files import ROOT
+from utils.fetching.experiments import find_experiment, load_experiments
 
 SCENE = "scene.densenet161.0"
 R2P1D = "r2p1d.r2p1d-ig65m.0"
@@ -48,6 +49,7 @@ PUBLISHED = {
     ),
     "audiocaps/train-only-vggsound": ("ce_single", ["vggsound"], 12_120_007),
     "audiocaps/train-vggish-vggsound": BOTH,
+    "audiocaps/train-vggish-vggsound-finetuned-from-sd": BOTH,
     "audiocaps/train-vggish-vggsound-moee": BOTH_MOEE,
     "audiocaps/train-vggish-vggsound-train_list_10": BOTH,
     "audiocaps/train-vggish-vggsound-train_list_25": BOTH,
@@ -56,10 +58,20 @@ PUBLISHED = {
     "clotho/train-full-ce-only-audio": AUDIO_ONLY,
     "clotho/train-vggish-vggsound": BOTH,
     "clotho/train-vggish-vggsound-finetuned": BOTH,
+    "clotho/train-vggish-vggsound-finetuned-from-ac": BOTH,
+    "clotho/train-vggish-vggsound-finetuned-from-sd": BOTH,
     "clotho/train-vggish-vggsound-moee": BOTH_MOEE,
     "clotho/train-vggish-vggsound-moee-finetuned": BOTH_MOEE,
     "queryd/train-full-ce-only-audio": AUDIO_ONLY,
     "querydsegments/train-full-ce-only-audio": AUDIO_ONLY,
+    "sounddescs/train-full-ce-only-audio": AUDIO_ONLY,
+    "sounddescs/train-vggish-vggsound": BOTH,
+    "sounddescs/train-vggish-vggsound-finetuned-from-ac": BOTH,
+    "sounddescs/train-vggish-vggsound-moee": BOTH_MOEE,
+    "sounddescs/train-vggish-vggsound-train_list_10": BOTH,
+    "sounddescs/train-vggish-vggsound-train_list_25": BOTH,
+    "sounddescs/train-vggish-vggsound-train_list_50": BOTH,
+    "sounddescs/train-vggish-vggsound-train_list_75": BOTH,
 }
 """Experiment -> form, experts in order, trainable parameters."""
 
@@ -90,10 +102,12 @@ DATA = {
         "test",
         1,
     ),
+    "sounddescs": ("SoundDescs", "data/SoundDescs", 46, 400, 400, True, "val", "test", 1),
 }
 
 EVERY = [*PUBLISHED, *OURS]
-MMT = ["audiocaps/train-mmt", "clotho/train-mmt", "soundscenes/train-mmt"]
+MMT = [f"{folder}/train-mmt" for folder in ("audiocaps", "clotho", "sounddescs")]
+MMT_PARAMETERS = 127_084_290
 
 
 def load(experiment, **settings):
@@ -144,8 +158,8 @@ def test_these_are_all_experiments_there_are():
         for path in (ROOT / "configs").glob("*/*.json")
         if path.parent.name not in ("datasets", "mine")
     }
-    assert files == {*EVERY, *MMT}
-    assert len(PUBLISHED) == 28
+    assert files == {*EVERY, *MMT, "soundscenes/train-mmt"}
+    assert len(PUBLISHED) == 39
 
 
 @pytest.mark.parametrize("experiment", EVERY)
@@ -160,6 +174,31 @@ def test_form_and_experts(experiment):
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_the_number_of_parameters_is_the_published_one(experiment):
     assert count_parameters(load(experiment)) == PUBLISHED[experiment][2]
+
+
+@pytest.mark.parametrize("experiment", MMT)
+def test_mmt_has_its_published_size(experiment, tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("".join(f"piece{number}\n" for number in range(28_996)))
+    changes = {"arch.args.vocab": str(vocabulary), "arch.args.txt_bert_weights": None}
+    config = load(experiment, overrides=changes)
+    with torch.device("meta"):
+        model = build_model(config)
+    assert sum(one.numel() for one in model.parameters()) == MMT_PARAMETERS
+    assert config.needs.frames
+    assert config.data.fuse_captions
+    assert (config.optimizer.type, config.optimizer.args["lr"]) == ("Adam", 5e-5)
+    assert (config.loss.args["margin"], config.trainer.monitor_mode) == (0.05, "off")
+    _, _, text, *_ = DATA[experiment.split("/")[0]]
+    words, frames = {20: (52, 32), 21: (21, 95), 46: (46, 400)}[text]
+    assert config.text.max_tokens == words
+    assert [expert.max_tokens for expert in config.experts] == [frames, frames]
+
+
+@pytest.mark.parametrize("experiment", load_experiments().values(), ids=load_experiments())
+def test_the_registry_has_the_parameters_of_its_configs(experiment):
+    place = experiment.config.removeprefix("configs/").removesuffix(".json")
+    assert experiment.parameters == (MMT_PARAMETERS if place in MMT else PUBLISHED[place][2])
 
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
@@ -210,6 +249,7 @@ def test_model_and_training_are_the_published_ones(experiment):
         ("queryd", {"audio", "speech", "ocr", "face"}),
         ("querydsegments", {"audio", "speech", "ocr", "face"}),
         ("activity-net", {"audio", "speech", "ocr", "face"}),
+        ("sounddescs", {"speech", "ocr", "face"}),
     ],
 )
 def test_experts_that_may_be_missing_in_training(folder, flaky):
@@ -219,10 +259,14 @@ def test_experts_that_may_be_missing_in_training(folder, flaky):
 
 
 @pytest.mark.parametrize("percent", [10, 25, 50, 75])
-def test_parts_of_the_training_list(percent):
-    config = load(f"audiocaps/train-vggish-vggsound-train_list_{percent}")
+@pytest.mark.parametrize(
+    ("folder", "test_list"),
+    [("audiocaps", "final_filtered_test_list.txt"), ("sounddescs", "test_list.txt")],
+)
+def test_parts_of_the_training_list(folder, test_list, percent):
+    config = load(f"{folder}/train-vggish-vggsound-train_list_{percent}")
     assert config.data.training_file == f"train_list_{percent}.txt"
-    assert config.data.testing_file == "final_filtered_test_list.txt"
+    assert config.data.testing_file == test_list
 
 
 @pytest.mark.parametrize("form", ["", "-moee"])
@@ -233,6 +277,25 @@ def test_fine_tuning_starts_from_audiocaps_with_its_optimiser(form):
     assert f"audiocaps/train-vggish-vggsound{form}" in PUBLISHED
     assert load(f"audiocaps/train-vggish-vggsound{form}").trainer.include_optim_in_ckpts
     assert not config.trainer.include_optim_in_ckpts  # nothing starts from this one
+
+
+@pytest.mark.parametrize("experiment", [name for name in PUBLISHED if "-finetuned-from-" in name])
+def test_fine_tuning_of_the_second_paper_starts_from_another_data_set(experiment):
+    config = load(experiment)
+    start = find_experiment(config.trainer.start_from)
+    assert start.paper == "2022"
+    assert (
+        start.config
+        == {
+            "ac": "configs/audiocaps/train-vggish-vggsound.json",
+            "sd": "configs/sounddescs/train-vggish-vggsound.json",
+        }[experiment[-2:]]
+    )
+    assert config.trainer.finetune_optimizer
+    assert load_config(start.config).trainer.include_optim_in_ckpts
+
+
+def test_all_others_start_from_fresh_weights():
     for experiment in EVERY:
         if "finetuned" not in experiment:
             assert load(experiment).trainer.start_from is None
@@ -256,21 +319,6 @@ def test_experiments_are_short_and_say_nothing_twice(experiment):
     rest = {"inherit_from": own.pop("inherit_from")}
     assert rest["inherit_from"].startswith("configs/")
     assert own
-
-
-@pytest.mark.parametrize("experiment", [name for name in MMT if "soundscenes" not in name])
-def test_mmt_has_its_published_size(experiment, tmp_path):
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("".join(f"piece{number}\n" for number in range(28_996)))
-    changes = {"arch.args.vocab": str(vocabulary), "arch.args.txt_bert_weights": None}
-    config = load(experiment, overrides=changes)
-    with torch.device("meta"):
-        model = build_model(config)
-    assert sum(one.numel() for one in model.parameters()) == 127_084_290
-    assert config.needs.frames
-    assert config.data.fuse_captions
-    assert (config.optimizer.type, config.optimizer.args["lr"]) == ("Adam", 5e-5)
-    assert (config.loss.args["margin"], config.trainer.monitor_mode) == (0.05, "off")
 
 
 @pytest.mark.parametrize("experiment", [*EVERY, *MMT])

@@ -435,12 +435,14 @@ class TestLayouts:
         other = config_of(made, training_file="filtered_val_list_25.txt")
         assert build_dataset(other, "val").clips == made.clips["val"]
 
-    def test_lists_of_another_data_set_are_ignored_aloud(self, clotho, caplog):
-        config = config_of(clotho, "CLOTHO", training_file="train_list_10.txt")
-        assert build_dataset(config, "train").clips == clotho.clips["train"]
+    def test_lists_of_another_data_set_are_ignored_aloud(self, tmp_path, caplog):
+        made = write_dataset(tmp_path / "QuerYD", "QuerYD")
+        config = config_of(made, "QuerYD", training_file="train_list_10.txt")
+        assert build_dataset(config, "train").clips == made.clips["train"]
+        assert build_dataset(config, "val").clips == made.clips["val"]
         (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert warning.getMessage() == (
-            "training_file train_list_10.txt is ignored: CLOTHO has train_list.txt alone"
+            "training_file train_list_10.txt is ignored: QuerYD has train_list.txt alone"
         )
 
     def test_an_unknown_split_names_the_known_ones(self, clotho):

@@ -28,13 +28,25 @@ from small_runs import Finished, working_in
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
 from utils.config import load_config
-from utils.fetching.experiments import CHECKPOINT, RUN_CONFIG, find_experiment, load_experiments
+from utils.fetching.experiments import (
+    CHECKPOINT,
+    JOINED,
+    RUN_CONFIG,
+    Experiment,
+    find_experiment,
+    load_experiments,
+)
 
 EXPERIMENTS = load_experiments()
 PUBLISHED = [name for name, experiment in EXPERIMENTS.items() if experiment.published]
 UNPUBLISHED = [name for name in EXPERIMENTS if name not in PUBLISHED]
 CE, MOEE = "clotho-train-vggish-vggsound", "clotho-train-vggish-vggsound-moee"
 AUDIO = "clotho-train-full-ce-only-audio"
+MMT = "clotho-train-vggish-vggsound-mmt"
+VOCABULARY = "bert-base-cased/vocab.txt"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 8}  # fmt: skip
 SHARED_DIM = 8
 CLUSTERS = {"text": 1, "audio": 2, "vggsound": 1}
 FILE_RATE = 0.00377  # learning rate in the published files
@@ -43,6 +55,7 @@ VISUAL = ("imagenet.resnext101_32x48d.0", "r2p1d.r2p1d-ig65m.0", "scene.densenet
 DATA = {
     "AudioCaps": ("AudioCaps", ("audio", "vggsound", *VISUAL)),
     "CLOTHO": ("CLOTHO", ("audio", "vggsound")),
+    "SoundDescs": ("SoundDescs", ("audio", "vggsound")),
     "QuerYDSegments": ("QuerYDSegments", ("audio",)),
     "activity-net": ("ActivityNet", ("audio",)),
 }
@@ -58,6 +71,32 @@ def no_proxy():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_mmt(tmp_path_factory):
+    """Published checkpoints of MMT come without a config: ours, of small widths here."""
+    folder, own = tmp_path_factory.mktemp("mmt"), Experiment.config_file
+
+    def config_file(experiment, seed, data_dir):
+        file = own(experiment, seed, data_dir)
+        if experiment.group:
+            return file
+        assert (file.is_absolute(), file.name) == (True, "train-mmt.json")
+        args = {"same_dim": 16, "vid_bert_params": TINY, "txt_bert_params": TINY}
+        small = folder / f"{experiment.name}.json"
+        content = {"inherit_from": experiment.config, "arch": {"args": args}}
+        small.write_text(json.dumps(content))
+        return small
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "config_file", config_file)
+        yield
+
+
+def write_vocabulary(data_dir):
+    (data_dir / VOCABULARY).parent.mkdir()
+    (data_dir / VOCABULARY).write_text("".join(f"{piece}\n" for piece in PIECES))
+
+
 @pytest.fixture(scope="module")
 def data_sets(tmp_path_factory):
     """The four published data sets, with a handful of clips each."""
@@ -71,20 +110,27 @@ def data_sets(tmp_path_factory):
 def server(tmp_path_factory):
     """Every seed of every experiment where it is published."""
     file = tmp_path_factory.mktemp("made") / CHECKPOINT
+    write_vocabulary(file.parent)
     with FileServer() as running:
         for number, experiment in enumerate(EXPERIMENTS.values()):
-            config = released_config(experiment, ce_shared_dim=SHARED_DIM, clusters=CLUSTERS)
-            file.with_name(RUN_CONFIG).write_text(json.dumps(config, indent=4))
-            settings = load_config(file.with_name(RUN_CONFIG))
+            if experiment.group:
+                config = released_config(experiment, ce_shared_dim=SHARED_DIM, clusters=CLUSTERS)
+                file.with_name(RUN_CONFIG).write_text(json.dumps(config, indent=4))
+                settings = load_config(file.with_name(RUN_CONFIG))
+            else:
+                small = {"arch.args.txt_bert_weights": None}
+                own = experiment.config_file(0, file.parent)
+                settings = load_config(own, small, data_dir=file.parent)
+                config = settings.raw
             is_start = experiment.name.startswith("audiocaps-train-vggish-vggsound")
             for seed in experiment.runs:
                 torch.manual_seed(10 * number + seed)
                 weights = build_model(settings).published_state_dict()
                 rate = FILE_RATE if is_start else None
                 write_released(file, weights, config=config, seed=seed, learning_rate=rate)
-                running.files[path_of(experiment.name, seed)] = file.read_bytes()
-                content = file.with_name(RUN_CONFIG).read_bytes()
-                running.files[path_of(experiment.name, seed, RUN_CONFIG)] = content
+                for name in experiment.files:
+                    content = file.with_name(name).read_bytes()
+                    running.files[path_of(experiment.key, seed, name)] = content
         yield running
 
 
@@ -155,7 +201,9 @@ def make_home(folder, data_sets, server, names=DATA):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, data_sets, server):
-    return make_home(tmp_path_factory.mktemp("home"), data_sets, server)
+    made = make_home(tmp_path_factory.mktemp("home"), data_sets, server)
+    write_vocabulary(made.data)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +224,8 @@ def clotho(tmp_path, data_sets, server):
 def test_all_experiments_are_fetched_and_scored(first, server):
     assert first.status == 0, first.err
     assert sorted(first.requests) == sorted(server.files)
-    assert len(first.requests) == 24 * 3 * 2
+    # five rows of the second paper are of checkpoints of the first, three have no config
+    assert len(first.requests) == (24 + 28 - 5) * 3 * 2 - 3 * 3
 
 
 def test_data_is_opened_once_for_all_seeds(first):
@@ -214,9 +263,13 @@ def test_the_verdict_names_what_lies_outside(first):
     outside = [line for line in lines if line.startswith("OUTSIDE two published deviations: ")]
     named = {line.split(": ")[1] for line in outside}
     assert named == {f"{name} {task}" for name in PUBLISHED for task in ("t2v", "v2t")}
-    assert sum(line.startswith("OTHER SIZE: ") for line in lines) == 24
+    assert sum(line.startswith("OTHER SIZE: ") for line in lines) == 52
     assert f"Without a published row: {', '.join(UNPUBLISHED)}" in lines
     assert len(UNPUBLISHED) == 4
+    (joined,) = [line for line in lines if line.startswith(f"Queries, {JOINED}: ")]
+    assert joined.split(": ")[1].split(", ") == [
+        key for key, experiment in EXPERIMENTS.items() if experiment.protocol == JOINED
+    ]
 
 
 def test_results_of_an_experiment_are_written(first, home):
@@ -249,7 +302,7 @@ def test_the_summary_of_all_is_written(first, home):
     activity_net, _ = home.results("activity-net-train-full-ce-audio-only")
     assert activity_net["split"] == "val1"
     assert activity_net["protocol"]["fused"]
-    assert (folder / "summary.md").read_text().count("published: ") == 2 * 20
+    assert (folder / "summary.md").read_text().count("published: ") == 2 * 48
 
 
 def test_a_second_run_downloads_nothing_and_says_the_same(first, home):
@@ -263,7 +316,8 @@ def test_a_second_run_downloads_nothing_and_says_the_same(first, home):
             row = block.split(f"\n{comparison['experiment']}, 3 seeds ")[1].splitlines()[0]
             means = [f"{cell['mean']:.1f} ({cell['std']:.1f})" for cell in cells.values()]
             parameters = f"{comparison['parameters']:,}"
-            assert re.split(r"\s\s+", row.strip()) == [*means, parameters]
+            row = row.strip().removeprefix(f"({JOINED})").strip()
+            assert re.split(r"\s\s+", row) == [*means, parameters]
             has_row = comparison["experiment"] in PUBLISHED
             assert all(("difference" in cell) == has_row for cell in cells.values())
 
@@ -280,14 +334,18 @@ def test_seeds_that_cannot_be_had_are_named_and_all_others_scored(first, home, s
     assert f"{AUDIO} seed 1: could not fetch {server.url(missing)}" in failures
     assert "status 404" in failures
     assert f"{MOEE} seed 2: {server.url(damaged)}" in failures
-    assert failures.count(" seed ") == 2
+    touched = {name: f"{name}@2022" for name in (AUDIO, MOEE)}  # rows of the same files
+    assert failures.count(" seed ") == 4
+    assert all(f"{other} seed " in failures for other in touched.values())
     _, t2v, v2t = called.out.split("### ")
     rules = [line for line in t2v.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rules} == {10}
-    for name in EXPERIMENTS:
-        seeds = 2 if name in (AUDIO, MOEE) else 3
-        assert f"| {name.replace('_', chr(92) + '_')}, {seeds} seeds |" in t2v
-        assert f"| {name.replace('_', chr(92) + '_')}, {seeds} seeds |" in v2t
+    for name, experiment in EXPERIMENTS.items():
+        seeds = 2 if name in {*touched, *touched.values()} else 3
+        joined = f" ({JOINED})" if experiment.protocol == JOINED else ""
+        row = f"| {name.replace('_', chr(92) + '_')}, {seeds} seeds{joined} |"
+        assert row in t2v
+        assert row in v2t
     results, _ = home.results(AUDIO)
     assert set(results["seeds"]) == {"0", "2"}
     assert results["failed"][0].startswith(f"{AUDIO} seed 1: ")
@@ -310,13 +368,64 @@ def test_latex(clotho):
     assert called.out.count("\\begin{tabular}") == called.out.count("\\end{tabular}") == 2
     rows = [line for line in called.out.splitlines() if line.endswith("\\\\")]
     assert {line.count("&") for line in rows} == {8}
-    assert rows[2].startswith("published: CE - VGGish & ")
+    assert rows[2].startswith("published: CE - VGGish (2021) & ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "key", "paper", "r1"),
+    [
+        (CE, CE, "2021", 6.7),
+        (f"{AUDIO}@4f58ef05", AUDIO, "2021", 4.0),
+        (f"{CE}-finetuned-from-ac", f"{CE}-finetuned-from-ac", "2022", 9.1),
+        (f"{CE}@2022", f"{CE}@2022", "2022", 6.7),
+    ],
+)
+def test_the_paper_of_a_row_is_named(clotho, asked, key, paper, r1):
+    called = clotho.evaluate("--experiment", asked, "--format", "json")
+    assert called.status == 0, called.err
+    (row,) = json.loads(called.out)
+    assert (row["experiment"], row["paper"], row["queries"]) == (key, paper, "each caption")
+    assert row["tasks"]["t2v"]["R1"]["published"]["mean"] == r1
+    results, folder = clotho.results(key)
+    assert (results["experiment"], results["paper"]) == (key, paper)
+    assert f" ({paper}) |" in (folder / "summary.md").read_text()
+
+
+def test_a_group_chooses_the_row_of_the_second_paper(tmp_path, data_sets, server):
+    home = make_home(tmp_path, data_sets, server, ["AudioCaps"])
+    name, group = "audiocaps-train-only-vggsound", "1d130268"
+    called = home.evaluate("--experiment", f"{name}@{group}")
+    assert called.status == 0, called.err
+    assert re.search(r"published: CE - VGGSound \(2022\) +22\.4 \(0\.3\) ", called.out)
+    assert len(called.requests) == 6
+    assert all(f"/models/{name}/{group}/seed-" in path for path in called.requests)
+
+
+def test_mmt_is_fetched_by_seed_and_its_protocol_named(clotho):
+    called = clotho.evaluate("--experiment", MMT)
+    assert called.status == 1
+    assert f"data/{VOCABULARY} is missing" in called.err
+    assert called.requests == []
+    write_vocabulary(clotho.data)
+    called = clotho.evaluate("--experiment", MMT)
+    assert called.status == 0, called.err
+    assert [path.split("/models/")[1] for path in called.requests] == [
+        f"{MMT}/seed-{seed}/{CHECKPOINT}" for seed in range(3)
+    ]
+    assert f"{MMT}, 3 seeds ({JOINED})" in called.out
+    assert "published: MMT - VGGish + VGGSound (2022, captions joined)" in called.out
+    assert f"Note on {MMT}: the five test captions of a clip are one query" in called.out
+    results, _ = clotho.results(MMT)
+    assert (results["config"], results["paper"]) == (MMT, "2022")
+    assert results["protocol"]["queries"] == JOINED
+    assert results["protocol"]["fused"]
+    assert clotho.evaluate("--experiment", MMT).requests == []
 
 
 def test_list_shows_what_is_here(clotho):
     before = clotho.call(evaluation.main, "--list")
     assert before.status == 0
-    assert len(before.out.splitlines()) == 24
+    assert len(before.out.splitlines()) == 52
     (clotho.data / "saved").mkdir()
     folder = EXPERIMENTS[CE].folder(2, clotho.data)
     folder.mkdir(parents=True)

@@ -15,6 +15,7 @@ from utils.errors import DataError, DownloadError, UsageError
 from utils.fetching.download import Policy
 from utils.fetching.experiments import (
     CHECKPOINT,
+    JOINED,
     REGISTRY,
     RUN_CONFIG,
     experiment_name,
@@ -22,6 +23,7 @@ from utils.fetching.experiments import (
     find_experiment,
     load_experiments,
     published_data_sets,
+    published_papers,
     sync_command,
     unpublished_configs,
     what_is_here,
@@ -60,8 +62,8 @@ def fetch(server, tmp_path, seed=0, name=NAME):
 
 def test_the_registry_holds_the_published_facts():
     experiments = load_experiments()
-    assert len(experiments) == 24
-    assert sum(e.published is not None for e in experiments.values()) == 20
+    assert len(experiments) == 24 + 28
+    assert sum(e.published is not None for e in experiments.values()) == 20 + 28
     first = experiments["audiocaps-train-vggish-vggsound"]
     assert first.group == "7e2eda12"
     assert first.runs == {
@@ -74,11 +76,47 @@ def test_the_registry_holds_the_published_facts():
     assert (first.dataset, first.parameters) == ("AudioCaps", 21_864_536)
 
 
+def test_the_second_paper_replaces_no_row_of_the_first():
+    experiments = load_experiments().values()
+    first = [e.key for e in experiments if e.paper == "2021"]
+    assert first == [e.name for e in experiments if e.paper == "2021"]
+    second = {e.key: e for e in experiments if e.paper == "2022"}
+    assert (len(first), len(second), list(published_papers())) == (24, 28, ["2021", "2022"])
+    other = second["audiocaps-train-vggish-vggsound@78bc4be0"]
+    assert other.published["t2v"]["R1"] == (23.6, 0.6)
+    assert second["sounddescs-train-vggish-vggsound"].published["t2v"]["R1"] == (31.1, 0.2)
+    reverse = second["audiocaps-train-vggish-vggsound-finetuned-from-sd"]
+    assert reverse.published["t2v"]["R1"] == (24.6, 0.1)  # its README prints another run's 23.3
+    assert len(reverse.flags) == 2
+    mmt = second["clotho-train-vggish-vggsound-mmt"]
+    assert (mmt.group, mmt.files, mmt.protocol) == (None, (CHECKPOINT,), JOINED)
+    assert mmt.row == "MMT - VGGish + VGGSound (2022, captions joined)"
+    assert mmt.url(2, "http://x/") == f"http://x/models/{mmt.name}/seed-2"
+    assert mmt.config_file(2, Path("data")) == ROOT / "configs/clotho/train-mmt.json"
+
+
+def test_group_or_paper_choose_between_rows_of_a_name():
+    name = "audiocaps-train-vggish-vggsound"
+    assert find_experiment(name).paper == "2021"
+    assert find_experiment(f"{name}@7e2eda12") == find_experiment(name)
+    assert find_experiment(f"{name}@78bc4be0").paper == "2022"
+    assert find_experiment(f"{name}@2022") == find_experiment(f"{name}@78bc4be0")
+    with pytest.raises(UsageError, match=f"did you mean '{name}@78bc4be0'"):
+        find_experiment(f"{name}@78bc4be1")
+    same_files = "activity-net-train-full-ce-audio-only"
+    first, second = find_experiment(same_files), find_experiment(f"{same_files}@2022")
+    assert first.folder(0, Path("data")) == second.folder(0, Path("data"))
+    assert find_experiment(f"{same_files}@{first.group}") == first
+    assert first.published["t2v"]["R1"] != second.published["t2v"]["R1"]
+
+
 @pytest.mark.parametrize("name", load_experiments())
 def test_each_experiment_is_complete(name):
     experiment = load_experiments()[name]
     assert list(experiment.runs) == [0, 1, 2]
-    assert experiment.name == name == experiment_name(experiment.config)
+    assert name.partition("@")[0] == experiment.name
+    if experiment.group:
+        assert experiment.name == experiment_name(experiment.config)
     assert experiment.dataset in published_data_sets()
     for task in experiment.published or ():
         assert set(experiment.published[task]) == METRICS
@@ -92,7 +130,7 @@ def test_each_experiment_has_its_config(name):
     """The file is there, loads, bears the name of the experiment and reads its data set."""
     experiment = load_experiments()[name]
     config = load_config(ROOT / experiment.config)
-    assert config.name == name
+    assert config.name == experiment.name or not experiment.group
     assert Path(config.data.root_feat_folder).name == "structured-symlinks"
     assert experiment.dataset in Path(config.data.data_dir).parts
 
@@ -108,12 +146,14 @@ def test_configs_without_a_published_run_are_marked_so():
     }
     assert found == published | set(unpublished_configs())
     assert not published & set(unpublished_configs())
-    assert len(unpublished_configs()) == 4
+    assert len(unpublished_configs()) == 8
 
 
 def test_every_name_in_the_documents_exists():
     folders = "|".join(Path(folder).name for folder in published_data_sets().values())
-    known = {*load_experiments(), *map(experiment_name, unpublished_configs())}
+    experiments = load_experiments().values()
+    known = {e.name for e in experiments} | {experiment_name(e.config) for e in experiments}
+    known |= set(map(experiment_name, unpublished_configs()))
     pages = [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
@@ -175,11 +215,12 @@ def test_unknown_data_sets_get_the_nearest_name():
         ("runs", ["2021-06-10_15-34-48"]),
         ("config", "configs/elsewhere/x.json"),
         ("published", {"t2v": {"R1": 5.0}}),
+        ("protocol", "some captions"),
     ],
 )
 def test_a_registry_with_unfit_names_is_refused(tmp_path, key, value):
     registry = json.loads(REGISTRY.read_text())
-    registry["experiments"][NAME][key] = value
+    registry["experiments"]["2021"][NAME][key] = value
     (tmp_path / "experiments.json").write_text(json.dumps(registry))
     with pytest.raises(DataError, match=f"experiment '{NAME}' is not well-formed"):
         load_experiments(tmp_path / "experiments.json")
@@ -188,7 +229,8 @@ def test_a_registry_with_unfit_names_is_refused(tmp_path, key, value):
 @pytest.mark.parametrize("name", ["..", "a/b", "a b", "a;b", "a..b", "-rf", ".hidden", "a\n"])
 def test_names_that_could_leave_their_folder_are_refused(tmp_path, name):
     registry = json.loads(REGISTRY.read_text())
-    registry["experiments"][name] = registry["experiments"][NAME]
+    first = registry["experiments"]["2021"]
+    first[name] = first[NAME]
     (tmp_path / "experiments.json").write_text(json.dumps(registry))
     with pytest.raises(DataError, match="may not become part of a path"):
         load_experiments(tmp_path / "experiments.json")
@@ -211,8 +253,8 @@ def test_a_run_lands_in_its_place_and_is_fetched_once(server, tmp_path):
 def test_every_run_of_the_registry_is_found_where_it_is_published(server, tmp_path):
     for experiment in load_experiments().values():
         for seed in experiment.runs:
-            fetch(server, tmp_path, seed, experiment.name)
-    assert [len(p.seeds) for p in what_is_here(tmp_path / "data")] == [3] * 24
+            fetch(server, tmp_path, seed, experiment.key)
+    assert [len(p.seeds) for p in what_is_here(tmp_path / "data")] == [3] * 52
 
 
 def test_an_unpublished_seed_is_named(server, tmp_path):
@@ -258,7 +300,7 @@ def test_what_is_here(server, tmp_path):
     assert not any(p.seeds for p in what_is_here(tmp_path / "data"))
     fetch(server, tmp_path, 2)
     (fetch(server, tmp_path, 1) / CHECKPOINT).unlink()
-    here = {p.experiment.name: p for p in what_is_here(tmp_path / "data")}
+    here = {p.experiment.key: p for p in what_is_here(tmp_path / "data")}
     assert here[NAME].seeds == (2,)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_loader.sounddescs import SoundDescs
 from file_server import Faults, FileServer, make_archive
 from misc.sync_experts import main
 from utils.fetching import download
@@ -206,3 +207,26 @@ def test_help_from_another_folder(tmp_path):
     )
     assert "--purge_tar_file" in shown.stdout
     assert "AudioCaps" in shown.stdout
+
+
+def test_split_lists_that_an_archive_lacks(server, sync, monkeypatch, capsys):
+    listed = {name: f"{name} clip\n" for name in SoundDescs.lists_elsewhere}
+    known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in listed.items()}
+    monkeypatch.setattr(SoundDescs, "lists_elsewhere", known)
+    server.files[address("SoundDescs")] = make_archive(feature_files("SoundDescs"))
+    assert sync("SoundDescs") == 1
+    error = capsys.readouterr().err
+    assert "val_list.txt, test_list.txt" in error
+    assert "put them into data/SoundDescs" in error
+    for name, text in listed.items():
+        Path("data/SoundDescs", name).write_text(text)
+    assert sync("SoundDescs") == 0
+    assert len(server.requests) == 1
+    folder = Path("data/SoundDescs/structured-symlinks")
+    assert (folder / "train_list.txt").read_text() == "clip\n"  # that of the archive
+    assert (folder / "val_list.txt").read_text() == listed["val_list.txt"]
+    (folder / "val_list.txt").unlink()
+    Path("data/SoundDescs/val_list.txt").write_text("others\n")
+    assert sync("SoundDescs") == 1
+    assert "data/SoundDescs/val_list.txt is not the published list" in capsys.readouterr().err
+    assert not (folder / "val_list.txt").exists()

@@ -9,7 +9,7 @@ import pytest
 from model.metric import METRICS
 from results.published import FORMS, compare, render, summarise, verdict
 from utils.errors import UsageError
-from utils.fetching.experiments import find_experiment
+from utils.fetching.experiments import EACH_CAPTION, JOINED, find_experiment
 
 NAME = "audiocaps-train-vggish-vggsound"
 GEOM = "geometric_mean_R1-R5-R10"
@@ -125,9 +125,10 @@ def test_the_text_table():
     assert here.split()[:5] == [f"{NAME},", "3", "seeds", "23.4", "(1.0)"]
     assert here.endswith("21,864,536")
     assert " ".join(published.split()).startswith(
-        "published: CE - VGGish + VGGSound 23.1 (0.8) 55.1 (0.9)"
+        "published: CE - VGGish + VGGSound (2021) 23.1 (0.8) 55.1 (0.9)"
     )
     assert difference.split() == ["difference", *["+0.3"] * 7, "+0"]
+    assert said.splitlines()[-1] == f"Queries: {EACH_CAPTION}"
     assert v2t.startswith("audio-to-text (v2t)")
     assert v2t.splitlines()[-1].split().count("*") == 2  # MdR 0.0, MnR 0.1
     assert said.startswith("OUTSIDE two published deviations: ")
@@ -173,6 +174,19 @@ def test_latex_is_escaped():
     assert all(row.endswith(" & 5 \\\\") and row.count(" & ") == 8 for row in rows)
     assert rows[0].startswith(expected)
     assert text.count("\\begin{tabular}{lrrrrrrrr}") == text.count("\\end{tabular}") == 2
+
+
+def test_the_protocol_is_named_in_every_form():
+    mmt = comparison(seeds_around(), name="clotho-train-vggish-vggsound-mmt")
+    for form in ("text", "markdown", "latex"):
+        text = render([mmt, comparison(seeds_around())], form)
+        assert f"{mmt.name}, 3 seeds ({JOINED})" in text
+        assert "published: MMT - VGGish + VGGSound (2022, captions joined)" in text
+        assert text.splitlines()[-2:][0].endswith(f"Queries, {EACH_CAPTION}: {NAME}")
+        assert text.splitlines()[-1].endswith(f"Queries, {JOINED}: {mmt.name}")
+    first, second = json.loads(render([mmt, comparison(seeds_around())], "json"))
+    assert (first["paper"], first["queries"], len(first["flags"])) == ("2022", JOINED, 1)
+    assert (second["paper"], second["queries"], second["flags"]) == ("2021", EACH_CAPTION, [])
 
 
 def test_json_holds_every_number():

@@ -24,8 +24,8 @@ from trainer.runs import (
     purge_runs,
 )
 from utils.config import Config, config_from_dict, load_config
-from utils.errors import CheckpointError, DataError, UsageError, nearest
-from utils.fetching.experiments import fetch_run, load_experiments
+from utils.errors import CheckpointError, DataError, UsageError
+from utils.fetching.experiments import fetch_run, find_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Start:
     """The weights that the seeds of a run begin with: fresh ones, without a `source`."""
 
     source: str | None
-    """A checkpoint, or an experiment: trained here, or published and then fetched."""
+    """A checkpoint, or an experiment: trained here under its name, or published and then fetched
+    (NAME@GROUP says which one where two have the name)."""
     save_dir: Path
     root_url: str
 
@@ -73,17 +74,18 @@ class Start:
         place = Path(self.source)
         if place.is_file() or (place.is_dir() and newest_state(place) is not None):
             return checkpoint_at(place)
-        own = finished_checkpoint(self.save_dir, self.source, seed)
+        own = finished_checkpoint(self.save_dir, self.source.partition("@")[0], seed)
         if own is not None:
             return own
-        experiments = load_experiments()
-        if self.source in experiments:
-            experiment, data_dir = experiments[self.source], self.save_dir.parent
-            return fetch_run(experiment, seed, root_url=self.root_url, data_dir=data_dir) / BEST
-        raise UsageError(
-            f"{self.source} is neither a checkpoint nor an experiment with a finished seed {seed}"
-            f"{nearest(self.source, experiments)}"
-        )
+        try:
+            experiment = find_experiment(self.source)
+        except UsageError as error:
+            raise UsageError(
+                f"{self.source} is neither a checkpoint nor an experiment with a finished seed "
+                f"{seed}: {error}"
+            ) from None
+        data_dir = self.save_dir.parent
+        return fetch_run(experiment, seed, root_url=self.root_url, data_dir=data_dir) / BEST
 
     def agree(self, seed: int, processes: Processes, device: torch.device) -> Path | None:
         """Let the writer find or fetch the checkpoint of a seed; return it in every process."""

@@ -229,7 +229,7 @@ class VisualizerArgs:
     """The section `visualizer.args`."""
 
     src_video_dir: Annotated[str | None, "folder of recordings that the page links to"] = None
-    vis_vid_freq: Annotated[int | None, "no effect: the page is written when a run ends"] = None
+    vis_vid_freq: Annotated[float | None, "no effect: the page is written when a run ends"] = None
     num_samples: Annotated[int | None, "no effect: the page shows all queries"] = None
 
 

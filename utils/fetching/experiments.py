@@ -1,4 +1,8 @@
-"""The published experiments: what they are, where their files are, and how to get them here."""
+"""The published experiments: what they are, where their files are, and how to get them here.
+
+Two papers publish experiments, partly under the same names: name and group identify the files of
+one, name and paper its rows in the tables.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from utils.files import read_json
 REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
 ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
 CHECKPOINT, RUN_CONFIG = "trained_model.pth", "config.json"
+SECTIONS = {"papers", "datasets", "experiments", "unpublished"}
 
 # Every name below becomes part of a path and of an address: nothing but these letters does.
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -25,18 +30,45 @@ Published = Mapping[str, Mapping[str, tuple[float, float]]]
 """Task ("t2v", "v2t") -> metric (R1 R5 R10 R50 MedR MeanR geom) -> (mean, standard deviation)."""
 
 
+EACH_CAPTION, ONE_CAPTION, JOINED = "each caption", "one caption", "captions joined"
+PROTOCOLS = (EACH_CAPTION, ONE_CAPTION, JOINED)
+"""What a query is: each of a clip's captions, its only one, or all of them joined."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A published experiment: trained checkpoints, one per seed, and its rows in the tables."""
 
+    key: str
+    """NAME; NAME@GROUP, or NAME@PAPER of the same files, where an earlier row has the name."""
     name: str
+    paper: str  # its year
     config: str  # relative to the repository root
     label: str  # the name of its row
     dataset: str  # folder of its features below data/
     parameters: int  # trainable ones
-    group: str
-    runs: Mapping[int, str]  # seed -> time of the run
+    group: str | None  # None: checkpoints alone are published, by seed
+    runs: Mapping[int, str | None]  # seed -> time of the run; None where there is no group
+    protocol: str  # one of PROTOCOLS
+    flags: tuple[str, ...]  # what to know before comparing with the row
     published: Published | None  # None: no row in a table
+
+    @property
+    def row(self) -> str:
+        """Return the name of its row with the paper, and the protocol where captions are joined."""
+        joined = f", {JOINED}" if self.protocol == JOINED else ""
+        return f"{self.label} ({self.paper}{joined})"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the files that are published of each seed."""
+        return (RUN_CONFIG, CHECKPOINT) if self.group else (CHECKPOINT,)
+
+    def config_file(self, seed: int, data_dir: Path) -> Path:
+        """Return the configuration of a seed: the run's own where it is published, else ours."""
+        if RUN_CONFIG in self.files:
+            return self.folder(seed, data_dir) / RUN_CONFIG
+        return REGISTRY.parent.parent / self.config
 
     def folder(self, seed: int, data_dir: Path) -> Path:
         """Return where the files of a seed lie."""
@@ -50,7 +82,16 @@ class Experiment:
         if seed not in self.runs:
             known = ", ".join(map(str, self.runs))
             raise UsageError(f"{self.name} has no published run of seed {seed}; there are: {known}")
-        return f"models/{self.name}/{self.group}/seed-{seed}/{self.runs[seed]}"
+        parts = ("models", self.name, self.group, f"seed-{seed}", self.runs[seed])
+        return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper that publishes experiments."""
+
+    title: str
+    notes: tuple[str, ...]  # what to know of its rows
 
 
 @dataclass(frozen=True)
@@ -62,18 +103,31 @@ class Presence:
 
 
 def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
-    """Return all published experiments by name, in the order of the registry."""
+    """Return all published experiments by their keys, in the order of the registry."""
     content = _read(registry)
     folders = {configs: name for name, configs in published_data_sets(registry).items()}
-    experiments = {}
-    for name, entry in content["experiments"].items():
-        try:
-            experiments[name] = _experiment(name, entry, folders)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{registry}: experiment {name!r} is not well-formed: {error}"
-            ) from error
+    experiments: dict[str, Experiment] = {}
+    for paper, entries in content["experiments"].items():
+        for name, entry in entries.items():
+            try:
+                key, earlier = name, experiments.get(name)
+                if earlier is not None:
+                    same = entry["group"] == earlier.group
+                    key = f"{name}@{paper if same else entry['group']}"
+                experiments[key] = _experiment(key, name, paper, entry, folders)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise DataError(
+                    f"{registry}: experiment {name!r} is not well-formed: {error}"
+                ) from error
     return experiments
+
+
+def published_papers(registry: Path = REGISTRY) -> dict[str, Paper]:
+    """Return the papers by their years, the first one first."""
+    return {
+        year: Paper(entry["title"], tuple(entry["notes"]))
+        for year, entry in _read(registry)["papers"].items()
+    }
 
 
 def published_data_sets(registry: Path = REGISTRY) -> dict[str, str]:
@@ -90,10 +144,17 @@ def unpublished_configs(registry: Path = REGISTRY) -> tuple[str, ...]:
 
 
 def find_experiment(name: str, registry: Path = REGISTRY) -> Experiment:
-    """Return the experiment of exactly this name; UsageError with the nearest one otherwise."""
+    """Return the experiment of exactly this name, the first paper's where both have it.
+
+    NAME@GROUP and NAME@PAPER choose. Raises UsageError with the nearest name otherwise.
+    """
     experiments = load_experiments(registry)
     if name in experiments:
         return experiments[name]
+    for experiment in experiments.values():
+        choices = (experiment.group, experiment.paper)
+        if name in [f"{experiment.name}@{choice}" for choice in choices if choice]:
+            return experiment
     for config in unpublished_configs(registry):
         if name == experiment_name(config):
             raise UsageError(
@@ -120,7 +181,7 @@ def fetch_run(
     data_dir: Path = Path("data"),
     policy: Policy | None = None,
 ) -> Path:
-    """Bring checkpoint and config of a seed here, or verify them; returns their folder.
+    """Bring the published files of a seed here, or verify them; returns their folder.
 
     A new checkpoint has to be readable before it gets its final name. Raises DownloadError, also
     when a file is not the one fetched earlier.
@@ -129,8 +190,9 @@ def fetch_run(
     from utils.reading.checkpoints import read_torch_checkpoint
 
     folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
-    fetch(f"{url}/{RUN_CONFIG}", folder / RUN_CONFIG, check=read_json, policy=policy)
-    fetch(f"{url}/{CHECKPOINT}", folder / CHECKPOINT, check=read_torch_checkpoint, policy=policy)
+    checks = {RUN_CONFIG: read_json, CHECKPOINT: read_torch_checkpoint}
+    for file in experiment.files:
+        fetch(f"{url}/{file}", folder / file, check=checks[file], policy=policy)
     return folder
 
 
@@ -144,7 +206,7 @@ def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> li
                 for seed in experiment.runs
                 if all(
                     (experiment.folder(seed, data_dir) / file).is_file()
-                    for file in (CHECKPOINT, RUN_CONFIG)
+                    for file in experiment.files
                 )
             ),
         )
@@ -160,23 +222,32 @@ def sync_command(dataset: str, data_dir: Path = Path("data")) -> str:
 
 def _read(registry: Path) -> dict[str, Any]:
     content = read_json(registry)
-    if not isinstance(content, dict) or not {"datasets", "experiments", "unpublished"} <= set(
-        content
-    ):
-        raise DataError(f"{registry}: expected the keys datasets, experiments and unpublished")
+    if not isinstance(content, dict) or SECTIONS - set(content):
+        raise DataError(f"{registry}: expected the keys {', '.join(sorted(SECTIONS))}")
     return content
 
 
-def _experiment(name: str, entry: Mapping[str, Any], folders: Mapping[str, str]) -> Experiment:
-    published = entry["published"]
+def _experiment(
+    key: str, name: str, paper: str, entry: Mapping[str, Any], folders: Mapping[str, str]
+) -> Experiment:
+    published, group = entry["published"], entry["group"]
+    if entry["protocol"] not in PROTOCOLS:
+        raise ValueError(f"found protocol {entry['protocol']!r}, expected {' or '.join(PROTOCOLS)}")
     return Experiment(
+        key=key,
         name=_checked(NAME, name),
+        paper=_checked(NAME, paper),
         config=entry["config"],
         label=entry["label"],
         dataset=folders[str(Path(entry["config"]).parent)],
         parameters=int(entry["parameters"]),
-        group=_checked(NAME, entry["group"]),
-        runs={int(seed): _checked(TIME, time) for seed, time in entry["runs"].items()},
+        group=None if group is None else _checked(NAME, group),
+        runs={
+            int(seed): None if group is None else _checked(TIME, time)
+            for seed, time in entry["runs"].items()
+        },
+        protocol=entry["protocol"],
+        flags=tuple(entry.get("flags", ())),
         published=published
         and {
             task: {metric: (float(mean), float(std)) for metric, (mean, std) in metrics.items()}
