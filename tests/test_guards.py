@@ -47,7 +47,6 @@ ALLOWED = {
     "trainer/report.py": {
         "SummaryWriter": "TensorBoard's events are appended and read as they are"
     },
-    "misc/fuzz.py": {"write_bytes": "damaged files, in a temporary folder"},
     "misc/soak.py": {"open": "the lines of a child process, in a temporary folder"},
     "misc/benchmarking/made_up_data.py": {
         "open": "made-up data, in a folder of its own that is made anew",
@@ -55,7 +54,6 @@ ALLOWED = {
     },
 }
 PROCESSES = {
-    "misc/fuzz.py": "a reading that crashes or hangs must be counted, not suffered",
     "misc/soak.py": "what is killed must be a process of its own",
     "data_loader/soundscenes/write.py": "thousands of sounds are made, on every core",
     "misc/benchmark.py": "each stage is measured in a process of its own",

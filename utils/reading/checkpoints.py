@@ -180,8 +180,8 @@ def _allowed() -> list[Any]:
     names |= {"copyreg._reconstructor": Call("copyreg._reconstructor", _reconstruct)}
     names |= {"collections.defaultdict": Call("collections.defaultdict", lambda *_: {})}
     names |= {"builtins.list": Name("builtins.list"), "builtins.dict": Name("builtins.dict")}
-    # torch builds the state only of objects whose class has a name too
-    names |= {f"{__name__}.Opaque": Opaque}
+    # torch builds the state only of objects whose class has a name too: one no file can write
+    names |= {"\n": Opaque}
     return [(stand_in, name) for name, stand_in in names.items()]
 
 
