@@ -76,6 +76,11 @@ class Packed:
         if len(self._clips.row_of) != len(self.offsets) - 1:
             raise DataError("a packed file's clips do not fit its arrays")
 
+    @property
+    def clips(self) -> list[str]:
+        """The ids of all clips."""
+        return list(self._clips.row_of)
+
     def find(self, clips: list[str]) -> np.ndarray:
         """Return the row of each clip (n,) int64, -1 for one that is not here."""
         rows = map(self._clips.row_of.get, clips, itertools.repeat(-1))

@@ -326,7 +326,6 @@ def test_lists(tmp_path, content, names):
     [
         (b"", "holds no names"),
         (b"\n \n", "holds no names"),
-        (b"a\n\nb\n", "line 2 is blank"),
         (b"a\nb\na\n", "line 3: 'a' comes a second time"),
         (b"a\r\nb\na\r\n", "line 3: 'a' comes a second time"),
         (b"a\nb\0\n", "line 2 holds a NUL"),
@@ -341,6 +340,12 @@ def test_lists_that_are_refused(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_list(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_blank_line_between_names_is_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "list.txt").write_bytes(b"a\n \nb\n")
+    assert read_list(tmp_path / "list.txt") == ["a", "b"]
+    assert [record.args for record in caplog.records] == [(tmp_path / "list.txt", 2)]
 
 
 @given(

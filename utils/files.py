@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import mmap
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NoReturn
 
 from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
 DEEPEST_JSON = 100
@@ -127,9 +130,9 @@ def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN4
 def read_list(path: str | Path) -> list[str]:
     r"""Read a list of names, one a line, kept exactly as they stand.
 
-    Lines end in "\n" or "\r\n"; a byte order mark and blank lines at the end are tolerated. An
-    empty list, a blank line between names, a name that comes twice, NUL and stray carriage returns
-    raise DataError.
+    Lines end in "\n" or "\r\n"; a byte order mark is left out, blank lines too, with a warning
+    where one is between names. An empty list, a name that comes twice, NUL and stray carriage
+    returns raise DataError.
     """
     text = _read_text(path, LARGEST_LIST).removeprefix("\ufeff")
     names = [line.removesuffix("\r") for line in text.split("\n")]
@@ -142,14 +145,18 @@ def read_list(path: str | Path) -> list[str]:
             if "\0" in name or "\r" in name:
                 what = "a NUL character" if "\0" in name else "a carriage return inside"
                 raise DataError(f"{path}: line {number} holds {what}; lines end in \\n or \\r\\n")
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
+    blank = 0
     for number, name in enumerate(names, start=1):
         if not name.strip():
-            raise DataError(f"{path}: line {number} is blank")
-        if name in seen:
+            blank = blank or number
+        elif name in seen:
             raise DataError(f"{path}: line {number}: {name[:200]!r} comes a second time")
-        seen.add(name)
-    return names
+        else:
+            seen[name] = None
+    if blank:
+        logger.warning("%s: line %d is blank; left out", path, blank)
+    return list(seen)
 
 
 def sha256_of(path: str | Path) -> str:
