@@ -229,8 +229,8 @@ def build_mmt(
 
 def build_text_bert(params: TextBertParams, vocab: str, weights: str | None) -> bert.Bert:
     """Return the captions' transformer, as large as the vocabulary unless `params` says a size."""
-    with open_regular(vocab) as file:
-        pieces = file.read().rstrip(b"\r\n").count(b"\n") + 1
+    with open_regular(vocab) as content:
+        pieces = content.read().rstrip(b"\r\n").count(b"\n") + 1
     known = params.vocab_size or pieces
     if pieces > known:
         raise DataError(f"{vocab}: has {pieces} word pieces, but the network knows {known}")
