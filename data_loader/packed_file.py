@@ -28,7 +28,7 @@ from typing import IO, Any
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import open_regular
+from utils.files import map_file, open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,13 @@ class PackedFile:
 
     def require_whole(self) -> None:
         """Raise DataError when the file was cut short: reading on would end the process."""
-        if self.map is not None and (size := self.map.size()) < len(self.map):
+        if self.map is None:
+            return
+        try:
+            size = self.map.size()
+        except OSError:  # read, because files cannot be mapped here
+            return
+        if size < len(self.map):
             raise DataError(
                 f"{self.path}: was cut short to {size} of {len(self.map)} bytes while in use; "
                 "start again: it is then packed anew"
@@ -218,7 +224,7 @@ def map_packed(path: Path) -> PackedFile:
     with open_regular(path) as file:
         if file.seek(0, os.SEEK_END) < TAIL.size:
             raise DataError(f"{path}: is not a packed file (too short)")
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = map_file(file)
     packed = open_packed(np.frombuffer(mapped, np.uint8), str(path))
     # Clips come in random order. By default the system reads megabytes around each of them, most
     # of which are not wanted before they are dropped again when a file is larger than memory.

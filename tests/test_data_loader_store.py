@@ -1,7 +1,9 @@
 """The packed feature store: read once, used as long as the source stays as it was."""
 
+import errno
 import hashlib
 import logging
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -466,3 +468,19 @@ def test_files_of_older_versions_are_packed_again(large, caplog):
     store_module._OPENED.clear()
     store_of(source, path.parents[1]).features(source, "x")
     assert "older version" in caplog.text
+
+
+def test_features_are_read_where_files_cannot_be_mapped(tmp_path, source, values, monkeypatch):
+    real = mmap.mmap
+
+    def refusing(handle, size, **options):
+        if handle != -1:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(handle, size)
+
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    packed = store_of(source, tmp_path / "packed").features(source, "x")
+    assert_holds(packed, values)
+    packed.file.verify_all()
+    packed.file.require_whole()
+    packed.will_need(np.array([0]), np.array([1]))

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MIB = 1 << 20
 DEEPEST_JSON = 100
 LARGEST_LIST = 64 * MIB
+NO_MAPS = {errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
+"""How file systems say that they have no such map."""
 LEFTOVER_SUFFIX = ".part"
 LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just starting
 
@@ -186,15 +188,30 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def map_file(file: BinaryIO) -> memoryview:
+def map_file(file: BinaryIO) -> mmap.mmap:
     """Map an open file for reading; DataError when it is empty.
 
-    The mapping lives as long as views of it do. Reading it after another program cut the file short
-    ends the process: what is read must stay as it is meanwhile.
+    Reading it after another program cut the file short ends the process: what is read must stay as
+    it is meanwhile. Where a file system has no shared maps, the map is private; where it has none,
+    the file is read into memory, with a warning.
     """
-    if not os.fstat(file.fileno()).st_size:
+    if not (size := os.fstat(file.fileno()).st_size):
         raise DataError("is empty")
-    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+        try:
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
+        except OSError as error:
+            if error.errno not in NO_MAPS:
+                raise
+    logger.warning("files cannot be mapped here; reading %.1f MiB instead: slower", size / MIB)
+    content = mmap.mmap(-1, size)
+    file.seek(0)
+    rest = memoryview(content)
+    while rest and (count := file.readinto(rest)):  # type: ignore[attr-defined]
+        rest = rest[count:]
+    if rest:
+        raise DataError("was cut short while it was read")
+    return content
 
 
 def _file_of(handle: int, mode: str) -> IO[Any]:
