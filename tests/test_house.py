@@ -27,7 +27,7 @@ ROOMS = {
 HOMES = {
     "h5py": ("utils/reading/",),
     "pickle": ("utils/reading/", "audio/weights.py"),
-    "requests": ("utils/fetching/download.py",),
+    "requests": ("utils/fetching/",),
     "soundfile": ("audio/reading.py", "results/sounds.py"),
     "soxr": ("audio/reading.py",),
     "ai_edge_litert": ("audio/yamnet.py",),
