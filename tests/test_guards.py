@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    *("audio", "model", "text", "data_loader", "soundscenes", "trainer", "results", "search"),
+    *("audio", "model", "text", "data_loader", "soundscenes", "trainer", "results"),
     *("utils", "misc"),
 )
 

@@ -65,6 +65,15 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def restore_folder(folder: Path) -> bool:
+    """Make a folder again that vanished while it was in use, with a warning; say whether it had."""
+    if folder.is_dir():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.warning("%s has vanished; made again, what was in it is lost", folder)
+    return True
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove what writers that were killed left unfinished in `folder`; return how many.
 
