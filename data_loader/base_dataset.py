@@ -282,6 +282,7 @@ class BaseDataset:
         left out. Batches are delivered to `device`, by default that of `to`. With `planned` they
         are left to be gathered there, if that device holds the features and nothing is drawn.
         """
+        self._require_whole_files()
         plan = plan_epoch(
             self._captions.choices,
             epoch=epoch,
@@ -337,6 +338,7 @@ class BaseDataset:
         K is num_test_captions (1 with fused captions), the first captions of each clip. Where a
         clip has fewer, its query mask is 0 and its text zeros.
         """
+        self._require_whole_files()
         per_clip = 1 if self.settings.fuse_captions else self.settings.num_test_captions
         tensors = self._tensors
         place = np.arange(per_clip)
@@ -356,6 +358,10 @@ class BaseDataset:
             masks,
             self.clips,
         )
+
+    def _require_whole_files(self) -> None:
+        for packed in self.opened:
+            packed.file.require_whole()
 
     @property
     def _training(self) -> bool:

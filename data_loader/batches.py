@@ -118,9 +118,16 @@ class Sequences:
     def announce(self, items: Tensor, width: int) -> None:
         """Say that the first `width` places of items (B,) are taken next."""
         if self.file is not None:
-            starts = self.starts[items]
-            ends = starts + self.lengths[items].clamp(max=width)
-            self.file.will_need(starts.numpy(), ends.numpy())
+            self.file.will_need(*self._bounds(items, width))
+
+    def verify(self, items: Tensor, width: int) -> None:
+        """Check the first `width` places of items (B,), where they were not yet in this run."""
+        if self.file is not None:
+            self.file.verify(*self._bounds(items, width))
+
+    def _bounds(self, items: Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
+        starts = self.starts[items]
+        return starts.numpy(), (starts + self.lengths[items].clamp(max=width)).numpy()
 
     @property
     def padding(self) -> int:
@@ -202,11 +209,13 @@ class ClipTensors:
     def words(self, captions: Tensor) -> Tensor:
         """Return the rows of the words of captions (B,): (B, W), cut and padded."""
         self._captions.announce(captions, self._word_places)
+        self._captions.verify(captions, self._word_places)
         return self._captions.index(captions, self._word_places)
 
     def kept_words(self, captions: Tensor, keep: Tensor) -> Tensor:
         """Return the rows of those words of captions (B,) that stay: keep (B, any)."""
         self._captions.announce(captions, keep.shape[1])
+        self._captions.verify(captions, keep.shape[1])
         return self._captions.index_of_kept(captions, keep, self._word_places)
 
     def no_words(self, count: int) -> Tensor:
@@ -231,6 +240,9 @@ class ClipTensors:
         for name, parts in self._experts.items():
             for part in parts:
                 part.announce(clips, self._tokens[name] or 1)
+        for name, parts in self._experts.items():
+            for part in parts:
+                part.verify(clips, self._tokens[name] or 1)
         taken = {}
         for name, parts in self._experts.items():
             places = self._tokens[name]

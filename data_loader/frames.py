@@ -155,7 +155,9 @@ class _ExpertFrames:
     def take(self, clips: NDArray[np.int64], places: Places, *, pin: bool) -> Tensor:
         parts = []
         for sequences in self._sequences:
-            sequences.announce(torch.from_numpy(clips), int(self._lengths[clips].max(initial=0)))
+            longest = int(self._lengths[clips].max(initial=0))
+            sequences.announce(torch.from_numpy(clips), longest)
+            sequences.verify(torch.from_numpy(clips), longest)
             starts = sequences.starts[torch.from_numpy(clips).to(sequences.starts.device), None]
             there = torch.from_numpy(places).to(starts.device)
             index = torch.where(there == NO_FRAME, sequences.padding, starts + there)

@@ -5,30 +5,37 @@
 Everything is little-endian and blocks start at multiples of 64 bytes, so that a mapped file is used
 in place. The first block is written as it comes (features larger than memory), the rest whole. The
 footer holds a checksum of every block; those of the small blocks are checked whenever a file is
-opened, that of the first one, which may be gigabytes, by `PackedFile.damaged_block` alone.
+opened. The first one, which may be gigabytes, has a checksum for each piece of PIECE bytes in the
+last block, `pieces`: `PackedFile.verify` checks a piece when it is used for the first time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import mmap
 import os
 import struct
+import tempfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from utils.errors import DataError
-from utils.files import open_regular
+from utils.files import map_file, open_regular
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b"\x89PACKED1"
 ALIGNMENT = 64
+PIECE = 1 << 16
+"""Bytes of the first block that one checksum is of."""
 TAIL = struct.Struct("<32sQ8s")
 FOOTER_LIMIT = 1 << 20
 DTYPES = {np.dtype(d).str: np.dtype(d) for d in ("<f2", "<f4", "<i8", "|u1")}
@@ -41,6 +48,8 @@ class PackedWriter:
         self._sink = sink
         self._position = 0
         self._blocks: list[dict[str, Any]] = []
+        self._pieces: list[int] = []
+        self._piece, self._filled = 0, 0
 
     def extend(self, name: str, rows: np.ndarray) -> None:
         """Append rows (n, ...) to the first block; their dtype and width stay the same."""
@@ -59,6 +68,9 @@ class PackedWriter:
 
     def finish(self, header: dict[str, Any]) -> None:
         """Write the footer; `header` is what the file says about itself, as plain JSON types."""
+        if self._filled:
+            self._pieces.append(self._piece)
+        self.add("pieces", np.array(self._pieces, np.int64))
         footer = json.dumps({"header": header, "blocks": self._blocks}).encode()
         self._write(footer)
         self._write(TAIL.pack(hashlib.sha256(footer).digest(), len(footer), MAGIC))
@@ -80,13 +92,25 @@ class PackedWriter:
         self._write(data)
         block["shape"][0] += len(rows)
         block["crc32"] = zlib.crc32(data, block["crc32"])
+        if block is self._blocks[0]:
+            self._sum_pieces(data)
+
+    def _sum_pieces(self, data: memoryview) -> None:
+        while data:
+            part = data[: PIECE - self._filled]
+            self._piece = zlib.crc32(part, self._piece)
+            self._filled += len(part)
+            if self._filled == PIECE:
+                self._pieces.append(self._piece)
+                self._piece, self._filled = 0, 0
+            data = data[len(part) :]
 
     def _write(self, data: bytes | memoryview) -> None:
         self._sink.write(data)
         self._position += len(data)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedFile:
     """An opened packed file: its arrays (views of the mapped file or of memory) and its header."""
 
@@ -96,6 +120,79 @@ class PackedFile:
     path: Path | None = None
     """Where it lies; None: in memory."""
     map: mmap.mmap | None = None
+    repack: Callable[[IO[bytes]], None] | None = None
+    """Writes the file anew from its source."""
+    _block: memoryview = field(init=False, repr=False)
+    _unchecked: np.ndarray = field(init=False, repr=False)
+    """(pieces + 1,): how many pieces before each one were not checked yet."""
+
+    def __post_init__(self) -> None:
+        first = next(iter(self.arrays.values()))
+        self._block = _bytes_of(first)
+        self._unchecked = np.arange(len(self.arrays["pieces"]) + 1)
+
+    def require_whole(self) -> None:
+        """Raise DataError when the file was cut short: reading on would end the process."""
+        if self.map is None:
+            return
+        try:
+            size = self.map.size()
+        except OSError:  # read, because files cannot be mapped here
+            return
+        if size < len(self.map):
+            raise DataError(
+                f"{self.path}: was cut short to {size} of {len(self.map)} bytes while in use; "
+                "start again: it is then packed anew"
+            )
+
+    def verify(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Check bytes begins[i] : ends[i] (n,) of the first block, where they were not yet.
+
+        What is damaged is mended from the source, with a warning; DataError when it cannot be.
+        """
+        firsts, lasts = begins // PIECE, -(-ends // PIECE)
+        there = ends > begins
+        fresh = there & (self._unchecked[lasts * there] > self._unchecked[firsts * there])
+        if not fresh.any():
+            return
+        left = np.diff(self._unchecked)
+        pairs = zip(firsts[fresh].tolist(), lasts[fresh].tolist(), strict=True)
+        pieces = {n for first, last in pairs for n in range(first, last) if left[n]}
+        if damaged := [piece for piece in sorted(pieces) if not self._is_intact(piece)]:
+            self._mend(damaged)
+        left[list(pieces)] = 0
+        self._unchecked = np.concatenate([[0], np.cumsum(left)])
+
+    def verify_all(self) -> None:
+        """Check the whole first block, where it was not yet."""
+        self.verify(np.array([0]), np.array([len(self._block)]))
+
+    def _is_intact(self, piece: int) -> bool:
+        content = self._block[piece * PIECE : (piece + 1) * PIECE]
+        return zlib.crc32(content) == int(self.arrays["pieces"][piece])
+
+    def _mend(self, damaged: list[int]) -> None:
+        problem = f"{self.path}: {len(damaged)} pieces of {PIECE} bytes have changed on the disk"
+        remedy = f"remove {self.path} and start again: it is then packed anew"
+        if self.path is None or self.map is None or self.repack is None:
+            raise DataError(f"{problem}; {remedy}")
+        logger.warning("%s; packing its source again to mend them", problem)
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent) as anew:
+                self.repack(anew)
+                anew.flush()
+                handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    for piece in damaged:
+                        size = min(PIECE, len(self._block) - piece * PIECE)
+                        content = os.pread(anew.fileno(), size, piece * PIECE)
+                        os.pwrite(handle, content, piece * PIECE)  # where all maps see it
+                finally:
+                    os.close(handle)
+        except OSError as error:
+            raise DataError(f"{problem}; mending it failed ({error.strerror}); {remedy}") from error
+        if not all(map(self._is_intact, damaged)):
+            raise DataError(f"{problem}, and cannot be mended from its source; {remedy}")
 
     def will_need(self, begins: np.ndarray, ends: np.ndarray) -> None:
         """Let the system read bytes begins[i] : ends[i] (n,) of the first block, all at once.
@@ -127,12 +224,13 @@ def map_packed(path: Path) -> PackedFile:
     with open_regular(path) as file:
         if file.seek(0, os.SEEK_END) < TAIL.size:
             raise DataError(f"{path}: is not a packed file (too short)")
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = map_file(file)
     packed = open_packed(np.frombuffer(mapped, np.uint8), str(path))
     # Clips come in random order. By default the system reads megabytes around each of them, most
     # of which are not wanted before they are dropped again when a file is larger than memory.
     mapped.madvise(mmap.MADV_RANDOM)
-    return replace(packed, path=path, map=mapped)
+    packed.path, packed.map = path, mapped
+    return packed
 
 
 def open_packed(buffer: np.ndarray, where: str) -> PackedFile:
@@ -147,6 +245,11 @@ def open_packed(buffer: np.ndarray, where: str) -> PackedFile:
         header = footer["header"]
         if not isinstance(header, dict) or len(arrays) != len(footer["blocks"]):
             raise ValueError("its footer is malformed")
+        if "pieces" not in arrays:
+            raise ValueError("it was packed by an older version")
+        size = next(iter(arrays.values())).nbytes
+        if arrays["pieces"].dtype != np.int64 or arrays["pieces"].shape != (-(-size // PIECE),):
+            raise ValueError("its checksums do not fit its first block")
         damaged = _first_damaged(arrays, checksums, list(arrays)[1:])
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(f"{where}: is not a whole packed file ({error})") from error

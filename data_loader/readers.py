@@ -39,43 +39,109 @@ def read_features(path: str | Path) -> Iterator[tuple[str, np.ndarray | None]]:
 def read_text_features(path: str | Path) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Yield (clip, captions), each caption a (words, T) array of finite numbers.
 
-    A clip may have no captions: only those of the split lists need any.
+    Taken too: one array (captions, words, T) for a clip, and a caption as a list of its words'
+    vectors, which are arrays (T,) or lists. A clip may have no captions: only those of the split
+    lists need any.
     """
     volume = _Volume(path)
     for clip, captions in _clips(path, load_plain(path)):
+        if _is_numbers(captions) and captions.ndim == 3:
+            captions = list(captions)
         if not isinstance(captions, (list, tuple)):
             raise DataError(
                 f"{path}: clip {shown(clip)}: found {_kind(captions)}, expected a list of arrays, "
                 "one for each caption"
             )
-        for number, words in enumerate(captions):
-            if not _is_numbers(words) or words.ndim != 2 or not np.isfinite(words).all():
+        found = []
+        for number, caption in enumerate(captions):
+            place = f"{path}: clip {shown(clip)}, caption {number}"
+            words = _vectors_of_words(caption, volume)
+            if words is None:
                 raise DataError(
-                    f"{path}: clip {shown(clip)}, caption {number}: found {_kind(words)}, "
-                    "expected an array (words, width) of finite numbers"
+                    f"{place}: found {_kind(caption)}, expected an array (words, width) of numbers"
                 )
+            if not np.isfinite(words).all():
+                raise DataError(f"{place}: its vectors hold NaN or infinity; encode it anew")
             volume.take(CAPTION_SIZE + words.nbytes)
-        yield clip, list(captions)
+            found.append(words)
+        yield clip, found
+
+
+def _vectors_of_words(caption: object, volume: _Volume) -> np.ndarray | None:
+    """Return a caption as an array (words, T); None when it is something else."""
+    if _is_numbers(caption):
+        return caption if caption.ndim == 2 else None
+    if not isinstance(caption, (list, tuple)) or not caption:
+        return None
+    widths = set()
+    for word in caption:
+        if _is_numbers(word) and word.ndim == 1:
+            widths.add(len(word))
+        elif isinstance(word, (list, tuple)):
+            volume.take(len(word))
+            if not all(type(number) is float or type(number) is int for number in word):
+                return None
+            widths.add(len(word))
+        else:
+            return None
+        volume.take(8 * len(word))
+    return np.array(caption, np.float64) if len(widths) == 1 else None
 
 
 def read_captions(path: str | Path) -> dict[str, list[list[str]]]:
-    """Return the captions of each clip as lists of words; a clip may have none."""
+    """Return the captions of each clip as lists of words; a clip may have none.
+
+    Taken too: captions as whole texts, one or a list, split at their blanks; arrays of texts; UTF-8
+    as bytes. A list of texts none of which has a blank could be captions or words: DataError.
+    """
     volume = _Volume(path)
     captions: dict[str, list[list[str]]] = {}
-    for clip, found in _clips(path, load_plain(path)):
-        if not isinstance(found, (list, tuple)):
+    unclear, whole = "", False
+    for clip, value in _clips(path, load_plain(path)):
+        found = _texts(value)
+        if type(found) is str:
+            found, whole = [found], True
+        if not isinstance(found, list):
             raise DataError(
-                f"{path}: clip {shown(clip)}: found {_kind(found)}, expected a list of captions"
+                f"{path}: clip {shown(clip)}: found {_kind(value)}, expected a list of captions"
             )
-        for number, words in enumerate(found):
-            if not isinstance(words, (list, tuple)) or not all(type(word) is str for word in words):
+        are_texts = bool(found) and all(type(caption) is str for caption in found)
+        if are_texts:
+            whole = whole or any(" " in caption.strip() for caption in found)
+            unclear = unclear or clip
+        captions[clip] = []
+        for number, caption in enumerate(found):
+            words = caption.split() if are_texts else _texts(caption)
+            if not isinstance(words, list) or not all(type(word) is str for word in words):
                 raise DataError(
-                    f"{path}: clip {shown(clip)}, caption {number}: found {_kind(words)}, "
-                    "expected a list of words"
+                    f"{path}: clip {shown(clip)}, caption {number}: found {_kind(caption)}, "
+                    "expected a list of words, or every caption of the clip as one text"
                 )
             volume.take(CAPTION_SIZE + WORD_SIZE * len(words) + sum(map(len, words)))
-        captions[clip] = [list(words) for words in found]
+            captions[clip].append(words)
+    if unclear and not whole:
+        raise DataError(
+            f"{path}: clip {shown(unclear)}: found texts without blanks, which may be captions or "
+            "words of one; expected a list of lists of words"
+        )
     return captions
+
+
+def _texts(value: object) -> object:
+    """Return a list in place of a tuple or an array of texts, and text in place of bytes in it."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SU":
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_text_of(item) for item in value]
+    return _text_of(value)
+
+
+def _text_of(value: object) -> object:
+    """Return UTF-8 as text, anything else as it is."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 def read_masks(path: str | Path) -> dict[str, np.ndarray]:
@@ -159,9 +225,10 @@ def _rows_of(path: str | Path, content: ExpertStore) -> Iterator[tuple[str, obje
 def _clips(path: str | Path, content: object) -> Iterator[tuple[str, object]]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: found {_kind(content)}, expected a dict from clips to values")
-    for clip, value in content.items():
-        if type(clip) is not str:
-            raise DataError(f"{path}: found the key {shown(clip)}, expected names of clips")
+    for key, value in content.items():
+        clip = _text_of(key)
+        if type(clip) is not str or (clip is not key and clip in content):
+            raise DataError(f"{path}: found the key {shown(key)}, expected names of clips")
         yield clip, value
 
 

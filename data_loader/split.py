@@ -5,8 +5,12 @@ V clips in the split, C captions (fused: one long caption per clip).
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -14,9 +18,51 @@ from data_loader.store import Packed, PackedCaptions, PackedFeatures, PackedMask
 from utils.config import ExpertConfig, TextConfig
 from utils.errors import DataError
 from utils.files import read_list
+from utils.shown import shown
 
 NAMED = 5
 """How many clips an error names; it counts the rest."""
+
+
+def _decoded(name: str) -> str:
+    """Return UTF-8 that was read as Latin-1, as from pickles of Python 2, as the text it is."""
+    try:
+        return name.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+DIFFERENCES: Final[dict[str, Callable[[str], str]]] = {
+    "in blanks at their ends": str.strip,
+    "in the Unicode form of letters (NFC, or NFD as macOS writes)": (
+        lambda name: unicodedata.normalize("NFC", name)
+    ),
+    "in the file's extension": (
+        lambda name: re.sub(r"\.(wav|mp3|flac|ogg|m4a|mp4|webm|mkv|npy)$", "", name, flags=re.I)
+    ),
+    "in UTF-8 that was read as Latin-1": _decoded,
+    "in the folder before the name": lambda name: name.rpartition("/")[2],
+    "in small and capital letters": str.casefold,
+}
+"""The usual differences between names, and what takes each away."""
+HEADERS: Final = re.compile(
+    r"(file_?name|(youtube_|audiocap_|video_|clip_)?id|clip|name)(,.*)?", re.I
+)
+
+
+def name_difference(wanted: Sequence[str], known: Sequence[str]) -> str:
+    """Say which difference keeps most of the wanted names from known ones; "" for none."""
+    best: tuple[int, str] = (0, "")
+    for difference, without in DIFFERENCES.items():
+        alike = {without(name): name for name in known}
+        pairs = [(name, alike[without(name)]) for name in wanted if without(name) in alike]
+        if len(pairs) > best[0]:
+            ours, theirs = pairs[0]
+            example = f"the list has {shown(ours)}, the file {shown(theirs)}"
+            best = len(pairs), f"{example}: they differ {difference}; write them alike"
+    if not best[0] and wanted and HEADERS.fullmatch(wanted[0].strip()):
+        return f"{shown(wanted[0])} looks like the header of a csv table; expected names alone"
+    return best[1]
 
 
 class SplitList:
@@ -30,15 +76,20 @@ class SplitList:
     def find_in(self, packed: Packed, what: str) -> np.ndarray:
         """Return the row (V,) of every clip in a file; raises DataError for those without."""
         rows = packed.find(self.clips)
-        self.refuse(rows < 0, f"without {what} in {packed.source}")
+        self.refuse(rows < 0, f"without {what} in {packed.source}", self.explain(rows < 0, packed))
         return rows
+
+    def explain(self, missing: np.ndarray, packed: Packed) -> str:
+        """Say why the missing clips (V,) are not in a file, where one of the usual causes fits."""
+        clips = [self.clips[clip] for clip in np.flatnonzero(missing)]
+        return name_difference(clips, packed.clips) if clips else ""
 
     def refuse(self, wrong: np.ndarray, problem: str, remedy: str = "") -> None:
         """Raise DataError when any clip is wrong (V,), naming the first ones."""
         found = np.flatnonzero(wrong)
         if not len(found):
             return
-        named = ", ".join(repr(self.clips[clip]) for clip in found[:NAMED])
+        named = ", ".join(shown(self.clips[clip]) for clip in found[:NAMED])
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         count = "1 clip" if len(found) == 1 else f"{len(found)} clips"
         ending = f"; {remedy}" if remedy else ""
@@ -186,6 +237,8 @@ def open_expert(
     runs = []
     for part in parts:
         rows = part.find(split.clips)
+        if (rows < 0).all() and (why := split.explain(rows < 0, part)):
+            raise DataError(f"{split.file}: no clip is in {part.source}: {why}")
         available &= (rows >= 0) & (part.available[rows] == 1)
         runs.append(part.run(np.maximum(rows, 0)))
     if not config.tokens:

@@ -76,6 +76,11 @@ class Packed:
         if len(self._clips.row_of) != len(self.offsets) - 1:
             raise DataError("a packed file's clips do not fit its arrays")
 
+    @property
+    def clips(self) -> list[str]:
+        """The ids of all clips."""
+        return list(self._clips.row_of)
+
     def find(self, clips: list[str]) -> np.ndarray:
         """Return the row of each clip (n,) int64, -1 for one that is not here."""
         rows = map(self._clips.row_of.get, clips, itertools.repeat(-1))
@@ -111,6 +116,7 @@ class PackedVectors(Packed):
         if device not in self._on_device:
             if device.type != "cpu":
                 self.file.will_need_all()
+                self.file.verify_all()
             with warnings.catch_warnings():
                 # torch has no read-only tensors. A map that could be written to, privately, would
                 # need as much memory set aside as the file is large.
@@ -122,6 +128,11 @@ class PackedVectors(Packed):
         """Say that rows begins[i] : ends[i] (n,) are used next."""
         row_size = self.rows.strides[0]
         self.file.will_need(begins * row_size, ends * row_size)
+
+    def verify(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Check rows begins[i] : ends[i] (n,), where they were not yet in this run."""
+        row_size = self.rows.strides[0]
+        self.file.verify(begins * row_size, ends * row_size)
 
     def is_on(self, device: torch.device) -> bool:
         """Say whether `tensor` would copy nothing."""
@@ -226,6 +237,9 @@ class FeatureStore:
         opened = _OPENED.get(key)
         if not isinstance(opened, form):
             opened = self._map_or_pack(form, source, identity, label)
+            opened.file.repack = lambda sink: _pack(form, source, sink, self._dtype, label)
+            if not isinstance(opened, PackedVectors):  # small, and read here and there
+                opened.file.verify_all()
             _OPENED[key] = opened
         return opened
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_loader.soundscenes.write import FOLDER, make_soundscenes
+from soundscenes.write import FOLDER, make_soundscenes
 from utils.errors import UsageError, run_main
 
 

@@ -17,7 +17,7 @@ from utils.batches import BatchNeeds, takes
 from utils.config import ExpertConfig, TextConfig
 from utils.declared import checked_by
 from utils.errors import CheckpointError, DataError
-from utils.files import read_list
+from utils.files import open_regular
 from utils.kinds import above, at_least, between
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -229,7 +229,8 @@ def build_mmt(
 
 def build_text_bert(params: TextBertParams, vocab: str, weights: str | None) -> bert.Bert:
     """Return the captions' transformer, as large as the vocabulary unless `params` says a size."""
-    pieces = len(read_list(vocab))
+    with open_regular(vocab) as content:
+        pieces = content.read().rstrip(b"\r\n").count(b"\n") + 1
     known = params.vocab_size or pieces
     if pieces > known:
         raise DataError(f"{vocab}: has {pieces} word pieces, but the network knows {known}")

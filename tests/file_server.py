@@ -38,6 +38,7 @@ class Faults:
     content_encoding: str | None = None
     content_range: str | None = None  # a Content-Range that is a lie
     silent_after: list[int] = field(default_factory=list)  # bytes of body, then silence
+    drip: float | None = None  # seconds before each single byte of body
     retry_after: str | None = None
     also_after: bytes = b""  # sent behind the body
     whole_answer: bytes | None = None  # sent as it is instead of everything else
@@ -177,6 +178,12 @@ class _Handler(BaseHTTPRequestHandler):
         cut = faults.drop_after.pop(0) if faults.drop_after else None
         silent = faults.silent_after.pop(0) if faults.silent_after else None
         cut = silent if silent is not None else cut
+        if faults.drip is not None:
+            for byte in body:
+                if self.owner._stop.wait(faults.drip):
+                    return
+                self.wfile.write(bytes([byte]))
+                self.owner.sent += 1
         for start in range(0, len(body[:cut]), 1 << 14):
             piece = body[:cut][start : start + (1 << 14)]
             if faults.chunked:

@@ -13,7 +13,7 @@ from audio.signal_features import (
     extract,
     log_mel,
 )
-from data_loader.soundscenes.scene import plan, render
+from soundscenes.scene import plan, render
 
 RATE = 16_000
 

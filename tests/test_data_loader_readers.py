@@ -216,7 +216,10 @@ def test_text_vectors_come_back(tmp_path):
         ("text", "clip 'a': found text"),
         ([np.ones((2, 3)), np.ones(3)], r"clip 'a', caption 1: found an array of shape \(3,\)"),
         ([[1.0]], "caption 0: found a list"),
-        ([np.full((2, 3), NAN)], "caption 0: found .* of finite numbers"),
+        ([np.full((2, 3), NAN)], "caption 0: its vectors hold NaN"),
+        ([[[1.0, NAN]]], "caption 0: its vectors hold NaN"),
+        ([[[1.0, 2.0], [1.0]]], "caption 0: found a list"),
+        ([[np.ones((1, 2))]], "caption 0: found a list"),
         ([np.ones((2, 3), bool)], "caption 0: found an array"),
     ],
 )
@@ -244,10 +247,11 @@ def test_published_captions_and_vectors_belong_together():
     ("value", "message"),
     [
         (1, "clip 'a': found an int, expected a list of captions"),
-        ("a dog", "clip 'a': found text"),
-        (["a dog"], "clip 'a', caption 0: found text, expected a list of words"),
+        (["dog", "cat"], "clip 'a': found texts without blanks"),
+        (["a dog", ["a"]], "clip 'a', caption 0: found text, expected a list of words"),
+        (b"\xff", "clip 'a': found a bytes"),
         ([["a"], [1]], "clip 'a', caption 1: found a list, expected a list of words"),
-        ([[b"a"]], "caption 0"),
+        ([[b"\xff"]], "caption 0"),
         ({"a": 1}, "clip 'a': found a dict"),
     ],
 )
@@ -255,6 +259,57 @@ def test_what_is_no_captions_is_refused(tmp_path, value, message):
     dump_plain({"a": value}, tmp_path / "x.pkl")
     with pytest.raises(DataError, match=message):
         read_captions(tmp_path / "x.pkl")
+
+
+SAID = {"a": [["a", "dog"], ["größe"]], "b": [["rain"]]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": ["a dog", "größe"], "b": ["rain"]},
+        {"a": (" a  dog ", "größe"), "b": "rain"},
+        {"a": np.array(["a dog", "größe"]), "b": np.array(["rain"])},
+        {"a": np.array(["a dog", "größe"]), "b": np.array([["rain"]])},
+        {"a": [np.array(["a", "dog"]), ("größe",)], "b": (("rain",),)},
+        {b"a": [b"a dog", "größe".encode()], np.str_("b"): np.array([b"rain"])},
+        {np.bytes_("a"): [["a", "dog"], [np.str_("größe")]], "b": [["rain"]]},
+    ],
+    ids=str,
+)
+def test_captions_in_other_unambiguous_shapes(tmp_path, values):
+    dump_plain(values, tmp_path / "x.pkl")
+    assert read_captions(tmp_path / "x.pkl") == SAID
+
+
+def test_keys_that_mean_the_same_are_refused(tmp_path):
+    dump_plain({"a": [["x"]], b"a": [["y"]]}, tmp_path / "x.pkl")
+    with pytest.raises(DataError, match="found the key"):
+        read_captions(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(12.0).reshape(2, 3, 2),
+        np.arange(12).reshape(2, 3, 2).tolist(),
+        [[[0, 1.0], (2, 3), [4, 5]], np.arange(6, 12, dtype=np.int16).reshape(3, 2)],
+        [list(np.arange(12.0).reshape(2, 3, 2)[0]), tuple(np.arange(6, 12.0).reshape(3, 2))],
+    ],
+    ids=str,
+)
+def test_text_vectors_in_other_unambiguous_shapes(tmp_path, values):
+    dump_plain({b"a": values}, tmp_path / "x.pkl")
+    ((clip, captions),) = read_text_features(tmp_path / "x.pkl")
+    assert clip == "a"
+    assert np.array_equal(np.stack(captions), np.arange(12).reshape(2, 3, 2))
+
+
+def test_shared_lists_of_numbers_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ALWAYS_ALLOWED", 0)
+    dump_plain({"a": [[[1.0] * 2000] * 2000] * 2000}, tmp_path / "x.pkl")
+    with pytest.raises(UnsafeFileError, match="its clips share values"):
+        list(read_text_features(tmp_path / "x.pkl"))
 
 
 # Masks

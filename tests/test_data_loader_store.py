@@ -1,14 +1,19 @@
 """The packed feature store: read once, used as long as the source stays as it was."""
 
+import errno
+import hashlib
 import logging
+import mmap
 import multiprocessing
 import os
 import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from data_loader import store as store_module
+from data_loader.packed_file import TAIL
 from data_loader.store import FeatureStore
 from surroundings import bound_by_permissions, open_folder
 from synthetic import HARD_NAMES, write_features
@@ -358,3 +363,124 @@ def test_a_source_of_another_time_alone_is_packed_again(tmp_path, source, caplog
     with caplog.at_level(logging.INFO):
         store_of(source, tmp_path / "packed").features(source, "x")
     assert f"{source} has changed" in caplog.text
+
+
+# Damage while a file is in use
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Features over several pieces: (source, values, packed, path of the packed file)."""
+    source = tmp_path / "features" / "large.pickle"
+    source.parent.mkdir(exist_ok=True)
+    draw = np.random.default_rng(0)
+    values = {f"clip {n}": draw.random((5, 1000), np.float32) for n in range(20)}
+    write_features(source, values)
+    store = store_of(source, tmp_path / "packed")
+    store.features(source, "x")
+    store_module._OPENED.clear()
+    packed = store.features(source, "x")
+    return source, values, packed, packed.file.path
+
+
+def flip(path, position):
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 0x40]))
+
+
+def rows_of(packed, clip):
+    starts, counts = packed.run(packed.find([clip]))
+    packed.verify(starts, starts + counts)
+    return packed.rows[starts[0] : starts[0] + counts[0]]
+
+
+@pytest.mark.parametrize("position", [0, 65_535, 65_536, 200_000, 403_999])
+def test_a_changed_byte_is_mended_when_it_is_first_used(large, caplog, position):
+    _source, values, packed, path = large
+    whole = path.read_bytes()
+    flip(path, position)
+    for clip, expected in values.items():
+        np.testing.assert_array_equal(rows_of(packed, clip), expected)
+    packed.file.verify_all()
+    assert path.read_bytes() == whole
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert str(path) in record.getMessage()
+
+
+def test_a_piece_is_read_once(large, monkeypatch):
+    _, values, packed, _ = large
+    checked = []
+    intact = type(packed.file)._is_intact
+
+    def noted(file, piece):
+        checked.append(piece)
+        return intact(file, piece)
+
+    monkeypatch.setattr(type(packed.file), "_is_intact", noted)
+    rows_of(packed, "clip 0")
+    assert checked == [0]
+    for clip in [*values, *values]:
+        rows_of(packed, clip)
+    packed.file.verify_all()
+    assert sorted(checked) == list(range(7))
+
+
+def test_damage_that_cannot_be_mended_names_the_remedy(large, caplog):
+    source, values, packed, path = large
+    flip(path, 0)
+    write_features(source, {clip: value + 1 for clip, value in values.items()})
+    with pytest.raises(DataError, match="cannot be mended") as caught:
+        rows_of(packed, "clip 0")
+    assert f"remove {path} and start again" in str(caught.value)
+    source.unlink()
+    with pytest.raises(DataError):
+        rows_of(packed, "clip 0")
+
+
+def test_damage_is_mended_before_rows_move_to_a_device(large, caplog):
+    _, values, packed, path = large
+    flip(path, 300_000)
+    rows = packed.tensor(torch.device("meta"))
+    assert rows.shape == packed.rows.shape
+    np.testing.assert_array_equal(packed.rows[:-1], np.concatenate(list(values.values())))
+
+
+def test_a_file_cut_short_in_use_is_an_error_not_the_end_of_the_process(large):
+    _, _, packed, path = large
+    packed.file.require_whole()
+    os.truncate(path, 1000)
+    with pytest.raises(DataError, match="was cut short to 1000 of"):
+        packed.file.require_whole()
+
+
+def test_files_of_older_versions_are_packed_again(large, caplog):
+    source, _values, packed, path = large
+    content = path.read_bytes().replace(b'"name": "pieces"', b'"name": "older!"')
+    _, length, magic = TAIL.unpack(content[-TAIL.size :])
+    footer = content[-TAIL.size - length : -TAIL.size]
+    path.write_bytes(
+        content[: -TAIL.size] + TAIL.pack(hashlib.sha256(footer).digest(), length, magic)
+    )
+    del packed
+    store_module._OPENED.clear()
+    store_of(source, path.parents[1]).features(source, "x")
+    assert "older version" in caplog.text
+
+
+def test_features_are_read_where_files_cannot_be_mapped(tmp_path, source, values, monkeypatch):
+    real = mmap.mmap
+
+    def refusing(handle, size, **options):
+        if handle != -1:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(handle, size)
+
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    packed = store_of(source, tmp_path / "packed").features(source, "x")
+    assert_holds(packed, values)
+    packed.file.verify_all()
+    packed.file.require_whole()
+    packed.will_need(np.array([0]), np.array([1]))

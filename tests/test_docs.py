@@ -42,8 +42,8 @@ SHELLS = {"", "sh", "bash", "shell"}
 PLAIN = {"git", "cd", "ln", ".", "export", "mkdir"}
 """Commands that are not ours."""
 ROOMS = (
-    "configs|audio|model|data_loader|text|trainer|results|search|utils|misc|tests|docs|requirements"
-    "|.ci"
+    "configs|audio|model|data_loader|soundscenes|text|trainer|results|search|utils|misc|tests|docs"
+    "|requirements|.ci"
 )
 OWN_FILE = re.compile(rf"^(?:{ROOMS})/[\w./*<>-]+$|^[\w-]+\.(?:py|md|toml|cff)$")
 EXPERIMENT = re.compile(

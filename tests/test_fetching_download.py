@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,15 @@ def test_a_server_that_drips_is_left_in_the_end(server, tmp_path):
     policy = Policy(first_delay=0, sleep=lambda _: None, most_requests=20)
     with pytest.raises(DownloadError, match=r"asked 20 times.* 20 bytes are here"):
         get(server, tmp_path, policy=policy)
+
+
+def test_a_server_of_a_few_bytes_a_second_is_left_in_the_end(server, tmp_path):
+    server.faults["/a.bin"] = Faults(drip=0.01)
+    policy = replace(PATIENT, tries=1, most_requests=2, rate_window=0.3, slowest=1000.0)
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match="bytes came in"):
+        get(server, tmp_path, policy=policy)
+    assert time.monotonic() - began < 30
 
 
 def test_an_unreachable_server_says_what_was_tried(tmp_path):

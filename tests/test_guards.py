@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("audio", "model", "data_loader", "trainer", "results", "utils", "misc")
+PACKAGES = (
+    *("audio", "model", "text", "data_loader", "soundscenes", "trainer", "results"),
+    *("utils", "misc"),
+)
 
 FORBIDDEN = {
     **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler"), "runs what a file says"),
@@ -43,11 +46,11 @@ ALLOWED = {
     "utils/fetching/download.py": {"open": "a partial download, renamed once it is verified"},
     "utils/reading/pickles.py": {"Unpickler": "finds only the stand-ins of an allow-list"},
     "utils/reading/checkpoints.py": {"open": "a record of a zip archive, for reading"},
+    "data_loader/packed_file.py": {"open": "mends a packed file in place, where all maps see it"},
     "trainer/runs.py": {"open": "lock files, which hold nothing"},
     "trainer/report.py": {
         "SummaryWriter": "TensorBoard's events are appended and read as they are"
     },
-    "misc/fuzz.py": {"write_bytes": "damaged files, in a temporary folder"},
     "misc/soak.py": {"open": "the lines of a child process, in a temporary folder"},
     "misc/benchmarking/made_up_data.py": {
         "open": "made-up data, in a folder of its own that is made anew",
@@ -55,9 +58,8 @@ ALLOWED = {
     },
 }
 PROCESSES = {
-    "misc/fuzz.py": "a reading that crashes or hangs must be counted, not suffered",
     "misc/soak.py": "what is killed must be a process of its own",
-    "data_loader/soundscenes/write.py": "thousands of sounds are made, on every core",
+    "soundscenes/write.py": "thousands of sounds are made, on every core",
     "misc/benchmark.py": "each stage is measured in a process of its own",
     "misc/gpu_check.py": "a section that crashes or hangs must not take the others with it",
 }

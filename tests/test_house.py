@@ -11,14 +11,15 @@ ROOMS = {
     "model": {"model", "utils"},
     "audio": {"audio", "utils"},
     "text": {"text", "model", "utils"},
-    "data_loader": {"data_loader", "audio", "text", "utils"},  # SoundScenes uses audio and text
+    "data_loader": {"data_loader", "text", "utils"},
+    "soundscenes": {"soundscenes", "audio", "text", "utils"},
     "trainer": {"trainer", "model", "utils"},
     "results": {"results", "model", "data_loader", "utils"},
     "search": {"search", "trainer", "model", "audio", "text", "data_loader", "utils"},
     "retrieval": {"search"},
     "misc": {
         *("misc", "results", "search", "trainer", "model", "audio", "text", "data_loader", "utils"),
-        *("train", "eval"),
+        *("soundscenes", "train", "eval"),
     },
     "train": {"results", "trainer", "model", "data_loader", "utils"},
     "eval": {"results", "trainer", "model", "data_loader", "utils"},
@@ -26,7 +27,7 @@ ROOMS = {
 HOMES = {
     "h5py": ("utils/reading/",),
     "pickle": ("utils/reading/", "audio/weights.py"),
-    "requests": ("utils/fetching/download.py",),
+    "requests": ("utils/fetching/",),
     "soundfile": ("audio/reading.py", "results/sounds.py"),
     "soxr": ("audio/reading.py",),
     "ai_edge_litert": ("audio/yamnet.py",),

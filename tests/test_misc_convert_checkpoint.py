@@ -82,8 +82,7 @@ def test_what_contains_itself_ends():
     }
 
 
-@pytest.mark.parametrize("script", ["convert_checkpoint.py", "fuzz.py"])
-def test_help_from_another_folder(tmp_path, script):
-    command = [sys.executable, ROOT / "misc" / script, "--help"]
+def test_help_from_another_folder(tmp_path):
+    command = [sys.executable, ROOT / "misc" / "convert_checkpoint.py", "--help"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "usage:" in ended.stdout

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from data_loader.soundscenes.grammar import LEXICON, captions
-from data_loader.soundscenes.scene import Event, Scene, plan
-from data_loader.soundscenes.sources import SOURCES
+from soundscenes.grammar import LEXICON, captions
+from soundscenes.scene import Event, Scene, plan
+from soundscenes.sources import SOURCES
 
 MOST_WORDS = 30  # max_tokens.text of the configs
 

@@ -7,7 +7,7 @@ import pytest
 
 import train
 from data_loader.readers import read_captions, read_text_features
-from data_loader.soundscenes.write import make_soundscenes
+from soundscenes.write import make_soundscenes
 from utils.reading.pickles import dump_plain
 
 COUNTS = {"train": 240, "val": 30, "test": 50}

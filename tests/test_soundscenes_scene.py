@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_loader.soundscenes.scene import RELATIONS, Event, Scene, plan, render
-from data_loader.soundscenes.sources import SOURCES
 from listening import centroid, rms, share
+from soundscenes.scene import RELATIONS, Event, Scene, plan, render
+from soundscenes.sources import SOURCES
 from utils.errors import DataError
 
 DEFAULT = {"train": 1200, "val": 150, "test": 200}
@@ -90,7 +90,7 @@ def test_plans_repeat_and_follow_the_seed():
 
 def test_more_scenes_than_there_are_combinations_are_refused(monkeypatch):
     monkeypatch.setattr(
-        "data_loader.soundscenes.scene.SOURCES", {name: SOURCES[name] for name in ("rain", "wind")}
+        "soundscenes.scene.SOURCES", {name: SOURCES[name] for name in ("rain", "wind")}
     )
     # each alone in 3 ways, one then the other in 18, one while the other in 9, over it in 8
     assert len(plan(0, {"train": 41})) == 41

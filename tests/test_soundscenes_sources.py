@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_loader.soundscenes.scene import Event, render_event
-from data_loader.soundscenes.sources import SOURCES
 from listening import centroid, crossings, envelope, height_track, onsets, rms, share
+from soundscenes.scene import Event, render_event
+from soundscenes.sources import SOURCES
 
 STRUCK = [s for s in SOURCES.values() if s.kind == "struck"]
 PITCHED = [s for s in SOURCES.values() if s.high_low]

@@ -9,10 +9,10 @@ import pytest
 
 from audio import signal_features as features
 from data_loader.readers import read_captions, read_features, read_text_features
-from data_loader.soundscenes import write
-from data_loader.soundscenes.grammar import captions
-from data_loader.soundscenes.scene import plan, render
 from misc import make_soundscenes as command
+from soundscenes import write
+from soundscenes.grammar import captions
+from soundscenes.scene import plan, render
 from text.ngrams import caption_vectors
 from utils.errors import DataError, ProjectError
 from utils.files import read_list

@@ -1,5 +1,6 @@
 """Training loop: what is kept and when it ends, with validations that say what the test wants."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -432,6 +433,23 @@ def test_a_best_file_that_is_lost_is_not_waited_for(runner):
         runner.values = [2.0]
         runner.fit(training, epochs=3)
         assert load_checkpoint(best).epoch == 3
+
+
+@pytest.mark.parametrize(("values", "best"), [([3.0, 2.0, 1.0], 3), ([1.0, 2.0, 3.0], 3)])
+def test_a_folder_that_vanishes_is_made_again(runner, tmp_path, caplog, values, best):
+    """All is in memory but the best state: the present one takes its place, with a warning."""
+    runner.folder = tmp_path / "run" / "seed-0"
+    runner.folder.mkdir(parents=True)
+    runner.values = values
+
+    def on_epoch(record):
+        if record["epoch"] == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    runner.on_epoch = on_epoch
+    runner.fit(epochs=3)
+    assert runner.epochs_kept() == {"last.pth": 3, "trained_model.pth": best}
+    assert str(runner.folder) in caplog.text
 
 
 def test_a_best_file_that_is_there_keeps_its_rank(runner):

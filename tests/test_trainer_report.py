@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,12 @@ def test_no_curves(tmp_path):
     with Board(None, 1) as board:
         board.add({"epoch": 1, "loss": 0.5})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_metrics_that_vanishes_is_made_again(tmp_path, caplog):
+    file = MetricsFile(tmp_path / "log" / "metrics.jsonl")
+    file.replace(0, [])
+    shutil.rmtree(tmp_path / "log")
+    file.replace(0, [{"epoch": 1, "loss": 1.0}])
+    assert len(file.path.read_text().splitlines()) == 1
+    assert str(tmp_path / "log") in caplog.text

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -326,7 +327,6 @@ def test_lists(tmp_path, content, names):
     [
         (b"", "holds no names"),
         (b"\n \n", "holds no names"),
-        (b"a\n\nb\n", "line 2 is blank"),
         (b"a\nb\na\n", "line 3: 'a' comes a second time"),
         (b"a\r\nb\na\r\n", "line 3: 'a' comes a second time"),
         (b"a\nb\0\n", "line 2 holds a NUL"),
@@ -341,6 +341,12 @@ def test_lists_that_are_refused(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_list(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_blank_line_between_names_is_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "list.txt").write_bytes(b"a\n \nb\n")
+    assert read_list(tmp_path / "list.txt") == ["a", "b"]
+    assert [record.args for record in caplog.records] == [(tmp_path / "list.txt", 2)]
 
 
 @given(
@@ -397,6 +403,35 @@ def test_a_mapping_outlives_its_file_object(tmp_path):
     with open_regular(tmp_path / "file") as file:
         view = map_file(file)
     (tmp_path / "file").unlink()
-    assert bytes(view) == b"content"
-    with pytest.raises(TypeError, match="read-only"):
+    assert view[:] == b"content"
+    with pytest.raises(TypeError):
         view[0] = 0
+
+
+@pytest.mark.parametrize("code", ["ENODEV", "EINVAL", "ENOSYS", "ENOTSUP"])
+@pytest.mark.parametrize("private", [True, False])
+def test_a_file_system_without_shared_maps_is_read(tmp_path, monkeypatch, caplog, code, private):
+    """FUSE, 9p and some network file systems; without private maps the file is read."""
+    real = mmap.mmap
+
+    def refusing(handle, size, *, flags=None, prot=None):
+        if handle != -1 and not (private and flags == mmap.MAP_PRIVATE):
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return real(handle, size) if handle == -1 else real(handle, size, flags=flags, prot=prot)
+
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    content = os.urandom(3 * mmap.PAGESIZE + 5)
+    (tmp_path / "file").write_bytes(content)
+    with open_regular(tmp_path / "file") as file:
+        assert map_file(file)[:] == content
+    assert bool(caplog.records) != private
+
+
+def test_a_map_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise OSError(errno.ENOMEM, "out of memory")
+
+    monkeypatch.setattr(mmap, "mmap", failing)
+    (tmp_path / "file").write_bytes(b"content")
+    with open_regular(tmp_path / "file") as file, pytest.raises(OSError, match="out of memory"):
+        map_file(file)

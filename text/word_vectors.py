@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from text.encoder import TextEncoder, Vectors, WordlessTextError
 from text.words import SHORTEST_MISSPELT, lemmas, misspellings, words_of
 from utils.errors import DataError
-from utils.files import open_regular, sha256_of
+from utils.files import map_file, open_regular, sha256_of
 
 HEAD = re.compile(rb"(\d{1,9}) (\d{1,6}) ?\r?\n")
 DIGITS = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -149,9 +149,7 @@ def open_word_vectors(path: Path) -> VectorFile:
 
 def mapped(file: BinaryIO) -> mmap.mmap | None:
     """Map an open file for reading; None when it is empty."""
-    if not file.seek(0, 2):
-        return None
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return map_file(file) if file.seek(0, 2) else None
 
 
 def _is_text(content: mmap.mmap, start: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import Snapshot, previous_of, share_file
 from utils.config import TrainerConfig
+from utils.files import restore_folder
 
 if TYPE_CHECKING:
     from trainer.training import Training
+
+logger = logging.getLogger(__name__)
 
 LAST = "last.pth"
 BEST = "trained_model.pth"
@@ -94,6 +98,7 @@ class Keeper:
 
         States of the same moment share one file.
         """
+        vanished = restore_folder(self.folder)
         last, written = self.folder / LAST, None
         now = self.training.snapshot(self.config)
         waiting, self._waiting = self._waiting, None
@@ -113,6 +118,9 @@ class Keeper:
             now.write(last, keep_previous=True)
         else:
             share_file(written, last, keep_previous=True)
+        if vanished and waiting is None and not (self.folder / BEST).exists():
+            share_file(last, self.folder / BEST)
+            logger.warning("%s is now the state after epoch %d", self.folder / BEST, now.epoch)
         if periodic:
             kept = sorted(self.folder.glob("checkpoint-epoch*.pth"), key=_epoch_in_name)
             for path in kept[:-PERIODIC_KEPT]:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from trainer.progress import Record
-from utils.files import write_text
+from utils.files import restore_folder, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class MetricsFile:
         """Write the history of a seed, leaving those of other seeds."""
         others = [line for line in self._lines if line.get("seed") != seed]
         self._lines = others + [{"seed": seed, **record} for record in history]
+        restore_folder(self.path.parent)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self._lines))
 
 

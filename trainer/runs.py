@@ -16,7 +16,7 @@ from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
 from trainer.keeper import BEST, LAST
 from utils.declared import read_file
 from utils.errors import CheckpointError, DataError, UsageError
-from utils.files import remove_leftovers, write_json
+from utils.files import remove_leftovers, restore_folder, write_json
 from utils.kinds import Range
 from utils.log import add_log_file, remove_log_file
 
@@ -100,6 +100,7 @@ class Run:
 
     def save_result(self, seed: int, reached: dict, epochs: int) -> None:
         """Note that a seed is finished after so many epochs, and what it reached."""
+        restore_folder(self.folder(seed))
         write_json(self.folder(seed) / RESULT, {"epochs": epochs, "reached": reached})
 
     def prepare(self, seed: int) -> None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import mmap
 import os
@@ -19,9 +20,13 @@ from typing import IO, Any, BinaryIO, NoReturn
 
 from utils.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 MIB = 1 << 20
 DEEPEST_JSON = 100
 LARGEST_LIST = 64 * MIB
+NO_MAPS = {errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
+"""How file systems say that they have no such map."""
 LEFTOVER_SUFFIX = ".part"
 LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just starting
 
@@ -58,6 +63,15 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if error.errno is not None and error.filename in (None, str(beside), beside):
             error.filename = str(final)
         raise
+
+
+def restore_folder(folder: Path) -> bool:
+    """Make a folder again that vanished while it was in use, with a warning; say whether it had."""
+    if folder.is_dir():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.warning("%s has vanished; made again, what was in it is lost", folder)
+    return True
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -127,9 +141,9 @@ def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN4
 def read_list(path: str | Path) -> list[str]:
     r"""Read a list of names, one a line, kept exactly as they stand.
 
-    Lines end in "\n" or "\r\n"; a byte order mark and blank lines at the end are tolerated. An
-    empty list, a blank line between names, a name that comes twice, NUL and stray carriage returns
-    raise DataError.
+    Lines end in "\n" or "\r\n"; a byte order mark is left out, blank lines too, with a warning
+    where one is between names. An empty list, a name that comes twice, NUL and stray carriage
+    returns raise DataError.
     """
     text = _read_text(path, LARGEST_LIST).removeprefix("\ufeff")
     names = [line.removesuffix("\r") for line in text.split("\n")]
@@ -142,14 +156,18 @@ def read_list(path: str | Path) -> list[str]:
             if "\0" in name or "\r" in name:
                 what = "a NUL character" if "\0" in name else "a carriage return inside"
                 raise DataError(f"{path}: line {number} holds {what}; lines end in \\n or \\r\\n")
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
+    blank = 0
     for number, name in enumerate(names, start=1):
         if not name.strip():
-            raise DataError(f"{path}: line {number} is blank")
-        if name in seen:
+            blank = blank or number
+        elif name in seen:
             raise DataError(f"{path}: line {number}: {name[:200]!r} comes a second time")
-        seen.add(name)
-    return names
+        else:
+            seen[name] = None
+    if blank:
+        logger.warning("%s: line %d is blank; left out", path, blank)
+    return list(seen)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -179,15 +197,30 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def map_file(file: BinaryIO) -> memoryview:
+def map_file(file: BinaryIO) -> mmap.mmap:
     """Map an open file for reading; DataError when it is empty.
 
-    The mapping lives as long as views of it do. Reading it after another program cut the file short
-    ends the process: what is read must stay as it is meanwhile.
+    Reading it after another program cut the file short ends the process: what is read must stay as
+    it is meanwhile. Where a file system has no shared maps, the map is private; where it has none,
+    the file is read into memory, with a warning.
     """
-    if not os.fstat(file.fileno()).st_size:
+    if not (size := os.fstat(file.fileno()).st_size):
         raise DataError("is empty")
-    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+        try:
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
+        except OSError as error:
+            if error.errno not in NO_MAPS:
+                raise
+    logger.warning("files cannot be mapped here; reading %.1f MiB instead: slower", size / MIB)
+    content = mmap.mmap(-1, size)
+    file.seek(0)
+    rest = memoryview(content)
+    while rest and (count := file.readinto(rest)):  # type: ignore[attr-defined]
+        rest = rest[count:]
+    if rest:
+        raise DataError("was cut short while it was read")
+    return content
 
 
 def _file_of(handle: int, mode: str) -> IO[Any]:

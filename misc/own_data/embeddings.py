@@ -126,7 +126,7 @@ def _of_hdf5(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield every array of a file; those in groups are called group/name."""
     try:
         with open_regular(path) as plain:
-            content = map_file(plain)
+            content = memoryview(map_file(plain))
         file = Hdf5File(content, ratio=LARGEST_RATIO, free=ALWAYS_ALLOWED)
         yield from _of_group(file, file.root, "", DEEPEST)
     except DataError as error:

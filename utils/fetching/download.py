@@ -38,6 +38,7 @@ from utils.fetching.manifest import (
     verify,
     write_manifest,
 )
+from utils.fetching.session import CarefulSession
 from utils.files import read_json, write_json
 from utils.progress import byte_bar
 
@@ -61,6 +62,8 @@ class Policy:
     longest_delay: float = 30.0
     connect_timeout: float = 15.0
     read_timeout: float = 60.0
+    slowest: float = 1024.0  # bytes a second, over each rate_window
+    rate_window: float = 60.0
     redirects: int = 5
     chunk: int = 1 << 16
     sleep: Callable[[float], None] = time.sleep
@@ -189,7 +192,7 @@ class _Transfer:
         """Ask until everything is here; raises DownloadError when that is hopeless."""
         policy, began = self.policy, time.monotonic()
         asked, failures, most = 0, 0, self.have
-        with requests.Session() as session, byte_bar(self.path.name, self.total, self.have) as bar:
+        with CarefulSession() as session, byte_bar(self.path.name, self.total, self.have) as bar:
             session.max_redirects = policy.redirects
             for _ in range(policy.most_requests):
                 asked += 1
@@ -301,7 +304,13 @@ class _Transfer:
 
     def _read_body(self, response: requests.Response, overlap: bytes, bar: tqdm[Any]) -> None:
         """Append the body to the partial file, `overlap` bytes of it being there already."""
+        began, came = time.monotonic(), 0
         for chunk in _chunks(response, self.policy.chunk):
+            came += len(chunk)
+            if (seconds := time.monotonic() - began) > self.policy.rate_window:
+                if came < self.policy.slowest * seconds:
+                    raise _Passing(f"only {came} bytes came in {seconds:.0f} s")
+                began, came = time.monotonic(), 0
             if overlap:
                 known = min(len(overlap), len(chunk))
                 if chunk[:known] != overlap[:known]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import mmap
 import os
 import pickle
 import posixpath
@@ -26,7 +25,7 @@ from typing import IO, Any, BinaryIO, Final
 import torch
 
 from utils.errors import CheckpointError, DataError, UnsafeFileError
-from utils.files import open_regular
+from utils.files import map_file, open_regular
 from utils.reading.instructions import check_instructions
 from utils.reading.kinds import other_kind
 from utils.reading.stand_ins import DEEPEST, NUMPY, Array, Call, Dtype, Name
@@ -109,7 +108,7 @@ def _read(file: BinaryIO, path: str | Path) -> object:
     if start != LEGACY_START:
         raise DataError(other_kind(path, "checkpoint") or "is not a checkpoint of torch.save")
     # Mapped: torch looks for still older archives in real files, and unpacks those.
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with map_file(file) as content:
         with contextlib.suppress(DataError):  # damage is for torch to find
             for _ in range(LEGACY_PICKLES):
                 check_instructions(content, LONGEST_INTEGER)  # type: ignore[arg-type]
@@ -180,8 +179,8 @@ def _allowed() -> list[Any]:
     names |= {"copyreg._reconstructor": Call("copyreg._reconstructor", _reconstruct)}
     names |= {"collections.defaultdict": Call("collections.defaultdict", lambda *_: {})}
     names |= {"builtins.list": Name("builtins.list"), "builtins.dict": Name("builtins.dict")}
-    # torch builds the state only of objects whose class has a name too
-    names |= {f"{__name__}.Opaque": Opaque}
+    # torch builds the state only of objects whose class has a name too: one no file can write
+    names |= {"\n": Opaque}
     return [(stand_in, name) for name, stand_in in names.items()]
 
 

@@ -130,7 +130,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Hdf5File, Iterator[tuple[str, No
     """Open a file and yield it with the clips of its group `data`: (key, node of the value)."""
     with _named(path):
         with open_regular(path) as plain:
-            content = map_file(plain)
+            content = memoryview(map_file(plain))
         if other := other_kind(path, "hdf5"):
             raise DataError(other)
         file = Hdf5File(content, ratio=LARGEST_RATIO, free=ALWAYS_ALLOWED)

@@ -15,6 +15,7 @@ from utils.errors import DataError, UnsafeFileError
 DEEPEST_TUPLES = 50
 NAMES_OF_INTEGERS: Final = frozenset({"LONG", "LONG1", "LONG4", "INT"})
 GETS: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
+LINES: Final = {"STRING": 1, "PERSID": 1, "GLOBAL": 2, "INST": 2}
 PUTS: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
@@ -67,11 +68,11 @@ def check_instructions(file: IO[bytes], longest_integer: int = 8) -> None:
 
 
 def _instructions(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, argument) to the end; pickletools.genops stops at text of Python 2."""
+    """Yield (name, argument) to the end; pickletools decodes lines, and stops at other letters."""
     while True:
         opcode = OPCODES[file.read(1)]
-        if opcode.name == "STRING":
-            yield opcode.name, file.readline()
+        if opcode.name in LINES:
+            yield opcode.name, [file.readline() for _ in range(LINES[opcode.name])]
         else:
             yield opcode.name, opcode.arg.reader(file) if opcode.arg else None
         if opcode.name == "STOP":

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from data_loader.soundscenes.signals import (
+from soundscenes.signals import (
     RATE,
     Wave,
     add_at,
@@ -24,7 +24,7 @@ from data_loader.soundscenes.signals import (
     silence,
     times,
 )
-from data_loader.soundscenes.sources import SOURCES, Source
+from soundscenes.sources import SOURCES, Source
 from utils.errors import DataError
 
 RELATIONS = ("alone", "then", "while", "over")

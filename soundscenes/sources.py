@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import lfilter
 
-from data_loader.soundscenes.signals import (
+from soundscenes.signals import (
     Wave,
     add_at,
     decay,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_loader.soundscenes.scene import Event, Scene
+from soundscenes.scene import Event, Scene
 
 CAPTIONS = 5
 _WORDS = 3  # what a random stream is for

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio import signal_features as features
-from data_loader.soundscenes import grammar
-from data_loader.soundscenes.scene import Scene, plan, render
-from data_loader.soundscenes.signals import RATE
+from soundscenes import grammar
+from soundscenes.scene import Scene, plan, render
+from soundscenes.signals import RATE
 from text.ngrams import caption_vectors
 from text.vocabulary import write_vocabulary
 from utils.errors import DataError, ProjectError
