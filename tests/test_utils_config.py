@@ -262,7 +262,7 @@ def test_a_dict_of_a_checkpoint_may_hold_anything():
     for strange, fault in (
         ({**raw, 1: 2}, "the key 1 is not text"),
         ({**raw, "trainer": deep}, "nested too deeply"),
-        ({**raw, "seed": 10**5000}, "found an int too long to show"),
+        ({**raw, "seed": 10**5000}, "found an integer of"),
         ({**raw, "seed": object()}, "seed: found <object"),
         ({**raw, "experts": {**raw["experts"], "modalities": [["audio"]]}}, "modalities: found"),
         ({**raw, "name": ["x"]}, "name: found"),
