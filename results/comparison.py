@@ -19,7 +19,7 @@ from results.statistics import (
     paired_differences,
     welch,
 )
-from results.tables import signed, spread, value
+from results.tables import Spread, signed, spread
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
@@ -108,8 +108,8 @@ def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPub
             if row is not None:
                 here = spread(run.values(task, metric))
                 p[task, metric] = welch(
-                    (here[0], here[1] or 0.0, len(run.seeds)),
-                    (row[0], row[1], len(experiment.runs)),
+                    (here.mean, here.std or 0.0, len(run.seeds)),
+                    (row.mean, row.std or 0.0, len(experiment.runs)),
                     ROUNDING,
                 )
     return AgainstPublished(run, experiment, p, dict(zip(p, holm(list(p.values())), strict=True)))
@@ -124,8 +124,8 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
         rows.append(
             [
                 heading_of(metric),
-                value(*spread(first)),
-                value(*spread(second)),
+                str(spread(first)),
+                str(spread(second)),
                 signed(found.difference),
                 f"{signed(found.low)} to {signed(found.high)}",
                 probability(found.p),
@@ -148,9 +148,9 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
         rows.append(
             [
                 heading_of(metric),
-                value(*here),
-                value(*row),
-                signed(here[0] - row[0]),
+                str(here),
+                str(row),
+                signed(here.mean - row.mean),
                 probability(p),
                 probability(corrected) + (" *" if corrected <= LEVEL else ""),
             ]
@@ -281,7 +281,7 @@ def _require_same_terms(first: StoredRun, second: StoredRun) -> None:
         )
 
 
-def _published(experiment: Experiment, task: str, metric: str) -> tuple[float, float] | None:
+def _published(experiment: Experiment, task: str, metric: str) -> Spread | None:
     """Return the published mean and deviation of a metric, None where there is none."""
-    row = (experiment.published or {}).get(task, {})
-    return row.get(published_key(metric))
+    row = (experiment.published or {}).get(task, {}).get(published_key(metric))
+    return row and Spread(*row)

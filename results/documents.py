@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.metric import METRICS, TASKS, published_key
-from results.tables import value
+from results.tables import Spread
 from utils.errors import DataError
 from utils.fetching.experiments import (
     Experiment,
@@ -174,11 +174,8 @@ def _headings(keys: Iterable[str]) -> list[str]:
 
 def _values(metrics: Mapping[str, Sequence[float | None]], keys: Iterable[str]) -> list[str]:
     """Return "mean (deviation)" of some metrics, with one decimal as published."""
-    return [_value(*metrics.get(key, (None, None))) for key in keys]
-
-
-def _value(mean: float | None, std: float | None) -> str:
-    return "-" if mean is None else value(mean, std)
+    found = [metrics.get(key, (None, None)) for key in keys]
+    return ["-" if mean is None else str(Spread(mean, std)) for mean, std in found]
 
 
 def _table(heads: Sequence[str]) -> list[str]:
