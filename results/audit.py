@@ -1,4 +1,4 @@
-"""Audit a data set: what makes its numbers doubtful, before anything is trained on it.
+"""Audit a data set for leaks, ambiguities and damage before anything is trained on it.
 
 Each check is a function from the material to findings and a line in CHECKS, which states its
 threshold. A clean data set has no finding.
@@ -34,7 +34,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: which check found it, what it is, and the first few cases."""
+    """A mistake in the data: the check that found it, its message and the first few cases."""
 
     check: str
     message: str

@@ -36,7 +36,7 @@ as in the registry: task ("t2v", "v2t") -> metric -> [mean, deviation]."""
 
 @dataclass(frozen=True)
 class Source:
-    """Where a measurement comes from: every figure says it."""
+    """The origin of a measurement."""
 
     results: Path
     data: str
@@ -145,7 +145,7 @@ def render_page() -> str:
 
 
 def _sources() -> list[str]:
-    """Say of each measurement which command made it, where and when."""
+    """Return the command, machine and date of each measurement."""
     return [
         f"* {row['data']}, `{row['config']}`: `{row['command']}`; {row['machine']}, {row['date']}"
         for row in load_measured()
@@ -191,7 +191,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _same(row: Row, other: Row) -> bool:
-    """Say whether two rows are of the same config and data."""
+    """Return whether two rows are of the same config and data."""
     return bool((row["config"], row["data"]) == (other["config"], other["data"]))
 
 

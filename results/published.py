@@ -1,4 +1,4 @@
-"""Put the results of several seeds beside the published ones and say which differ."""
+"""Put the results of several seeds beside the published ones and mark those that differ."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say in lines which values lie outside two published deviations, or that none does."""
+    """Return in lines the values outside two published deviations, or that none is."""
     lines, compared = [], 0
     for comparison in comparisons:
         for task, by_metric in comparison.tasks.items():

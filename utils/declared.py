@@ -1,7 +1,7 @@
 """Read mappings by the signature of the callable they are meant for.
 
 A parameter (or the field of a dataclass) whose annotation is `Annotated` is a key: its type, range
-and default say which values are right, a text beside them says what it means.
+and default bound its values, a text beside them gives its meaning.
 
     def __init__(self, margin: Annotated[float, above(0), "margin of the ranking"] = 0.2) -> None:
 

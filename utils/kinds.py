@@ -65,7 +65,7 @@ class Range:
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Return whether a number lies inside."""
+        """Return whether a number is inside."""
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 
