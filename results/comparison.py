@@ -54,7 +54,7 @@ class AgainstPublished:
     corrected: Mapping[tuple[str, str], float]
 
 
-def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS, seed: int = 0) -> list[Pair]:
+def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS) -> list[Pair]:
     """Compare the first run with each of the others.
 
     Raises UsageError naming what differs where two runs were not scored on the same terms, and
@@ -63,7 +63,7 @@ def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS, seed: int =
     found = []
     for other in runs[1:]:
         require_same_terms(runs[0], other, SAME_DATA)
-        found.append((other, _differences(runs[0], other, rounds=rounds, seed=seed)))
+        found.append((other, _differences(runs[0], other, rounds)))
     keys = [
         (place, task, metric)
         for place, (_, differences) in enumerate(found)
@@ -235,7 +235,7 @@ def _scope(pair: Pair) -> str:
 
 
 def _differences(
-    first: StoredRun, second: StoredRun, *, rounds: int, seed: int
+    first: StoredRun, second: StoredRun, rounds: int
 ) -> dict[str, dict[str, Difference]]:
     rankings = {}
     for run in (first, second):
@@ -256,7 +256,6 @@ def _differences(
             Ranking(np.stack([ranks.of(task)[0] for ranks in other]), one[0].of(task)[1]),
             summarise,
             rounds=rounds,
-            seed=seed,
         )
         for task in TASKS
     }

@@ -176,9 +176,9 @@ class OneOf:
 Node = Kind | Section | AnyNames | OneOf
 
 
-def read(declared: Declared, values: object, problems: Problems, path: Path = ()) -> dict[str, Any]:
+def read(declared: Declared, values: object, problems: Problems) -> dict[str, Any]:
     """Return the arguments of a callable that a mapping gives, noting every mistake."""
-    return Reader(problems).section(keys_of(declared), values, path)
+    return Reader(problems).section(keys_of(declared), values)
 
 
 def read_file(declared: Declared, path: FilePath) -> dict[str, Any]:

@@ -31,9 +31,6 @@ MERGED_SECTIONS = {"experts", "arch", "data_loader", "optimizer", "loss", "train
 OF_A_CLASS = (("arch",), ("loss",))
 """Sections whose arguments belong to a class: a layer with another class starts without them."""
 
-OF_THE_FILE_ALONE = ("inherit_from", "name")
-"""Keys of one file alone, which those that inherit from it do not take over."""
-
 _logger = logging.getLogger(__name__)
 
 
