@@ -100,7 +100,7 @@ def test_a_loss_is_a_class_and_a_line(place, monkeypatch, capsys):
     monkeypatch.setitem(LOSSES, "SoftmaxLoss", SoftmaxLoss)
     config = place.config(ONE_EPOCH | {"loss": {"type": "SoftmaxLoss"}}, name="softmax")
     run = place.train("--config", config, name="clotho-softmax")
-    assert read_json(run.models / "config.json")["loss"] == {"type": "SoftmaxLoss", "args": {}}
+    assert read_json(run.models / "config.json")["loss"] == {"type": "SoftmaxLoss"}
     losses = [
         json.loads(line)["loss"] for line in (run.log / "metrics.jsonl").read_text().splitlines()
     ]
