@@ -68,6 +68,10 @@ class Extractor(ABC):
         """
         self.extra = dict(extra or {})
         self.device = torch.device(device)
+        self.load(weights)
+
+    def load(self, weights: Path | None) -> None:
+        """Load the weights of a network; signal processing has none."""
         self.weights_sha256: str | None = None
 
     @property
@@ -133,18 +137,12 @@ class NetworkExtractor(Extractor):
     batch: ClassVar[int] = 8
     """Patches that go through the network at once on a CPU, whose cache more would overflow."""
 
-    def __init__(
-        self,
-        weights: Path | None = None,
-        device: torch.device | str = "cpu",
-        extra: Mapping[str, Path | None] | None = None,
-    ) -> None:
+    def load(self, weights: Path | None) -> None:
         """Load the weights; without a path they are looked for, and fetched once.
 
         Raises DataError when they are damaged or another network's, DownloadError when they cannot
         be fetched.
         """
-        super().__init__(weights, device, extra)
         path = locate_weights(self.name, weights)
         self.weights_sha256 = sha256_of(path)
         state = self.state_of(read_weights(path))

@@ -9,7 +9,6 @@ zeros at its end to one. Names of the weights are those of vggish-10086976.pth.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -93,14 +92,9 @@ class VGGish(NetworkExtractor):
 
     extras: ClassVar[tuple[str, ...]] = (PCA_FILE,)
 
-    def __init__(
-        self,
-        weights: Path | None = None,
-        device: torch.device | str = "cpu",
-        extra: Mapping[str, Path | None] | None = None,
-    ) -> None:
+    def load(self, weights: Path | None) -> None:
         """Load the weights, and those of the post-processing when `extra` has them."""
-        super().__init__(weights, device, extra)
+        super().load(weights)
         self.pca: PCA | None = None
         if PCA_FILE in self.extra:
             path = locate_weights(PCA_FILE, self.extra[PCA_FILE])

@@ -12,7 +12,7 @@ import csv
 import functools
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,19 +51,14 @@ class Yamnet(Extractor):
     needs_weights: ClassVar[bool] = True
     extras: ClassVar[tuple[str, ...]] = (CLASSES_FILE,)
 
-    def __init__(
-        self,
-        weights: Path | None = None,
-        device: torch.device | str = "cpu",
-        extra: Mapping[str, Path | None] | None = None,
-    ) -> None:
+    def load(self, weights: Path | None) -> None:
         """Load the network, which runs on the CPU whatever the device.
 
         The extra file `yamnet_classes` (yamnet_class_map.csv) names the classes; by default it is
         fetched when tags are asked for. Raises ProjectError without LiteRT, DataError for another
         network.
         """
-        super().__init__(weights, "cpu", extra)
+        self.device = torch.device("cpu")
         path = locate_weights(self.name, weights)
         self.weights_sha256 = sha256_of(path)
         self._interpreter = _interpreter(path)

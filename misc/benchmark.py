@@ -145,7 +145,7 @@ def run_stage(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _enter(
     sender: multiprocessing.connection.Connection, name: str, settings: dict[str, Any]
 ) -> None:
-    """Be the process of a stage; how long torch takes to import is known to it."""
+    """Be the process of a stage; the time of importing torch is noted."""
     started = time.perf_counter()
     import torch  # noqa: F401
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(args: argparse.Namespace) -> int:
     """Print the tables and the sentences."""
     if args.rounds < 100:
-        raise UsageError(f"--rounds {args.rounds}: fewer than 100 say nothing")
+        raise UsageError(f"--rounds {args.rounds}: expected 100 or more")
     runs = load_runs(args.runs)
     if args.published is not None:
         for run in runs:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME=FILE",
         help="weights of an extractor, instead of the published ones; may be repeated",
     )
-    add("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     start_logging(quiet=args.quiet)
     return run_main(lambda: run(args, os.environ))
@@ -147,7 +147,7 @@ class Progress:
         )
         self.files, self.total, self.seconds = 0, files, 0.0
         self.there = 0
-        self.began = self.said = time.monotonic()
+        self.began = self.logged = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -165,8 +165,8 @@ class Progress:
         speed = self.seconds / max(now - self.began, 1e-9)
         self.bar.update(files)
         self.bar.set_postfix_str(f"{speed:.0f}x real time")
-        if self.bar.disable and not self.quiet and now - self.said >= EVERY:
-            self.said = now
+        if self.bar.disable and not self.quiet and now - self.logged >= EVERY:
+            self.logged = now
             done = max(1, self.files - self.there)
             left = (now - self.began) / done * (self.total - self.files)
             print(

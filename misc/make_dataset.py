@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="number of a GPU, such as 0; default: the CPU")
     add("--strict", action="store_true", help="stop at the first file that cannot be read")
     add("--weights", action="append", default=[], metavar="NAME=FILE", help="of an extractor")
-    add("--quiet", action="store_true", help="say nothing unless something is wrong")
+    add("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     start_logging(quiet=args.quiet)
     return run_main(lambda: make(args))

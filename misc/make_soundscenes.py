@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="make it anew, whatever is there")
     workers = min(4, os.cpu_count() or 1)  # each needs some 250 MB
     parser.add_argument("--workers", type=int, default=workers, help="processes; here %(default)s")
-    parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     return run_main(lambda: make(args))
 
 
 def make(args: argparse.Namespace) -> int:
-    """Make the data set and say where it is."""
+    """Make the data set and print its place."""
     counts = {split: getattr(args, split) for split in ("train", "val", "test")}
     if min(counts.values()) < 1 or args.seed < 0:
         raise UsageError("--train, --val and --test must be at least 1, --seed at least 0")

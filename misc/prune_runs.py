@@ -1,4 +1,4 @@
-"""Remove what finished runs keep only to be continued: exact states and periodic checkpoints.
+"""Remove the files that finished runs need only to resume: exact states, periodic checkpoints.
 
     python misc/prune_runs.py --dry_run            how much would it free?
     python misc/prune_runs.py                      the runs below data/saved
@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--save_dir", type=Path, default=Path("data/saved"))
     parser.add_argument("--name", help="the runs of this experiment alone")
-    parser.add_argument("--dry_run", action="store_true", help="remove nothing, only say so")
+    parser.add_argument("--dry_run", action="store_true", help="list, remove nothing")
     return parser.parse_args(argv)
 
 

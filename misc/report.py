@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print its place."""
     if args.embed and args.sounds is None:
         raise UsageError("--embed needs --sounds DIR, the recordings to copy in")
     shown = [read_shown(run) for run in load_runs(args.runs)]

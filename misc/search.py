@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_collection(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is searched with what."""
+    """Add the flags of the index and the run."""
     parser.add_argument(
         "--run", metavar="RUN", help="a trained run's folder, or a checkpoint; default: the shipped"
     )

@@ -1,4 +1,4 @@
-"""Audit a data set: what makes its numbers doubtful, before anything is trained on it.
+"""Audit a data set for leaks, ambiguities and damage before anything is trained on it.
 
 Each check is a function from the material to findings and a line in CHECKS, which states its
 threshold. A clean data set has no finding.
@@ -34,15 +34,16 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: which check found it, what it is, and the first few cases."""
+    """A mistake in the data: the check that found it, its message and the first few cases."""
 
     check: str
     message: str
     examples: tuple[str, ...] = ()
 
 
-Check = Callable[[Material], Iterator[tuple[str, Sequence[str]]]]
-"""Yield (message, cases) of everything found."""
+Found = Iterator[tuple[str, Sequence[str]]]
+"""(message, cases) of each finding."""
+Check = Callable[[Material], Found]
 
 
 @dataclass(frozen=True)
@@ -101,90 +102,72 @@ def _facts(material: Material) -> Iterator[str]:
         )
 
 
-# The checks
-
-
-def _unreadable(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _unreadable(material: Material) -> Found:
     for message in material.unreadable:
         yield message, ()
 
 
-def _shared_clips(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for one, other in combinations(material.splits, 2):
-        shared = sorted(set(one.clips) & set(other.clips))
-        if shared:
-            yield f"{_count(shared, 'clip')} both in {one.name} and in {other.name}", shared
+def _of_splits(noun: str, message: str, cases: Callable[[Split], Sequence[str]]) -> Check:
+    """Return the check of every split for cases; the message follows their count."""
+
+    def check(material: Material) -> Found:
+        for split in material.splits:
+            if found := cases(split):
+                yield f"{_count(found, noun)} {message.format(split.name)}", found
+
+    return check
 
 
-def _same_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for one, other in combinations(material.splits, 2):
-        by_digest = _by_digest(one)
-        pairs = [
-            f"{one.clips[first]} ({one.name}) and {clip} ({other.name})"
-            for second, clip in enumerate(other.clips)
-            for first in by_digest.get(_digest(other, second), ())
-            if one.clips[first] != clip
-        ]
-        if pairs:
-            yield (
-                f"{_count(pairs, 'pair')} of clips with identical features in {one.name} and "
-                f"{other.name}",
-                pairs,
-            )
+def _of_pairs(noun: str, message: str, cases: Callable[[Split, Split], Sequence[str]]) -> Check:
+    """Return the check of every two splits for cases; the message follows their count."""
+
+    def check(material: Material) -> Found:
+        for one, other in combinations(material.splits, 2):
+            if found := cases(one, other):
+                yield f"{_count(found, noun)} {message.format(one.name, other.name)}", found
+
+    return check
 
 
-def _twin_clips(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for split in material.splits:
-        groups = [clips for key, clips in _by_digest(split).items() if key and len(clips) > 1]
-        if groups:
-            yield (
-                f"{_count(groups, 'group')} of clips with identical features in {split.name}",
-                [", ".join(split.clips[clip] for clip in clips[:4]) for clips in groups],
-            )
+def _shared_clips(one: Split, other: Split) -> list[str]:
+    return sorted(set(one.clips) & set(other.clips))
 
 
-def _near_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for one, other in combinations(material.splits, 2):
-        pairs = [
-            f"{one.clips[first]} ({one.name}) and {other.clips[second]} ({other.name}), "
-            f"cosine {cosine:.4f}"
-            for first, second, cosine in _similar_clips(one, other)
-            if one.clips[first] != other.clips[second]
-            and _digest(one, first) != _digest(other, second)
-        ]
-        if pairs:
-            yield (
-                f"{_count(pairs, 'pair')} of clips with nearly identical features in {one.name} "
-                f"and {other.name}",
-                pairs,
-            )
+def _same_features(one: Split, other: Split) -> list[str]:
+    by_digest = _by_digest(one)
+    return [
+        f"{one.clips[first]} ({one.name}) and {clip} ({other.name})"
+        for second, clip in enumerate(other.clips)
+        for first in by_digest.get(_digest(other, second), ())
+        if one.clips[first] != clip
+    ]
 
 
-def _same_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for one, other in combinations(material.splits, 2):
-        shared = sorted(_clips_by_text(one).keys() & _clips_by_text(other).keys() - {""})
-        if shared:
-            cases = [f"{text!r}" for text in shared]
-            yield f"{_count(shared, 'caption')} both in {one.name} and in {other.name}", cases
+def _twin_clips(split: Split) -> list[str]:
+    groups = [clips for clips in _by_digest(split).values() if len(clips) > 1]
+    return [", ".join(split.clips[clip] for clip in clips[:4]) for clips in groups]
 
 
-def _near_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for one, other in combinations(material.splits, 2):
-        pairs = [
-            f"{first!r} ({one.name}) and {second!r} ({other.name})"
-            for first, second in _similar_texts(
-                list(_clips_by_text(one)), list(_clips_by_text(other))
-            )
-        ]
-        if pairs:
-            yield (
-                f"{_count(pairs, 'pair')} of nearly identical captions in {one.name} and "
-                f"{other.name}",
-                pairs,
-            )
+def _near_features(one: Split, other: Split) -> list[str]:
+    return [
+        f"{one.clips[first]} ({one.name}) and {other.clips[second]} ({other.name}), "
+        f"cosine {cosine:.4f}"
+        for first, second, cosine in _similar_clips(one, other)
+        if one.clips[first] != other.clips[second] and _digest(one, first) != _digest(other, second)
+    ]
 
 
-def _ambiguous(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _same_captions(one: Split, other: Split) -> list[str]:
+    shared = _clips_by_text(one).keys() & _clips_by_text(other).keys()
+    return [f"{text!r}" for text in sorted(shared)]
+
+
+def _near_captions(one: Split, other: Split) -> list[str]:
+    pairs = _similar_texts(list(_clips_by_text(one)), list(_clips_by_text(other)))
+    return [f"{first!r} ({one.name}) and {second!r} ({other.name})" for first, second in pairs]
+
+
+def _ambiguous(material: Material) -> Found:
     split = material.test
     if split is None:
         return
@@ -199,49 +182,34 @@ def _ambiguous(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
         )
 
 
-def _captionless(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for split in material.splits:
-        without = [
-            clip for clip, captions in zip(split.clips, split.captions, strict=True) if not captions
-        ]
-        if without:
-            yield f"{_count(without, 'clip')} of {split.name} without captions", without
+def _captionless(split: Split) -> list[str]:
+    return [clip for clip, texts in zip(split.clips, split.captions, strict=True) if not texts]
 
 
-def _empty_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for split in material.splits:
-        empty = [
-            f"{split.clips[clip]}, caption {number}"
-            for clip, number, caption in split.texts()
-            if not _plain(caption)
-            or (split.word_vectors[clip] or (1,) * (number + 1))[number:][:1] == (0,)
-        ]
-        if empty:
-            yield f"{_count(empty, 'caption')} of {split.name} without words", empty
+def _empty_captions(split: Split) -> list[str]:
+    return [
+        f"{split.clips[clip]}, caption {number}"
+        for clip, number, caption in split.texts()
+        if not _plain(caption)
+        or (split.word_vectors[clip] or (1,) * (number + 1))[number:][:1] == (0,)
+    ]
 
 
-def _unmatched(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    for split in material.splits:
-        wrong = []
-        for clip, captions, vectors in zip(
-            split.clips, split.captions, split.word_vectors, strict=True
-        ):
-            if vectors is None or len(captions) != len(vectors):
-                found = "none" if vectors is None else str(len(vectors))
-                wrong.append(f"{clip}: {len(captions)} captions, {found} with word vectors")
-        if wrong:
-            yield (
-                f"{_count(wrong, 'clip')} of {split.name} whose captions and text vectors differ "
-                "in number",
-                wrong,
-            )
+def _unmatched(split: Split) -> list[str]:
+    counts = zip(split.clips, split.captions, split.word_vectors, strict=True)
+    return [
+        f"{clip}: {len(captions)} captions, {'none' if vectors is None else len(vectors)} with "
+        "word vectors"
+        for clip, captions, vectors in counts
+        if vectors is None or len(captions) != len(vectors)
+    ]
 
 
-def _cut_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _cut_captions(material: Material) -> Found:
+    most = material.config.text.max_tokens
     for split in material.splits:
         lost = _lost_words(material, split)
         if lost > LOST_WORDS:
-            most = material.config.text.max_tokens
             cases = [
                 f"{split.clips[clip]}, caption {number}: {count} words"
                 for clip, counts in enumerate(split.word_vectors)
@@ -254,19 +222,17 @@ def _cut_captions(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
             )
 
 
-def _cut_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _cut_features(material: Material) -> Found:
     for split in material.splits:
         for name, expert in split.experts.items():
-            lost = _lost(expert.lengths, expert.config.max_tokens)
+            most = expert.config.max_tokens
+            lost = _lost(expert.lengths, most)
             if lost > LOST_TOKENS:
-                yield (
-                    f"{lost:.1%} of the tokens of {name} in {split.name} are cut (max_tokens."
-                    f"{name} is {expert.config.max_tokens})",
-                    (),
-                )
+                text = f"of the tokens of {name} in {split.name} are cut"
+                yield f"{lost:.1%} {text} (max_tokens.{name} is {most})", ()
 
 
-def _missing_experts(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _missing_experts(material: Material) -> Found:
     shares: dict[str, list[float]] = defaultdict(list)
     for split in material.splits:
         for name, expert in split.experts.items():
@@ -281,7 +247,7 @@ def _missing_experts(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
             yield f"{name} is missing unevenly: {listed} of the clips of the splits", ()
 
 
-def _flat_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _flat_features(material: Material) -> Found:
     for split in material.splits:
         for name, expert in split.experts.items():
             flat = [split.clips[clip] for clip in np.flatnonzero(expert.flat)]
@@ -289,7 +255,7 @@ def _flat_features(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
                 yield f"{_count(flat, 'clip')} of {split.name} with constant {name}", flat
 
 
-def _unused(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
+def _unused(material: Material) -> Found:
     used = {clip for split in material.splits for clip in split.clips}
     for file, names in material.files.items():
         unused = [name for name in names if name not in used]
@@ -299,24 +265,45 @@ def _unused(material: Material) -> Iterator[tuple[str, Sequence[str]]]:
 
 CHECKS: dict[str, tuple[Check, str]] = {
     "unreadable": (_unreadable, "a file is missing or refused (NaN features among the reasons)"),
-    "shared-clips": (_shared_clips, "a clip in more than one split"),
-    "same-features": (_same_features, "identical features of all experts across splits"),
-    "twin-clips": (_twin_clips, "identical features of all experts within a split"),
+    "shared-clips": (
+        _of_pairs("clip", "both in {} and in {}", _shared_clips),
+        "a clip in more than one split",
+    ),
+    "same-features": (
+        _of_pairs("pair", "of clips with identical features in {} and {}", _same_features),
+        "identical features of all experts across splits",
+    ),
+    "twin-clips": (
+        _of_splits("group", "of clips with identical features in {}", _twin_clips),
+        "identical features of all experts within a split",
+    ),
     "near-features": (
-        _near_features,
+        _of_pairs("pair", "of clips with nearly identical features in {} and {}", _near_features),
         f"features of all experts alike across splits: cosine of the standardised means at least "
         f"{SAME_FEATURES}",
     ),
-    "same-captions": (_same_captions, "the same caption across splits, capitals and marks aside"),
+    "same-captions": (
+        _of_pairs("caption", "both in {} and in {}", _same_captions),
+        "the same caption across splits, capitals and marks aside",
+    ),
     "near-captions": (
-        _near_captions,
+        _of_pairs("pair", "of nearly identical captions in {} and {}", _near_captions),
         f"captions alike across splits: of {FEWEST_WORDS} different words or more, at least "
         f"{SAME_WORDS:.0%} of all are shared",
     ),
     "ambiguous": (_ambiguous, "several test clips with the same caption"),
-    "captionless": (_captionless, "a clip without captions"),
-    "empty-captions": (_empty_captions, "a caption without words"),
-    "unmatched": (_unmatched, "captions and text vectors of a clip that differ in number"),
+    "captionless": (
+        _of_splits("clip", "of {} without captions", _captionless),
+        "a clip without captions",
+    ),
+    "empty-captions": (
+        _of_splits("caption", "of {} without words", _empty_captions),
+        "a caption without words",
+    ),
+    "unmatched": (
+        _of_splits("clip", "of {} whose captions and text vectors differ in number", _unmatched),
+        "captions and text vectors of a clip that differ in number",
+    ),
     "cut-captions": (_cut_captions, f"more than {LOST_WORDS:.0%} of the words of a split are cut"),
     "cut-features": (
         _cut_features,
@@ -330,9 +317,6 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "flat-features": (_flat_features, "features that are one number, or one token repeated"),
     "unused": (_unused, "clips of the files that are in no list of these splits"),
 }
-
-
-# What they share
 
 
 def _plain(caption: str) -> str:
@@ -352,7 +336,7 @@ def _clips_by_text(split: Split) -> dict[str, list[int]]:
 
 
 def _digest(split: Split, clip: int) -> str:
-    """Return what stands for all features of a clip, "" where it has none."""
+    """Return a digest of all features of a clip, "" where it has none."""
     parts = [expert.digests[clip] for expert in split.experts.values()]
     return "|".join(parts) if any(parts) else ""
 

@@ -93,7 +93,7 @@ def bar_chart(
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a point lies in the picture."""
+    """The coordinates of points in the picture."""
 
     first: float
     last: float

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.metric import TASKS, heading_of, published_key, summarise
-from results.runs import StoredRun, differing_terms
+from results.runs import StoredRun, require_same_terms
 from results.statistics import (
     CONFIDENCE,
     LEVEL,
@@ -19,13 +19,14 @@ from results.statistics import (
     paired_differences,
     welch,
 )
-from results.tables import signed, spread, value
+from results.tables import Spread, signed, spread
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
 ROUNDING = 0.05
-"""What printing with one decimal may have taken from a published mean."""
+"""The most that printing with one decimal takes from a published mean."""
 FIRST = "R1"
+SAME_DATA = "score both checkpoints with the same configuration of the data (eval.py --config)"
 ASKED = {"t2v": ("the right clip", "queries"), "v2t": ("one of its own captions", "clips")}
 
 
@@ -53,7 +54,7 @@ class AgainstPublished:
     corrected: Mapping[tuple[str, str], float]
 
 
-def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS, seed: int = 0) -> list[Pair]:
+def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS) -> list[Pair]:
     """Compare the first run with each of the others.
 
     Raises UsageError naming what differs where two runs were not scored on the same terms, and
@@ -61,8 +62,8 @@ def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS, seed: int =
     """
     found = []
     for other in runs[1:]:
-        _require_same_terms(runs[0], other)
-        found.append((other, _differences(runs[0], other, rounds=rounds, seed=seed)))
+        require_same_terms(runs[0], other, SAME_DATA)
+        found.append((other, _differences(runs[0], other, rounds)))
     keys = [
         (place, task, metric)
         for place, (_, differences) in enumerate(found)
@@ -108,8 +109,8 @@ def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPub
             if row is not None:
                 here = spread(run.values(task, metric))
                 p[task, metric] = welch(
-                    (here[0], here[1] or 0.0, len(run.seeds)),
-                    (row[0], row[1], len(experiment.runs)),
+                    (here.mean, here.std or 0.0, len(run.seeds)),
+                    (row.mean, row.std or 0.0, len(experiment.runs)),
                     ROUNDING,
                 )
     return AgainstPublished(run, experiment, p, dict(zip(p, holm(list(p.values())), strict=True)))
@@ -124,8 +125,8 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
         rows.append(
             [
                 heading_of(metric),
-                value(*spread(first)),
-                value(*spread(second)),
+                str(spread(first)),
+                str(spread(second)),
                 signed(found.difference),
                 f"{signed(found.low)} to {signed(found.high)}",
                 probability(found.p),
@@ -148,9 +149,9 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
         rows.append(
             [
                 heading_of(metric),
-                value(*here),
-                value(*row),
-                signed(here[0] - row[0]),
+                str(here),
+                str(row),
+                signed(here.mean - row.mean),
                 probability(p),
                 probability(corrected) + (" *" if corrected <= LEVEL else ""),
             ]
@@ -159,7 +160,7 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
 
 
 def legend(pair: Pair) -> list[str]:
-    """Say which run is A and which is B."""
+    """Return the names of runs A and B."""
     runs = {"A": pair.first, "B": pair.second}
     return [
         f"{letter}: {run.name}, {len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
@@ -168,7 +169,7 @@ def legend(pair: Pair) -> list[str]:
 
 
 def sentences(pair: Pair) -> list[str]:
-    """Say in plain words how often each system is right, and whether that could be chance."""
+    """Return in plain words how often each system is right, and whether that could be chance."""
     lines = []
     for task, (wanted, asked) in ASKED.items():
         found = pair.differences[task].get(FIRST)
@@ -179,21 +180,21 @@ def sentences(pair: Pair) -> list[str]:
         if gap < 0:
             better, other = other, better
         shown = f"{abs(gap):.1f}"
-        said = (
+        order = (
             f"{better} and {other} find {wanted} first equally often"
             if shown == "0.0"
             else f"{better} finds {wanted} first for {shown} points more {asked} than {other}"
         )
         verdict = "this is more than chance" if p <= LEVEL else "this could be chance"
         lines.append(
-            f"{TASKS[task]}: {said}; {verdict}, p = {probability(found.p)}, and {probability(p)} "
+            f"{TASKS[task]}: {order}; {verdict}, p = {probability(found.p)}, and {probability(p)} "
             f"corrected for {pair.count} comparisons."
         )
     return [*lines, _scope(pair)]
 
 
 def sentence_of_published(found: AgainstPublished) -> str:
-    """Say in plain words whether a run differs from the published row."""
+    """Return in plain words whether a run differs from the published row."""
     outside = [
         f"{TASKS[task]} {heading_of(metric)}"
         for (task, metric), p in found.corrected.items()
@@ -213,14 +214,14 @@ def sentence_of_published(found: AgainstPublished) -> str:
 
 
 def probability(p: float) -> str:
-    """Return a p-value with two digits that say something."""
+    """Return a p-value with two significant digits."""
     if p < 0.001:
         return "<0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def _scope(pair: Pair) -> str:
-    """Say what the p-values speak of."""
+    """Return the scope of the p-values."""
     one, other = len(pair.first.seeds), len(pair.second.seeds)
     if any(found.seeds for found in pair.differences["t2v"].values()):
         return (
@@ -234,7 +235,7 @@ def _scope(pair: Pair) -> str:
 
 
 def _differences(
-    first: StoredRun, second: StoredRun, *, rounds: int, seed: int
+    first: StoredRun, second: StoredRun, rounds: int
 ) -> dict[str, dict[str, Difference]]:
     rankings = {}
     for run in (first, second):
@@ -255,14 +256,13 @@ def _differences(
             Ranking(np.stack([ranks.of(task)[0] for ranks in other]), one[0].of(task)[1]),
             summarise,
             rounds=rounds,
-            seed=seed,
         )
         for task in TASKS
     }
 
 
 def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
-    """Say in a few words where two lists of clips part."""
+    """Return the first difference of two lists of clips."""
     if len(one) != len(other):
         return f"{len(one)} clips against {len(other)}"
     for place, (here, there) in enumerate(zip(one, other, strict=True), start=1):
@@ -271,17 +271,7 @@ def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
     return "other captions of the same clips"
 
 
-def _require_same_terms(first: StoredRun, second: StoredRun) -> None:
-    lines = differing_terms(first, second)
-    if lines:
-        listed = "\n".join(f"  {line}" for line in lines)
-        raise UsageError(
-            f"{first.name} and {second.name} were not scored on the same terms:\n{listed}\n"
-            "score both checkpoints with the same configuration of the data (eval.py --config)"
-        )
-
-
-def _published(experiment: Experiment, task: str, metric: str) -> tuple[float, float] | None:
+def _published(experiment: Experiment, task: str, metric: str) -> Spread | None:
     """Return the published mean and deviation of a metric, None where there is none."""
-    row = (experiment.published or {}).get(task, {})
-    return row.get(published_key(metric))
+    row = (experiment.published or {}).get(task, {}).get(published_key(metric))
+    return row and Spread(*row)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.metric import METRICS, TASKS, published_key
-from results.tables import value
+from results.tables import Spread
 from utils.errors import DataError
 from utils.fetching.experiments import (
     JOINED,
@@ -40,7 +40,7 @@ as in the registry: task ("t2v", "v2t") -> metric -> [mean, deviation]."""
 
 @dataclass(frozen=True)
 class Source:
-    """Where a measurement comes from: every figure says it."""
+    """The origin of a measurement."""
 
     results: Path
     data: str
@@ -154,7 +154,7 @@ def render_page() -> str:
 
 
 def _sources() -> list[str]:
-    """Say of each measurement which command made it, where and when."""
+    """Return the command, machine and date of each measurement."""
     return [
         f"* {row['data']}, `{row['config']}`: `{row['command']}`; {row['machine']}, {row['date']}"
         for row in load_measured()
@@ -198,11 +198,8 @@ def _headings(keys: Iterable[str]) -> list[str]:
 
 def _values(metrics: Mapping[str, Sequence[float | None]], keys: Iterable[str]) -> list[str]:
     """Return "mean (deviation)" of some metrics, with one decimal as published."""
-    return [_value(*metrics.get(key, (None, None))) for key in keys]
-
-
-def _value(mean: float | None, std: float | None) -> str:
-    return "-" if mean is None else value(mean, std)
+    found = [metrics.get(key, (None, None)) for key in keys]
+    return ["-" if mean is None else str(Spread(mean, std)) for mean, std in found]
 
 
 def _table(heads: Sequence[str]) -> list[str]:
@@ -218,7 +215,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _same(row: Row, other: Row) -> bool:
-    """Say whether two rows are of the same config and data."""
+    """Return whether two rows are of the same config and data."""
     return bool((row["config"], row["data"]) == (other["config"], other["data"]))
 
 

@@ -1,4 +1,4 @@
-"""What an audit looks at: every split of a data set, read without the checks that refuse it.
+"""The material of an audit: every split of a data set, read without the checks that refuse it.
 
 V clips of a split, C captions.
 """
@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Expert:
     """The features of one expert for the clips of a split.
 
-    Clip v has the rows starts[v] : starts[v] + lengths[v] of each part; present (V,) says whether
+    Clip v has the rows starts[v] : starts[v] + lengths[v] of each part; present (V,) is 1 where
     the clip has features; digests: of what the clip has, "" where it has nothing; means (V, D).
     """
 
@@ -196,5 +196,5 @@ def _expert(config: ExpertConfig, parts: list[PackedFeatures], clips: list[str])
 
 
 def _is_flat(rows: np.ndarray) -> bool:
-    """Say whether features (N, D) are one number throughout, or one token three times or more."""
+    """Return whether features (N, D) are one number, or one token three times or more."""
     return bool((rows == rows[0, 0]).all() or (len(rows) > 2 and (rows == rows[0]).all()))

@@ -1,17 +1,16 @@
-"""Put the results of several seeds beside the published ones and say which differ."""
+"""Put the results of several seeds beside the published ones and mark those that differ."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from model.metric import METRICS, TASKS, heading_of, published_key
-from results.tables import LATEX, MARKDOWN
+from results.tables import MARKDOWN, Spread, signed, spread
+from results.tables import render as render_table
 from utils.errors import UsageError
 from utils.fetching.experiments import EACH_CAPTION, JOINED, PROTOCOLS, Experiment
 
@@ -28,23 +27,12 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Value:
-    """Mean and standard deviation (ddof 1) over seeds; no deviation for a single seed."""
-
-    mean: float
-    std: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" + ("" if self.std is None else f" ({self.std:.1f})")
-
-
-@dataclass(frozen=True)
 class Cell:
     """One metric of one task; `here` is None where the stored results do not have it."""
 
     heading: str
-    here: Value | None
-    published: Value | None
+    here: Spread | None
+    published: Spread | None
 
     @property
     def difference(self) -> float | None:
@@ -98,16 +86,16 @@ def summarise(seeds: SeedMetrics) -> dict[str, dict[str, dict[str, float | None]
     A metric that a seed does not have, because it was finished by another version, is left out.
     """
     return {
-        f"{task}_metrics": {name: vars(value) for name, value in _values(seeds, task).items()}
+        f"{task}_metrics": {name: value._asdict() for name, value in _values(seeds, task).items()}
         for task in TASKS
     }
 
 
-def _values(seeds: SeedMetrics, task: str) -> dict[str, Value]:
+def _values(seeds: SeedMetrics, task: str) -> dict[str, Spread]:
     """Return mean and deviation of the metrics that every seed has."""
     stored = [metrics.get(f"{task}_metrics", {}) for metrics in seeds.values()]
     return {
-        name: _value([metrics[name] for metrics in stored])
+        name: spread([metrics[name] for metrics in stored])
         for name in metrics_in(stored)
         if all(name in metrics for metrics in stored)
     }
@@ -132,7 +120,7 @@ def compare(
     tasks = {}
     for task in TASKS:
         here, row = _values(seeds, task), published.get(task, {})
-        of_keys = {key: Value(*row[published_key(key)]) for key in METRICS
+        of_keys = {key: Spread(*row[published_key(key)]) for key in METRICS
                    if published_key(key) in row}  # fmt: skip
         tasks[task] = {
             metric: Cell(heading_of(metric), here.get(metric), of_keys.get(metric))
@@ -148,6 +136,15 @@ def compare(
     )
 
 
+MARKS: dict[str, tuple[str, Mapping[int, str]]] = {
+    "text": ("", {}),
+    "markdown": ("- ", MARKDOWN),
+    "latex": ("% ", {}),
+}
+"""Form of tables -> the beginning of each line below them, and the letters that it escapes."""
+FORMS = (*MARKS, "json")
+
+
 def check_form(form: str) -> None:
     """Raise UsageError for a form that tables do not have."""
     if form not in FORMS:
@@ -157,11 +154,19 @@ def check_form(form: str) -> None:
 def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
     """Return the tables of some experiments, one per task, as text, markdown, latex or json."""
     check_form(form)
-    return FORMS[form](comparisons)
+    if form == "json":
+        return json.dumps([as_data(comparison) for comparison in comparisons], indent=1) + "\n"
+    indent = "  " if form == "text" else ""
+    blocks = [
+        render_table(_rows(comparisons, task, indent), form, title) for task, title in TASKS.items()
+    ]
+    mark, letters = MARKS[form]
+    blocks.append("\n".join(f"{mark}{line.translate(letters)}" for line in _footer(comparisons)))
+    return "\n\n".join(block.rstrip() for block in blocks).rstrip() + "\n"
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say in lines which values lie outside two published deviations, or that none does."""
+    """Return in lines the values outside two published deviations, or that none is."""
     lines, compared = [], 0
     for comparison in comparisons:
         for task, by_metric in comparison.tasks.items():
@@ -211,16 +216,7 @@ def _footer(comparisons: Sequence[Comparison]) -> list[str]:
     return [*verdict(comparisons), *lines]
 
 
-def _value(values: Sequence[float]) -> Value:
-    with np.errstate(invalid="ignore"):  # a mean rank may be infinite
-        mean, std = (
-            float(np.mean(values)),
-            float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        )
-    return Value(mean, std)
-
-
-def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
+def _rows(comparisons: Sequence[Comparison], task: str, indent: str) -> list[list[str]]:
     """Return the rows of one table: heading, then up to three per experiment."""
     metrics = metrics_in(comparison.tasks[task] for comparison in comparisons)
     rows = [["", *map(heading_of, metrics), "params"]]
@@ -234,70 +230,21 @@ def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
         if comparison.experiment and comparison.is_published:
             size = comparison.published_parameters
             published = [_cell(cell.published) for cell in cells]
-            rows.append([f"published: {comparison.experiment.row}", *published, f"{size:,}"])
+            rows.append(
+                [f"{indent}published: {comparison.experiment.row}", *published, f"{size:,}"]
+            )
             differences = [
-                f"{_signed(cell.difference)}{' *' if cell.outside else ''}" for cell in cells
+                f"{'' if cell.difference is None else signed(cell.difference)}{' *' * cell.outside}"
+                for cell in cells
             ]
-            rows.append(["difference", *differences, f"{comparison.parameters - (size or 0):+,}"])
+            rows.append(
+                [f"{indent}difference", *differences, f"{comparison.parameters - (size or 0):+,}"]
+            )
     return rows
 
 
-def _cell(value: Value | None) -> str:
+def _cell(value: Spread | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _signed(difference: float | None) -> str:
-    """Return a difference with one decimal and its sign, but never "-0.0"."""
-    return "" if difference is None else f"{round(difference, 1) + 0.0:+.1f}"
-
-
-def _text(comparisons: Sequence[Comparison]) -> str:
-    blocks = []
-    for task, title in TASKS.items():
-        rows = _rows(comparisons, task)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [title]
-        for row in rows:
-            indent = "  " if row[0] == "difference" or row[0].startswith("published: ") else ""
-            first = f"{indent}{row[0]}".ljust(widths[0] + 2)
-            rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            lines.append("  ".join([first, *rest]).rstrip())
-        blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, "\n".join(_footer(comparisons))]).rstrip() + "\n"
-
-
-def _markdown(comparisons: Sequence[Comparison]) -> str:
-    blocks = []
-    for task, title in TASKS.items():
-        head, *rows = _rows(comparisons, task)
-        rules = ["---", *["---:"] * (len(head) - 1)]
-        table = [_markdown_row(cells) for cells in (head, rules, *rows)]
-        blocks.append("\n".join([f"### {title}", "", *table]))
-    blocks.append("\n".join(f"- {line.translate(MARKDOWN)}" for line in _footer(comparisons)))
-    return "\n\n".join(blocks).rstrip() + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.translate(MARKDOWN) for cell in cells)} |"
-
-
-def _latex(comparisons: Sequence[Comparison]) -> str:
-    blocks = []
-    for task, title in TASKS.items():
-        head, *rows = _rows(comparisons, task)
-        lines = [f"% {title}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\hline"]
-        lines += [_latex_row(head), "\\hline", *map(_latex_row, rows), "\\hline", "\\end{tabular}"]
-        blocks.append("\n".join(lines))
-    blocks.append("\n".join(f"% {line}" for line in _footer(comparisons)))
-    return "\n\n".join(blocks).rstrip() + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return f"{' & '.join(cell.translate(LATEX) for cell in cells)} \\\\"
-
-
-def _json(comparisons: Sequence[Comparison]) -> str:
-    return json.dumps([as_data(comparison) for comparison in comparisons], indent=1) + "\n"
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -320,7 +267,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def _cell_data(cell: Cell) -> dict[str, Any]:
-    here = cell.here or Value(math.nan, None)
+    here = cell.here or Spread(math.nan, None)
     data: dict[str, Any] = {"mean": _finite(here.mean), "std": _finite(here.std)}
     if cell.published is not None:
         data["published"] = {"mean": cell.published.mean, "std": cell.published.std}
@@ -332,11 +279,3 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-FORMS: dict[str, Callable[[Sequence[Comparison]], str]] = {
-    "text": _text,
-    "markdown": _markdown,
-    "latex": _latex,
-    "json": _json,
-}

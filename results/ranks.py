@@ -50,7 +50,7 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Ranks:
-    """What one trained model makes of one split.
+    """The ranks of one split by one trained model.
 
     Query q is caption query_caption[q] of clip query_clip[q] (Q,), found at t2v_ranks[q]; clip
     v2t_clip[i] finds its best own caption at v2t_ranks[i] (n,). top_clips and top_scores (Q, T)

@@ -22,7 +22,7 @@ from model.metric import TASKS
 from results.charts import Axes, Series, bar_chart, line_chart
 from results.comparison import Pair, legend, rows_of_pair, sentences
 from results.ranks import Ranks
-from results.runs import StoredRun, differing_terms, load_run
+from results.runs import StoredRun, load_run, require_same_terms
 from results.sounds import find_sounds, is_played, link_to
 from results.tables import Rows, rows_of_runs
 from utils.errors import UsageError
@@ -114,17 +114,11 @@ def render_page(
 
 
 def _require_one_kind(shown: Sequence[Shown]) -> None:
-    """Refuse runs that cannot stand side by side."""
+    """Refuse runs that cannot be compared."""
     if len(shown) > MOST_RUNS:
         raise UsageError(f"a page shows at most {MOST_RUNS} runs side by side, not {len(shown)}")
     for other in shown[1:]:
-        lines = differing_terms(shown[0].run, other.run)
-        if lines:
-            listed = "\n".join(f"  {line}" for line in lines)
-            raise UsageError(
-                f"{shown[0].run.name} and {other.run.name} were not scored on the same terms:\n"
-                f"{listed}\nwrite a page of each"
-            )
+        require_same_terms(shown[0].run, other.run, "write a page of each")
     with_ranks = [ranks for one in shown for ranks in one.ranks.values()]
     for ranks in with_ranks[1:]:
         if ranks.identity() != with_ranks[0].identity():
@@ -176,12 +170,12 @@ def _page(
 
 
 def _header(shown: Sequence[Shown], with_ranks: Sequence[Shown]) -> list[str]:
-    """Say what the page is of."""
+    """Return the names, protocol and parts of the page."""
     content = shown[0].run.content
     protocol = content["protocol"]
-    said = []
+    sizes = []
     if with_ranks and (first := with_ranks[0].first):
-        said.append(
+        sizes.append(
             f"{len(first.query_clip):,} captions, each searched for among {len(first.clips):,} "
             f"clips of the {content.get('split')} split."
         )
@@ -204,7 +198,7 @@ def _header(shown: Sequence[Shown], with_ranks: Sequence[Shown]) -> list[str]:
         else ""
     )
     return [
-        f'<ul class="names">{names}</ul><p>{" ".join(said)}</p>',
+        f'<ul class="names">{names}</ul><p>{" ".join(sizes)}</p>',
         f'<p class="dim">Protocol: {_text(terms)}.</p>{missing}',
         f'<nav aria-label="parts of the page">{nav}</nav>',
     ]
@@ -238,7 +232,7 @@ def _curves(shown: Sequence[Shown]) -> list[str]:
         charts.append(line_chart(title, Axes("epoch", unit), lines))
     drawn = "".join(charts)
     if not drawn:
-        drawn = '<p class="dim">No curves lie beside these results: they were scored, not trained, '
+        drawn = '<p class="dim">No curves are beside these results: they were scored, not trained, '
         drawn += "where this page was made.</p>"
     return ['<h2 id="curves">Training</h2>', f'<div class="charts">{drawn}</div>']
 

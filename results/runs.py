@@ -23,12 +23,12 @@ RESULTS = "results.json"
 CURVES = "metrics.jsonl"
 LONGEST_CURVES = 256 << 20
 PROTOCOL = {"ties": "mean of all orders"}
-"""What results.json did not name in earlier versions, and was the same."""
+"""Terms that results.json of earlier versions leaves out."""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run: the results of its seeds, and where what belongs to them lies."""
+    """One run: the results of its seeds, and the places of their ranks and curves."""
 
     name: str
     files: tuple[Path, ...]
@@ -83,7 +83,7 @@ class StoredRun:
 
 
 def load_run(path: str | Path) -> StoredRun:
-    """Load a run from any of its names; raises DataError or UsageError saying what is missing."""
+    """Load a run from any of its names; raises DataError or UsageError naming the missing part."""
     given = Path(path)
     found = _results_files(given)
     parts = [_load_one(file) for file in found]
@@ -114,8 +114,17 @@ def differing_terms(first: StoredRun, second: StoredRun) -> list[str]:
     ]
 
 
+def require_same_terms(first: StoredRun, second: StoredRun, advice: str) -> None:
+    """Raise UsageError, which lists the differing terms, where two runs do not share them."""
+    if lines := differing_terms(first, second):
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise UsageError(
+            f"{first.name} and {second.name} were not scored on the same terms:\n{listed}\n{advice}"
+        )
+
+
 def _results_files(given: Path) -> list[Path]:
-    """Return the results.json files that a name stands for."""
+    """Return the results.json files of a name."""
     if given.is_file():
         if given.name == RESULTS or given.suffix == ".json":
             return [given]

@@ -38,7 +38,7 @@ def find_sounds(folder: Path, clips: Iterable[str]) -> dict[str, Path]:
 
 
 def is_played(path: Path) -> bool:
-    """Say whether browsers play a file as it is."""
+    """Return whether browsers play a file as it is."""
     return path.suffix.lower() in PLAYED
 
 

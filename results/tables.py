@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,14 +23,21 @@ LATEX = str.maketrans(
 )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation (ddof 1, None for one value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+class Spread(NamedTuple):
+    """Mean and standard deviation (ddof 1) over seeds; no deviation for one seed."""
+
+    mean: float
+    std: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.std is None else f" ({self.std:.1f})")
 
 
-def value(mean: float, std: float | None) -> str:
-    """Return "mean (deviation)" with one decimal, as published."""
-    return f"{mean:.1f}" + ("" if std is None else f" ({std:.1f})")
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and standard deviation of the values of the seeds."""
+    with np.errstate(invalid="ignore"):  # a mean rank may be infinite
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Spread(float(np.mean(values)), std)
 
 
 def signed(difference: float) -> str:
@@ -42,7 +50,7 @@ def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:
     metrics = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
     rows = [["", "seeds", *map(heading_of, metrics), "params"]]
     for run in runs:
-        values = [value(*spread(run.values(task, metric))) for metric in metrics]
+        values = [str(spread(run.values(task, metric))) for metric in metrics]
         name = f"{run.name} (--mini_train)" if run.mini else run.name
         size = run.content.get("trainable_parameters")
         rows.append([name, str(len(run.seeds)), *values, "" if size is None else f"{size:,}"])

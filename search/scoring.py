@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-MOST_EXPERTS = 32
 
 
 class Clips(NamedTuple):

@@ -21,3 +21,19 @@ def logging_of_its_own():
         if handler not in handlers and "pytest" not in type(handler).__module__:
             root.removeHandler(handler)
     root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small data set, which training tests share."""
+    from small_runs import make_data
+
+    return make_data(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def place(tmp_path, made):
+    """A folder for the runs of one test."""
+    from small_runs import Place
+
+    return Place(tmp_path, made)

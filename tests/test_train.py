@@ -16,7 +16,7 @@ import train
 import trainer.distributed
 import trainer.job
 import trainer.start
-from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, make_data, same
+from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, same
 from synthetic import write_dataset, write_features, write_list
 from trainer.checkpoint import load_checkpoint
 from trainer.distributed import Processes
@@ -25,16 +25,6 @@ from trainer.start import Start
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def place(tmp_path, made):
-    return Place(tmp_path, made)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from small_runs import Place, assert_same_run, content_of, make_data, same
+from small_runs import Place, assert_same_run, content_of, same
 from trainer.checkpoint import load_checkpoint
 
 SETTINGS = {
@@ -17,16 +17,6 @@ SETTINGS = {
     "data_loader.args.text_dropout": 0.4,
     "trainer.save_only_best": False,
 }
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def place(tmp_path, made):
-    return Place(tmp_path, made)
 
 
 @pytest.fixture(scope="module")

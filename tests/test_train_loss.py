@@ -8,7 +8,7 @@ from torch import nn
 import train
 import trainer.job
 from model import build_model
-from small_runs import SINGLE, Place, content_of, make_data, same
+from small_runs import SINGLE, Place, content_of, same
 from trainer.checkpoint import load_checkpoint, load_loss
 from trainer.ranking_step import RankingStep
 from utils.config import load_config
@@ -30,11 +30,6 @@ class LearnedTemperature(nn.Module):
         other = (ids[:, None] == ids[None]) & ~torch.eye(len(ids), dtype=torch.bool)
         logits = (self.scale * sims).masked_fill(other, -torch.inf)
         return F.cross_entropy(logits, torch.arange(len(ids)))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

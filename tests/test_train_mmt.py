@@ -26,11 +26,6 @@ def made(tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def place(tmp_path, made):
-    return Place(tmp_path, made)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, made):
     place = Place(tmp_path_factory.mktemp("undisturbed"), made)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import config_from_dict, custom_tag, load_config, parse_custom_args
+from utils.config import ExpertConfig, config_from_dict, custom_tag, load_config, parse_custom_args
 from utils.config.documentation import DOCUMENT, MARK, render_tables
 from utils.config.files import ROOT
 from utils.config.released import EXPERTS_WITHOUT_FEATURES, WITHOUT_EFFECT
@@ -143,14 +143,14 @@ def test_strange_files_are_refused_by_name(write, name, text):
         load_config(write(text, name))
 
 
-def test_an_absent_file_is_named_with_the_nearest_known():
-    with pytest.raises(
-        ConfigError, match=r"did you mean 'configs/clotho/train-vggish-vggsound\.json'"
-    ):
-        load_config("configs/clotho/train-vgish-vggsound.json")
+@pytest.mark.parametrize("name", ["configs/clotho/train-vgish-vggsound.json", "x" * 5000])
+def test_an_absent_file_is_named_with_the_nearest_known(name):
+    with pytest.raises(ConfigError, match=name) as caught:
+        load_config(name)
+    assert ("did you mean" in str(caught.value)) == name.startswith("configs")
 
 
-def test_loops_are_told_with_their_way(write, tmp_path):
+def test_loops_are_shown_with_their_files(write, tmp_path):
     write({"inherit_from": str(tmp_path / "b.json")}, "a.json")
     write({"inherit_from": str(tmp_path / "a.json")}, "b.json")
     with pytest.raises(ConfigError, match=r"back to itself: .*a\.json -> .*b\.json -> .*a\.json"):
@@ -166,62 +166,37 @@ def test_an_inherited_mistake_names_both_files(write, tmp_path):
     assert str(caught.value).endswith(f" (inherited by {child})")
 
 
-def test_inheriting_twice_over_two_ways_is_fine(write, tmp_path):
-    write({"seed": 3}, "seed.json")
-    write({"inherit_from": str(tmp_path / "seed.json")}, "a.json")
-    write({"inherit_from": str(tmp_path / "seed.json")}, "b.json")
-    parents = f"{CE},{tmp_path / 'a.json'},{tmp_path / 'b.json'}"
-    assert load_config(write({"inherit_from": parents})).seed == 3
-
-
 def test_a_tree_of_parents_that_doubles_at_each_level_ends(write, tmp_path):
-    write({}, "0.json")
+    write({"seed": 3}, "0.json")
     for level in range(1, 30):
         parent = tmp_path / f"{level - 1}.json"
         write({"inherit_from": f"{parent},{parent}"}, f"{level}.json")
+    assert load_config(write({"inherit_from": f"{CE},{tmp_path / '2.json'}"})).seed == 3
     with pytest.raises(ConfigError, match="more than 100 files"):
         load_config(tmp_path / "29.json")
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../x.json", "configs/../../x.json", "", ",", "a\0b"]
-)
-def test_parents_outside_the_repository_are_refused(write, name):
-    if name == "":
-        name = f"{CE},"
-    with pytest.raises(ConfigError, match="expected a file inside the repository"):
-        load_config(write({"inherit_from": name}))
-
-
-def test_a_loop_of_links_is_refused(write, tmp_path):
-    (tmp_path / "a").symlink_to(tmp_path / "b")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(ConfigError, match="inherit_from"):
-        load_config(write({"inherit_from": str(tmp_path / "a")}))
-
-
-def test_a_link_that_leads_outside_is_refused(write, tmp_path):
-    inner = tmp_path / "inner"
-    inner.mkdir()
+    "name",
+    ["/etc/passwd", "../x.json", "configs/../../x.json", f"{CE},", ",", "a\0b",
+     "{folder}/loop", "{folder}/inner/link.json"],
+)  # fmt: skip
+def test_parents_outside_the_repository_are_refused(write, tmp_path, name):
+    """Loops of links, and links that lead outside, too."""
+    (tmp_path / "loop").symlink_to(tmp_path / "pool")
+    (tmp_path / "pool").symlink_to(tmp_path / "loop")
+    (tmp_path / "inner").mkdir()
     write({"seed": 1}, "outside.json")
-    (inner / "link.json").symlink_to(tmp_path / "outside.json")
-    (inner / "mine.json").write_text(json.dumps({"inherit_from": str(inner / "link.json")}))
-    with pytest.raises(ConfigError, match="expected a file inside the repository"):
-        load_config(inner / "mine.json")
+    (tmp_path / "inner" / "link.json").symlink_to(tmp_path / "outside.json")
+    path = write({"inherit_from": name.format(folder=tmp_path)}, "inner/mine.json")
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))}: inherit_from: "):
+        load_config(path)
 
 
-def test_an_absent_parent_is_an_error_where_the_file_is_not_whole(write):
-    with pytest.raises(
-        ConfigError,
-        match=r"inherit_from: configs/bas\.json is not there; did you mean 'configs/base",
-    ):
-        load_config(write({"inherit_from": "configs/bas.json"}))
-    with pytest.raises(ConfigError, match="is not there"):
-        load_config(write({"inherit_from": "x" * 5000}))
-    with pytest.raises(ConfigError, match="there is no such file"):
-        load_config("x" * 5000)
-    with pytest.raises(ConfigError, match="expected one text of file names"):
-        load_config(write({"inherit_from": ["configs/base.json"]}))
+@pytest.mark.parametrize("named", ["configs/bas.json", "x" * 5000, ["configs/base.json"]])
+def test_an_absent_parent_is_an_error_where_the_file_is_not_whole(write, named):
+    with pytest.raises(ConfigError, match=r"mine\.json: inherit_from: "):
+        load_config(write({"inherit_from": named}))
 
 
 # -- released files --------------------------------------------------------------------------
@@ -262,7 +237,7 @@ def test_a_dict_of_a_checkpoint_may_hold_anything():
     for strange, fault in (
         ({**raw, 1: 2}, "the key 1 is not text"),
         ({**raw, "trainer": deep}, "nested too deeply"),
-        ({**raw, "seed": 10**5000}, "found an int too long to show"),
+        ({**raw, "seed": 10**5000}, "found an integer of"),
         ({**raw, "seed": object()}, "seed: found <object"),
         ({**raw, "experts": {**raw["experts"], "modalities": [["audio"]]}}, "modalities: found"),
         ({**raw, "name": ["x"]}, "name: found"),
@@ -395,11 +370,6 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
     assert wrong_keys({"optimizer.type": "Adam", "optimizer.args.k": 4}) == ["optimizer.args.k"]
 
 
-def test_the_file_named_is_the_one_that_gave_the_value(write):
-    (line,) = mistakes({}, write({"inherit_from": CE, "trainer": {"save_period": 99}}))
-    assert "mine.json: trainer.save_period: found 99, expected no more than " in line
-
-
 @pytest.mark.parametrize(
     ("key", "values"),
     [
@@ -440,11 +410,7 @@ def test_whole_numbers_are_fine_for_real_ones_and_0_and_1_for_switches():
     config = load_config(
         CE, {"loss.args.margin": 1, "loss.args.fix_norm": 0, "trainer.tensorboard": 1}
     )
-    assert (*config.loss.args.values(), config.trainer.tensorboard) == (
-        1.0,
-        False,
-        True,
-    )
+    assert (*config.loss.args.values(), config.trainer.tensorboard) == (1.0, False, True)
     assert isinstance(config.loss.args["margin"], float)
     assert isinstance(config.loss.args["fix_norm"], bool)
 
@@ -516,38 +482,30 @@ def test_an_expert_of_tokens_needs_tokens_and_clusters(key):
 
 
 def expert(name, overrides=None):
-    settings = {
-        "experts.modalities": [name],
-        "arch.args.use_ce": "",
-        **(overrides or {}),
-    }
+    settings = {"experts.modalities": [name], "arch.args.use_ce": "", **(overrides or {})}
     return load_config(CE, settings).experts[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "width"),
-    [("audio", 128), ("vggsound", 512), ("pann", 2048), ("syncnet", 1024), ("speech", 300)],
-)
-def test_token_experts_have_their_published_width_and_a_place_the_data_set_knows(name, width):
-    found = expert(name)
-    assert (found.width, found.tokens, found.files) == (width, True, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "place"),
+    ("name", "width", "tokens", "folder"),
     [
-        ("r2p1d.r2p1d-ig65m.0", 512, "r2p1d_30fps_256px_stride32_offset0_inner_stride1"),
-        ("imagenet.resnext101_32x48d.0", 2048, "imagenet_25fps_256px_stride1_offset0"),
-        ("scene.densenet161.0", 2208, "scene_25fps_256px_stride1_offset0"),
-        ("s3dg.s3dg.1", 1024, "s3dg_10fps_224px_stride8_offset0_inner_stride1"),
-        ("trn.moments-trn.0", 1792, "trn_25fps_256px_stride8_offset0_inner_stride5"),
+        ("audio", 128, True, None),
+        ("vggsound", 512, True, None),
+        ("pann", 2048, True, None),
+        ("syncnet", 1024, True, None),
+        ("speech", 300, True, None),
+        ("r2p1d.r2p1d-ig65m.0", 512, False, "r2p1d_30fps_256px_stride32_offset0_inner_stride1"),
+        ("imagenet.resnext101_32x48d.0", 2048, False, "imagenet_25fps_256px_stride1_offset0"),
+        ("scene.densenet161.0", 2208, False, "scene_25fps_256px_stride1_offset0"),
+        ("s3dg.s3dg.1", 1024, False, "s3dg_10fps_224px_stride8_offset0_inner_stride1"),
+        ("trn.moments-trn.0", 1792, False, "trn_25fps_256px_stride8_offset0_inner_stride5"),
     ],
 )
-def test_visual_experts_follow_the_rule_of_places(name, width, place):
+def test_experts_have_their_published_widths_and_files(name, width, tokens, folder):
     found = expert(name)
-    file = f"aggregated_{place}/{name.split('.')[1]}-avg.pickle"
-    assert (found.width, found.tokens, found.files) == (width, False, (file,))
-    assert found.max_tokens is None
+    files = folder and (f"aggregated_{folder}/{name.split('.')[1]}-avg.pickle",)
+    assert (found.width, found.tokens, found.files) == (width, tokens, files)
+    assert (found.max_tokens is None) != tokens
 
 
 def test_several_aggregates_are_several_files_and_as_many_widths():
@@ -565,10 +523,7 @@ def test_several_aggregates_are_several_files_and_as_many_widths():
         },
     )
     folder = "aggregated_new_type_5fps_num_segments3"
-    assert found.files == (
-        f"{folder}/my-net-avg-logits.pickle",
-        f"{folder}/my-net-max-logits.pickle",
-    )
+    assert found.files == tuple(f"{folder}/my-net-{one}-logits.pickle" for one in ("avg", "max"))
     assert found.width == 20
 
 
@@ -598,14 +553,7 @@ def test_an_expert_of_ones_own_needs_entries_only():
             "arch.args.ghost_clusters.mine": 1,
         },
     )
-    assert dataclasses.asdict(found) == {
-        "name": "mine",
-        "width": 7,
-        "tokens": True,
-        "max_tokens": 4,
-        "flaky": True,
-        "files": ("mine/f.hickle",),
-    }
+    assert found == ExpertConfig("mine", 7, True, 4, True, ("mine/f.hickle",))
     averaged = expert(
         "mine", {f"{MINE}.temporal": "avg", f"{MINE}.file": "f.pkl", f"{MINE}.width": 7}
     )
@@ -703,12 +651,8 @@ def test_custom_args_take_the_type_of_their_key():
     "text",
     [
         *("trainer.epocks@3", "trainer@3", "trainer.epochs", "trainer.epochs@3@4", "@3"),
-        *(
-            "trainer.epochs@3+",
-            "trainer.epochs@3+trainer.epochs@4",
-            "inherit_from@x.json",
-            "name@x",
-        ),
+        *("trainer.epochs@3+", "trainer.epochs@3+trainer.epochs@4", "inherit_from@x", "name@x"),
+        *("arch.args.vlad_clusters@3", "eval_settings.data_loader@3", "loss.args@3"),
     ],
 )
 def test_custom_args_of_another_form_are_usage_errors(text):

@@ -1,7 +1,7 @@
 """Read mappings by the signature of the callable they are meant for.
 
 A parameter (or the field of a dataclass) whose annotation is `Annotated` is a key: its type, range
-and default say which values are right, a text beside them says what it means.
+and default bound its values, a text beside them gives its meaning.
 
     def __init__(self, margin: Annotated[float, above(0), "margin of the ranking"] = 0.2) -> None:
 
@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import NoneType, UnionType
@@ -43,6 +43,7 @@ from utils.problems import Path, Problems, join_path
 
 REQUIRED = inspect.Parameter.empty
 """The default of a key that has to be given."""
+ANY = "<name>"
 
 Declared = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -120,11 +121,6 @@ class Section:
         """Return what `declared` makes of its arguments, None among them where one is wrong."""
         return self.declared(**reader.section(keys_of(self.declared), value, path))
 
-    def below(self, name: str) -> list[Key]:
-        """Return the keys of a name in it."""
-        keys = keys_of(self.declared)
-        return [keys[name]] if name in keys else []
-
 
 @dataclass(frozen=True)
 class AnyNames:
@@ -139,10 +135,6 @@ class AnyNames:
             return {}
         node = self.value.node
         return {name: node.read(value, (*path, name), reader) for name, value in values.items()}
-
-    def below(self, name: str) -> list[Key]:
-        """Return the one key there is for all names."""
-        return [self.value]
 
 
 @dataclass(frozen=True)
@@ -163,7 +155,7 @@ class OneOf:
 
     def read(self, value: object, path: Path, reader: Reader) -> Part | None:
         """Return the part; None where its type is not known."""
-        keys = {"type": self._type_key(), "args": Key(MAPPING, {})}
+        keys = {"type": self.type_key(), "args": Key(MAPPING, {})}
         found = reader.section(keys, value, path)
         if found.get("type") is None:
             return None
@@ -171,27 +163,22 @@ class OneOf:
         arguments = reader.section(declared, found["args"] or {}, (*path, "args"))
         return Part(found["type"], arguments)
 
-    def below(self, name: str) -> list[Key]:
-        """Return the keys of "type" or "args"; the arguments of all classes in the table."""
-        if name == "type":
-            return [self._type_key()]
-        return [Key(Section(one)) for one in self.table().values()] if name == "args" else []
-
     def args_of(self, declared: Declared) -> dict[str, Key]:
         """Return the keys that a class has in "args"."""
         keys = keys_of(declared)
         return {name: key for name, key in keys.items() if name not in self.from_elsewhere}
 
-    def _type_key(self) -> Key:
+    def type_key(self) -> Key:
+        """Return the key of the class's name."""
         return Key(choice(*self.table()), REQUIRED, "one of the classes below")
 
 
 Node = Kind | Section | AnyNames | OneOf
 
 
-def read(declared: Declared, values: object, problems: Problems, path: Path = ()) -> dict[str, Any]:
+def read(declared: Declared, values: object, problems: Problems) -> dict[str, Any]:
     """Return the arguments of a callable that a mapping gives, noting every mistake."""
-    return Reader(problems).section(keys_of(declared), values, path)
+    return Reader(problems).section(keys_of(declared), values)
 
 
 def read_file(declared: Declared, path: FilePath) -> dict[str, Any]:
@@ -202,13 +189,8 @@ def read_file(declared: Declared, path: FilePath) -> dict[str, Any]:
     return arguments
 
 
-def keys_of(declared: Declared) -> dict[str, Key]:
+def _keys_of(declared: Declared) -> dict[str, Key]:
     """Return the declared parameters of a callable, or fields of a dataclass, by name."""
-    return _keys_of(declared)
-
-
-@functools.cache
-def _keys_of(declared: Any) -> dict[str, Key]:  # noqa: ANN401
     called: Any = declared
     if isinstance(declared, type) and not dataclasses.is_dataclass(declared):
         called = declared.__init__  # type: ignore[misc]
@@ -220,13 +202,30 @@ def _keys_of(declared: Any) -> dict[str, Key]:  # noqa: ANN401
     }
 
 
-def keys_at(declared: Declared, path: Path) -> list[Key]:
-    """Return every key that a path can mean: classes of a table may share names of arguments."""
-    keys = [Key(Section(declared))]
-    for name in path:
-        sections = [key.node for key in keys if not isinstance(key.node, Kind)]
-        keys = [inner for section in sections for inner in section.below(name)]
-    return keys
+keys_of: Callable[[Declared], dict[str, Key]] = functools.cache(_keys_of)
+
+
+def leaves(key: Key, path: Path = ()) -> Iterator[tuple[Path, Key]]:
+    """Yield every key that holds a value; the name ANY takes the place of names of any kind."""
+    node = key.node
+    if isinstance(node, Kind):
+        yield path, key
+        return
+    inner: Iterable[tuple[Path, Key]]
+    if isinstance(node, Section):
+        inner = [((name,), one) for name, one in keys_of(node.declared).items()]
+    elif isinstance(node, AnyNames):
+        meaning = node.value.meaning or key.meaning
+        inner = [((ANY,), Key(node.value.node, None, meaning))]
+    else:
+        classes = node.table().values()
+        inner = [(("type",), node.type_key())] + [
+            (("args", name), one)
+            for declared in classes
+            for name, one in node.args_of(declared).items()
+        ]
+    for below, one in inner:
+        yield from leaves(one, (*path, *below))
 
 
 def checked_by(check: Callable[..., Any]) -> Callable[[F], F]:

@@ -20,38 +20,22 @@ NULL_WORDS = {"null", "none"}
 MOST = 2**53
 
 
-def unchanged(value: Any) -> Any:  # noqa: ANN401
-    """Return the value."""
-    return value
-
-
-def no_hint(_: object) -> str:
-    """Return an empty hint."""
-    return ""
-
-
 @dataclass(frozen=True)
 class Kind:
     """`accepts` judges a value, `normal` gives an accepted one its type, `parse` reads text."""
 
     expected: str
     accepts: Callable[[Any], bool]
-    normal: Callable[[Any], Any] = unchanged
-    parse: Callable[[str], object] = unchanged
-    hint: Callable[[Any], str] = no_hint
-
-    def problem(self, value: object) -> str | None:
-        """Return what was found and what was expected, None for an accepted value."""
-        if self.accepts(value):
-            return None
-        return f"found {shown(value)}, expected {self.expected}{self.hint(value)}"
+    normal: Callable[[Any], Any] = lambda value: value
+    parse: Callable[[str], object] = lambda text: text
+    hint: Callable[[Any], str] = lambda _: ""
 
     def read(self, value: object, path: Path, reader: Reader) -> Any:  # noqa: ANN401
         """Return a value in its type; note the mistake and return None for a wrong one."""
-        problem = self.problem(value)
-        if problem is None:
+        if self.accepts(value):
             return self.normal(value)
-        reader.problems.add(path, problem)
+        hint = self.hint(value)
+        reader.problems.add(path, f"found {shown(value)}, expected {self.expected}{hint}")
         return None
 
 
@@ -65,7 +49,7 @@ class Range:
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Return whether a number lies inside."""
+        """Return whether a number is inside."""
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 

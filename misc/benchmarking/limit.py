@@ -1,4 +1,4 @@
-"""What a machine can do at best: the matrix products of a step and one pass of an optimiser."""
+"""The least time of a step: its matrix products and one pass of an optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: each stage runs in a fresh process and returns its figures in seconds or bytes.
+"""The stages of the benchmark: each runs in a fresh process and returns seconds or bytes.
 
 A figure is a list of measurements; summaries are made of them later.
 """
@@ -14,6 +14,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ Figures = dict[str, Any]
 LOOK_AT_MEMORY_EVERY = 0.01  # seconds
 ROUNDS_UNCOUNTED = 2
 RANKED_CAPTIONS = 5
+REFERENCE_CLIPS = 512
 
 
 class Memory:
@@ -120,7 +122,7 @@ def growth(settings: Mapping[str, Any]) -> Figures:
         figures = {"start-up": _run_training(settings, "--mini_train")["start-up"]}
     config, device = _config_and_device(settings)
     data = build_dataset(config, "train").to(device)
-    ours = _Steps(config, _seeded_model(config, device), data, device)
+    ours = _own_steps(config, _seeded_model(config, device), data, device)
     ours.take()
     figures["step"] = [_timed(ours.take, device) for _ in range(settings["grown_steps"])]
     return {**figures, **_prefixed("training", memory)}
@@ -154,30 +156,26 @@ def steps(settings: Mapping[str, Any]) -> Figures:
     config, device = _config_and_device(settings)
     data = build_dataset(config, "train").to(device)
     model = _seeded_model(config, device)
-    ours = _Steps(config, model, data, device)
+    ours = _own_steps(config, model, data, device)
     parameters = count_parameters(model)
-    limit = Limit(ours.forward, parameters)
-    opponent = _ReferenceSteps(config, data, device) if settings["reference"] else None
+    batch = ours.batch()
+    limit = Limit(lambda: ours.loss(*batch), parameters)
+    contestants: dict[str, _Steps] = {"step": ours}
+    if settings["reference"]:
+        contestants["reference step"] = _reference_steps(config, data, device)
     figures: dict[str, list[float]] = {}
-
-    def note(name: str, seconds: float) -> None:
-        figures.setdefault(name, []).append(seconds)
-
     times = settings["steps"]
     for round_ in range(-ROUNDS_UNCOUNTED, settings["rounds"]):
-        # Each one's first time in a round is not counted: the others have used the caches.
-        keep = note if round_ >= 0 else lambda *_: None
-        ours.take()
-        keep("step", _timed(ours.take, device, times=times))
-        for name, seconds in ours.take_apart():
-            keep(f"step: {name}", seconds)
+        # The first of each in a round is not counted: the others have used the caches.
+        found = []
+        for name, steps_of in contestants.items():
+            steps_of.take()
+            found.append((name, _timed(steps_of.take, device, times=times)))
+            found += [(f"{name}: {part}", lap) for part, lap in steps_of.take_apart()]
         limit.run()
-        keep("limit", _timed(limit.run, device, times=times))
-        if opponent is not None:
-            opponent.take()
-            keep("reference step", _timed(opponent.take, device, times=times))
-            for name, seconds in opponent.take_apart():
-                keep(f"reference step: {name}", seconds)
+        found.append(("limit", _timed(limit.run, device, times=times)))
+        for name, seconds in found if round_ >= 0 else ():
+            figures.setdefault(name, []).append(seconds)
     machine = {
         "processor": _processor(),
         "device": describe(device),
@@ -242,99 +240,79 @@ STAGES: dict[str, Callable[[Mapping[str, Any]], Figures]] = {
 }
 
 
+@dataclass
 class _Steps:
-    """Training steps on the data set's own batches."""
+    """Training steps whose parts can be timed."""
 
-    def __init__(
-        self, config: Config, model: RetrievalModel, data: BaseDataset, device: torch.device
-    ) -> None:
-        self._device = device
-        self._step = build_step(config, model, build_loss(config.loss).to(device))
-        self._optimizer = build_optimizer(config.optimizer, model.parameters())
-        self._batches = _endless(data, device)
-        self._batch = next(self._batches)
-        model.train()
-
-    def forward(self) -> torch.Tensor:
-        """Return the loss of the present batch."""
-        loss: torch.Tensor = self._step(*self._batch)
-        return loss
+    device: torch.device
+    optimizer: Any
+    batch: Callable[[], Any]
+    loss: Callable[..., torch.Tensor]
 
     def take(self) -> None:
         """Take a whole step."""
-        keep_memory()
-        self._batch = next(self._batches)
-        self._optimizer.zero_grad(set_to_none=True)
-        self.forward().backward()
-        self._optimizer.step()
+        batch = self.batch()
+        self.optimizer.zero_grad()
+        self.loss(*batch).backward()
+        self.optimizer.step()
 
     def take_apart(self) -> Iterator[tuple[str, float]]:
         """Take a step and yield its parts with their seconds."""
+        watch = _Watch(self.device)
+        batch = self.batch()
+        yield "batch", watch.lap()
+        self.optimizer.zero_grad()
+        loss = self.loss(*batch)
+        yield "forward", watch.lap()
+        loss.backward()
+        yield "backward", watch.lap()
+        self.optimizer.step()
+        yield "optimiser", watch.lap()
+
+
+def _own_steps(
+    config: Config, model: RetrievalModel, data: BaseDataset, device: torch.device
+) -> _Steps:
+    """Return training steps on the data set's own batches."""
+    batches = _endless(data, device)
+
+    def batch() -> Any:  # noqa: ANN401
         keep_memory()
-        watch = _Watch(self._device)
-        self._batch = next(self._batches)
-        yield "batch", watch.lap()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self.forward()
-        yield "forward", watch.lap()
-        loss.backward()
-        yield "backward", watch.lap()
-        self._optimizer.step()
-        yield "optimiser", watch.lap()
+        return next(batches)
+
+    step = build_step(config, model.train(), build_loss(config.loss).to(device))
+    optimizer = build_optimizer(config.optimizer, model.parameters())
+    return _Steps(device, optimizer, batch, step)
 
 
-class _ReferenceSteps:
-    """The opponent's training steps, on clips that it holds in memory one by one."""
+def _reference_steps(config: Config, data: BaseDataset, device: torch.device) -> _Steps:
+    """Return the opponent's training steps, on clips that it holds in memory one by one."""
+    model = reference.with_plain_layers(_seeded_model(config, device).train())
+    args = config.optimizer.args
+    held = min(REFERENCE_CLIPS, len(data))
+    text, experts, _ = data.batch(range(held), [0] * held)
+    clips: list[reference.Clip] = [
+        ([_without_padding(text[i, 0])], {n: _without_padding(f[i]) for n, f in experts.items()})
+        for i in range(held)
+    ]
+    places = {expert.name: expert.max_tokens for expert in config.experts}
+    size = min(config.data.batch_size, held)
+    draw = np.random.default_rng(0)
 
-    HELD = 512
+    def batch() -> Any:  # noqa: ANN401
+        set_thresholds(*SETTLED)  # glibc's own, where nothing is set
+        chosen = [clips[i] for i in draw.choice(held, size, replace=False)]
+        text, *features = reference.collate(chosen, places, config.text.max_tokens, [0] * size)
+        moved = ({name: one.to(device) for name, one in of.items()} for of in features)
+        return text.to(device), *moved
 
-    def __init__(self, config: Config, data: BaseDataset, device: torch.device) -> None:
-        self._device = device
-        self._margin = config.loss.args["margin"]
-        self._model = reference.with_plain_layers(_seeded_model(config, device).train())
-        args = config.optimizer.args
-        self._optimizer = reference.Ranger(
-            self._model.parameters(), args["lr"], args["weight_decay"]
+    def loss(*batch: Any) -> torch.Tensor:  # noqa: ANN401
+        return reference.ranking_loss(
+            reference.similarities(model, *batch), config.loss.args["margin"]
         )
-        held = min(self.HELD, len(data))
-        text, experts, _ = data.batch(range(held), [0] * held)
-        self._clips: list[reference.Clip] = [
-            (
-                [_without_padding(text[i, 0])],
-                {n: _without_padding(f[i]) for n, f in experts.items()},
-            )
-            for i in range(held)
-        ]
-        self._places = {expert.name: expert.max_tokens for expert in config.experts}
-        self._words = config.text.max_tokens
-        self._size = min(config.data.batch_size, held)
-        self._draw = np.random.default_rng(0)
 
-    def take(self) -> None:
-        """Take a whole step."""
-        for _ in self.take_apart():
-            pass
-
-    def take_apart(self) -> Iterator[tuple[str, float]]:
-        """Take a step and yield its parts with their seconds."""
-        set_thresholds(*SETTLED)  # what glibc does where nothing is set
-        watch = _Watch(self._device)
-        chosen = self._draw.choice(len(self._clips), self._size, replace=False)
-        text, experts, available = reference.collate(
-            [self._clips[i] for i in chosen], self._places, self._words, [0] * self._size
-        )
-        text = text.to(self._device)
-        experts = {name: value.to(self._device) for name, value in experts.items()}
-        available = {name: value.to(self._device) for name, value in available.items()}
-        yield "batch", watch.lap()
-        self._optimizer.zero_grad()
-        sims = reference.similarities(self._model, text, experts, available)
-        loss = reference.ranking_loss(sims, self._margin)
-        yield "forward", watch.lap()
-        loss.backward()
-        yield "backward", watch.lap()
-        self._optimizer.step()
-        yield "optimiser", watch.lap()
+    optimizer = reference.Ranger(model.parameters(), args["lr"], args["weight_decay"])
+    return _Steps(device, optimizer, batch, loss)
 
 
 class _Watch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,10 +22,10 @@ from utils.config.sections import (
 )
 from utils.config.tables import table
 from utils.config.values import TOKENS
-from utils.declared import Key, OneOf, Part, Reader, Section, keys_of
+from utils.declared import ANY, Key, Part, Reader, Section, keys_of, leaves
 from utils.errors import DataError, nearest
 from utils.files import read_json
-from utils.kinds import Kind, shown
+from utils.kinds import shown
 from utils.problems import Path as KeyPath
 from utils.problems import Problems
 
@@ -245,17 +245,4 @@ class _Found:
 
 def all_keys() -> dict[str, KeyPath]:
     """Return the paths of all keys by their last name, for hints."""
-    return {path[-1]: path for path in _paths(Key(Section(File)), ())}
-
-
-def _paths(key: Key, path: KeyPath) -> Iterator[KeyPath]:
-    node = key.node
-    if isinstance(node, Kind):
-        yield path
-    elif isinstance(node, Section):
-        for name, inner in keys_of(node.declared).items():
-            yield from _paths(inner, (*path, name))
-    elif isinstance(node, OneOf):
-        yield (*path, "type")
-        for inner in node.below("args"):
-            yield from _paths(inner, (*path, "args"))
+    return {path[-1]: path for path, _ in leaves(Key(Section(File))) if ANY not in path}

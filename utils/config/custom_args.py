@@ -7,7 +7,7 @@ import re
 from utils.config.build import all_keys
 from utils.config.released import accepted
 from utils.config.sections import File
-from utils.declared import keys_at
+from utils.declared import ANY, Key, Section, leaves
 from utils.errors import UsageError, nearest
 from utils.kinds import MAPPING, Kind
 from utils.problems import CUSTOM_ARGS, Path, join_path, split_path
@@ -61,10 +61,11 @@ def _parsed(path: Path, text: str) -> object:
     if name in NOT_HERE:
         raise UsageError(f"{CUSTOM_ARGS}: {name} cannot be set here")
     in_file = path[1:] if path[:2] == ("eval_settings", "data_loader") else path
-    nodes = [key.node for key in keys_at(File, in_file)]
-    nodes += [kind for kind in [accepted(in_file)] if kind]
-    kinds = [node for node in nodes if isinstance(node, Kind) and node is not MAPPING]
-    if nodes and not kinds:
+    found = [(at, key) for at, key in leaves(Key(Section(File))) if _is_below(at, in_file)]
+    nodes = [key.node for at, key in found if len(at) == len(in_file)]
+    kinds = [node for node in [*nodes, accepted(in_file)] if isinstance(node, Kind)]
+    kinds = [kind for kind in kinds if kind is not MAPPING]
+    if found and not kinds:
         raise UsageError(f"{CUSTOM_ARGS}: {name} is a section, expected one of the keys in it")
     if not kinds:
         known = [join_path(place) for place in all_keys().values()]
@@ -72,3 +73,9 @@ def _parsed(path: Path, text: str) -> object:
     values = [kind.parse(text) for kind in kinds]
     fitting = [value for kind, value in zip(kinds, values, strict=True) if kind.accepts(value)]
     return [*fitting, *values][0]
+
+
+def _is_below(place: Path, path: Path) -> bool:
+    """Return whether a path means a key or a section that the key is in."""
+    pairs = zip(place, path, strict=False)
+    return len(path) <= len(place) and all(one in (ANY, other) for one, other in pairs)

@@ -11,7 +11,7 @@ import json
 from utils.config.files import ROOT
 from utils.config.released import EMPTY_ONLY, WITHOUT_EFFECT
 from utils.config.sections import File
-from utils.declared import REQUIRED, AnyNames, Key, OneOf, Section, keys_of
+from utils.declared import REQUIRED, Key, OneOf, keys_of, leaves
 from utils.files import write_text
 from utils.kinds import EMPTY, Kind
 
@@ -63,24 +63,16 @@ def _classes(section: str, node: OneOf) -> list[str]:
 
 
 def _table(title: str, keys: dict[str, Key], says: str = "") -> str:
-    rows = [row for path, key in keys.items() for row in _rows(path, key)]
+    found = [one for path, key in keys.items() for one in leaves(key, (path,))]
+    rows = [_row(".".join(path), key) for path, key in found]
     return "\n".join([f"## {title}", "", *([says, ""] if says else []), *HEAD, *rows, ""])
 
 
-def _rows(path: str, key: Key) -> list[str]:
-    """Return the rows of a key, or of all keys in a section."""
-    node = key.node
-    if isinstance(node, Section):
-        inner = keys_of(node.declared).items()
-        return [row for name, one in inner for row in _rows(f"{path}.{name}", one)]
-    if isinstance(node, AnyNames):
-        meaning = node.value.meaning or key.meaning
-        return _rows(f"{path}.<name>", Key(node.value.node, None, meaning))
-    if isinstance(node, OneOf):
-        return []
+def _row(path: str, key: Key) -> str:
     default = "needed" if key.default is REQUIRED else f"`{json.dumps(key.default)}`"
-    cells = (f"`{path}`", node.expected, default, key.meaning)
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
+    expected = key.node.expected if isinstance(key.node, Kind) else ""
+    cells = (f"`{path}`", expected, default, key.meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read configuration files and merge those they inherit from, remembering who said what."""
+"""Read configuration files and merge those they inherit from, remembering the file of each key."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ MERGED_SECTIONS = {"experts", "arch", "data_loader", "optimizer", "loss", "train
 
 OF_A_CLASS = (("arch",), ("loss",))
 """Sections whose arguments belong to a class: a layer with another class starts without them."""
-
-OF_THE_FILE_ALONE = ("inherit_from", "name")
-"""Keys that say something about one file, not about those that inherit from it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -233,7 +230,7 @@ def _refused(what: str, where: yaml.Mark) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, what, where)
 
 
-# YAML 1.1 takes 1e-3 for text, which nobody who writes it means.
+# YAML 1.1 takes 1e-3 for text, which it is not meant for.
 _StrictYaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),

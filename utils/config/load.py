@@ -50,8 +50,7 @@ def load_config(
     Raises ConfigError with every mistake found, UsageError for custom arguments of no known key.
     """
     file = find_config(path)
-    loader = _Loader(read_merged(file), label_of(file), file)
-    return loader.load(overrides or {}, data_dir, custom_args, tag)
+    return _load(read_merged(file), file, overrides, data_dir, custom_args, tag)
 
 
 def config_from_dict(
@@ -66,66 +65,60 @@ def config_from_dict(
     `path` is the file it came from: the name in messages, and the run's where `raw` has none.
     """
     file = Path(path)
-    loader = _Loader(merge_dict(raw, label_of(file), file.parent), label_of(file), file)
-    return loader.load(overrides or {}, data_dir, "", "")
+    return _load(merge_dict(raw, label_of(file), file.parent), file, overrides, data_dir)
 
 
-class _Loader:
-    def __init__(self, merged: Merged, label: str, file: Path) -> None:
-        self._merged = merged
-        self._label = label
-        self._file = file
+def _load(
+    merged: Merged,
+    file: Path,
+    overrides: Mapping[str, object] | None,
+    data_dir: str | Path | None,
+    custom_args: str = "",
+    tag: str = "",
+) -> Config:
+    label, raw = label_of(file), merged.values
+    _set(merged, parse_custom_args(custom_args), CUSTOM_ARGS)
+    _set(merged, overrides or {}, OVERRIDES)
+    drop_args_of_other_classes(merged)
+    if data_dir is not None:
+        _move_places(raw, data_dir)
+    name = name_of(file) if raw.get("name") in (None, "") else raw["name"]
+    # A name that is no text is left for the check to report.
+    tag = custom_tag(custom_args) + tag
+    raw["name"] = shortened(name + tag) if isinstance(name, str) else name
+    problems = Problems(label, merged.origins)
+    config = build(raw, problems, file)
+    evaluation = _evaluation(raw, problems, file)
+    problems.raise_if_any()
+    if config is None:
+        raise RuntimeError(f"{label}: was neither built nor refused")
+    return dataclasses.replace(config, evaluation=evaluation)
 
-    def load(
-        self,
-        overrides: Mapping[str, object],
-        data_dir: str | Path | None,
-        custom_args: str,
-        tag: str,
-    ) -> Config:
-        self._set(parse_custom_args(custom_args), CUSTOM_ARGS)
-        self._set(overrides, OVERRIDES)
-        drop_args_of_other_classes(self._merged)
-        raw = self._merged.values
-        if data_dir is not None:
-            _move_places(raw, data_dir)
-        raw["name"] = self._name(raw.get("name"), custom_tag(custom_args) + tag)
-        problems = Problems(self._label, self._merged.origins)
-        config = build(raw, problems, self._file)
-        evaluation = self._evaluation(raw, problems)
-        problems.raise_if_any()
-        if config is None:
-            raise RuntimeError(f"{self._label}: was neither built nor refused")
-        return dataclasses.replace(config, evaluation=evaluation)
 
-    def _set(self, values: Mapping[str, object], label: str) -> None:
-        for dotted, value in values.items():
-            *sections, last = split_path(dotted)
-            layer: dict[str, Any] = {last: str(value) if isinstance(value, PurePath) else value}
-            for section in reversed(sections):
-                layer = {section: layer}
-            self._merged.add(layer, label)
+def _set(merged: Merged, values: Mapping[str, object], label: str) -> None:
+    for dotted, value in values.items():
+        *sections, last = split_path(dotted)
+        layer: dict[str, Any] = {last: str(value) if isinstance(value, PurePath) else value}
+        for section in reversed(sections):
+            layer = {section: layer}
+        merged.add(layer, label)
 
-    def _name(self, given: object, tag: str) -> object:
-        """Add the tag to the name; a name that is no text is left for the check to report."""
-        name = name_of(self._file) if given in (None, "") else given
-        return shortened(name + tag) if isinstance(name, str) else name
 
-    def _evaluation(self, raw: dict[str, Any], problems: Problems) -> Config | None:
-        """Build with `eval_settings` merged over; what only then goes wrong is their mistake."""
-        settings = raw.get("eval_settings")
-        if not settings or problems.at(("eval_settings",)):
-            return None
-        tester = {k: v for k, v in (settings.get("tester") or {}).items() if v is not None}
-        merged = Merged()
-        for layer in (raw, {"data_loader": settings.get("data_loader") or {}, "trainer": tester}):
-            merged.add(layer, self._label)
-        alone = Problems(self._label)
-        config = build(merged.values, alone, self._file)
-        for path, message in alone.found:
-            if (path, message) not in problems.found:
-                problems.add(("eval_settings", *path), message)
-        return config
+def _evaluation(raw: dict[str, Any], problems: Problems, file: Path) -> Config | None:
+    """Build with `eval_settings` merged over; further mistakes are noted as theirs."""
+    settings = raw.get("eval_settings")
+    if not settings or problems.at(("eval_settings",)):
+        return None
+    tester = {k: v for k, v in (settings.get("tester") or {}).items() if v is not None}
+    merged = Merged()
+    for layer in (raw, {"data_loader": settings.get("data_loader") or {}, "trainer": tester}):
+        merged.add(layer, problems.source)
+    alone = Problems(problems.source)
+    config = build(merged.values, alone, file)
+    for path, message in alone.found:
+        if (path, message) not in problems.found:
+            problems.add(("eval_settings", *path), message)
+    return config
 
 
 def drop_args_of_other_classes(merged: Merged) -> None:

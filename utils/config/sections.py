@@ -28,8 +28,6 @@ from utils.kinds import MAPPING, at_least, between, nullable, whole
 
 DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
 
-ArchConfig = OptimizerConfig = SchedulerConfig = LossConfig = Part
-
 
 @dataclass(frozen=True)
 class ExpertConfig:
