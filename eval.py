@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     from model import RetrievalModel
     from results.published import Comparison
     from results.ranks import Ranks
+    from text.captions import TextRecord
     from trainer.checkpoint import Checkpoint
     from trainer.evaluator import Evaluation, EvaluationData
 
@@ -50,6 +51,8 @@ class TestData:
     identity: dict[str, Any]
     extractors: Mapping[str, ExtractionRecord | None]
     captions: list[list[str]]
+    text: TextRecord | None
+    """What encoded the captions, where that is known."""
 
 
 def table_format(form: str) -> str:
@@ -112,12 +115,14 @@ def open_test_data(config: Config) -> TestData:
     """Open the split that a configuration is evaluated on."""
     from data_loader import build_dataset
     from results.ranks import query_texts
+    from text.captions import record_of
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
     captions = query_texts(dataset, average=config.arch.args.get("test_caption_mode") == "avg")
     evaluation = EvaluationData(*dataset.evaluation())
-    return TestData(evaluation, dataset.identity, dataset.extractors, captions)
+    text = record_of(dataset.text_file, config.text.encoder)
+    return TestData(evaluation, dataset.identity, dataset.extractors, captions, text)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
@@ -211,6 +216,7 @@ def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Al
     import torch
 
     from model import count_parameters
+    from text.captions import refuse_other_encoder
     from trainer.checkpoint import load_checkpoint
     from trainer.evaluator import evaluate
 
@@ -219,6 +225,7 @@ def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Al
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
     refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
+    refuse_other_encoder(checkpoint.path.parent, data.text, config.data.data_dir)
     found = evaluate(model, data.split, device=device)
     parameters = count_parameters(model)
     return Alone(

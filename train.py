@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     from data_loader import BaseDataset
     from trainer.distributed import Processes
     from trainer.job import Job
+    from trainer.runs import Run
     from trainer.start import Request
     from utils.config import Config
 
@@ -170,11 +172,25 @@ def run_job(
         def keep(seed: int, tested: Evaluation) -> None:
             write_ranks(run.log / f"seed-{seed}", tested, test.clips, captions=texts)
 
-        job = Job(config, run, data, device, processes, stop, start, keep)
+        kept = kept_of_captions(config, train, run)
+        job = Job(config, run, data, device, processes, stop, start, kept, keep)
         with logged(run) if processes.is_writer else nullcontext():
             seeds = train_seeds(job, request.named, seed_of_named)
             if processes.is_writer:
                 report(job, seeds, test.identity, started)
+
+
+def kept_of_captions(config: Config, train: BaseDataset, run: Run) -> dict[str, Any]:
+    """Return the file that lets queries be encoded as the captions are, {name: content}.
+
+    Raises DataError when a seed of the run was trained on captions of another encoder.
+    """
+    from text.captions import RUN_FILE, record_of, refuse_other_encoder
+
+    record = record_of(train.text_file, config.text.encoder)
+    for seed in run.seeds:
+        refuse_other_encoder(run.folder(seed), record, config.data.data_dir)
+    return {} if record is None else {RUN_FILE: asdict(record)}
 
 
 def report(

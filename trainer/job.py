@@ -115,6 +115,8 @@ class Job:
     processes: Processes
     stop: StopSignals
     start: Start
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that are written beside the checkpoints of every seed, by file name."""
     on_tested: Callable[[int, Evaluation], None] = lambda seed, tested: None
     """Receives, in the writer, each seed and the scores of its best checkpoint."""
 
@@ -248,6 +250,8 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
         write_json(run.models / "config.json", config.raw)
         write_json(run.folder(seed) / "config.json", own_config)
         write_run_records(run.folder(seed), job.data.extractors)
+        for name, content in job.kept.items():
+            write_json(run.folder(seed) / name, content)
     metrics_file = MetricsFile(run.metrics)
     drawn = config.trainer.tensorboard and job.processes.is_writer
     past = training.progress.history
