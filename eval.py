@@ -1,7 +1,7 @@
 """Score checkpoints on the test split: published experiments, or one of your own.
 
 python eval.py --experiment clotho-train-vggish-vggsound
-python eval.py --config RUN/config.json --resume RUN/trained_model.pth
+python eval.py --resume RUN
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, config_from_dict, load_config, parse_custom_args
-from utils.errors import DataError, ProjectError, UsageError, run_main
+from utils.errors import DataError, ProjectError, UnreachableError, UsageError, run_main
 from utils.extraction_record import ExtractionRecord, refuse_other_features
 from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
     fetch_run,
     find_experiment,
+    is_here,
     load_experiments,
     sync_command,
     what_is_here,
@@ -76,13 +77,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resume",
         metavar="CKPT",
         nargs="+",
-        help="the checkpoint to score; several are an ensemble: the mean of their similarities",
+        help="checkpoint or run's folder to score, auto: the newest; several are an ensemble, the "
+        "mean of their similarities",
     )
     own.add_argument(
         "--per_class", metavar="IDS_FILE", help="only these clips, one a line, count as queries"
     )
     own.add_argument(
-        "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
+        "--custom_args", default="", metavar="K.K=V+K=V", help="set known keys of the configuration"
     )
     own.add_argument(
         "--relevances", metavar="F.json", help="grades of clips for captions: adds mAP and nDCG"
@@ -155,6 +157,18 @@ def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
     return clips, {"queried_clips": len(clips), "queried_list_sha256": sha256_of(ids_file)}
 
 
+def chosen_checkpoint(args: argparse.Namespace, named: str) -> Path:
+    """Return the checkpoint that --resume names: a file, the best of a run, of the newest run."""
+    from trainer.runs import best_of, newest_best
+
+    if named != "auto":
+        return best_of(Path(named))
+    name = load_config(args.config).name if args.config else None
+    found = newest_best(Path(args.data_dir) / "saved", name)
+    logger.info("--resume auto: %s, the newest that is trained", found)
+    return found
+
+
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
     import torch
@@ -220,7 +234,7 @@ def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Al
     from trainer.checkpoint import load_checkpoint
     from trainer.evaluator import evaluate
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(chosen_checkpoint(args, path))
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
@@ -255,14 +269,14 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     experiments = load_experiments()
     chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
     comparisons, failures = [], []
+    source = Source(args.root_url, Path(args.data_dir))
     for experiment in chosen:
         try:
-            comparison, failed = score_experiment(args, experiment, device)
+            comparison, failed = score_experiment(args, experiment, device, source)
             comparisons += [comparison] if comparison else []
             failures += failed
         except ProjectError as error:
             failures.append(f"{experiment.name}: {error}")
-            logger.error("%s: %s", experiment.name, error)
     if comparisons:
         print(render(comparisons, args.format), end="")
         if len(chosen) > 1:
@@ -287,8 +301,26 @@ def require_features(experiment: Experiment, data_dir: Path) -> None:
         raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
 
 
+class Source:
+    """Where published runs come from; a server that cannot be reached is asked once."""
+
+    def __init__(self, root_url: str, data_dir: Path) -> None:
+        self._root_url, self._data_dir = root_url, data_dir
+        self._failure: UnreachableError | None = None
+
+    def fetch(self, experiment: Experiment, seed: int) -> Path:
+        """Return the folder of a seed, fetched or verified; raises as `fetch_run` does."""
+        if self._failure is not None and not is_here(experiment, seed, self._data_dir):
+            raise self._failure
+        try:
+            return fetch_run(experiment, seed, root_url=self._root_url, data_dir=self._data_dir)
+        except UnreachableError as error:
+            self._failure = error
+            raise
+
+
 def score_experiment(
-    args: argparse.Namespace, experiment: Experiment, device: torch.device
+    args: argparse.Namespace, experiment: Experiment, device: torch.device, source: Source
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return the comparison and the seeds that failed."""
     from model import count_parameters
@@ -308,7 +340,7 @@ def score_experiment(
     require_features(experiment, data_dir)
     for seed in experiment.runs:
         try:
-            folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
+            folder = source.fetch(experiment, seed)
             config = load_config(folder / "config.json", data_dir=data_dir).for_evaluation()
             key = repr((config.data, config.experts, config.text))
             if key not in opened:  # seeds share the data
@@ -320,7 +352,6 @@ def score_experiment(
             ranks[str(seed)] = ranks_of(scored, data.split.clips, captions=data.captions)
         except ProjectError as error:
             failed.setdefault(str(error), []).append(seed)
-            logger.error("%s seed %d: %s", experiment.name, seed, error)
             continue
         parameters = count_parameters(model)
         seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}

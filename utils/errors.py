@@ -41,6 +41,10 @@ class DownloadError(ProjectError):
     """A file that could not be fetched or verified."""
 
 
+class UnreachableError(DownloadError):
+    """A server to which no connection could be made; asking it for other files is in vain."""
+
+
 DISK_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",

@@ -139,17 +139,16 @@ def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> li
     return [
         Presence(
             experiment,
-            tuple(
-                seed
-                for seed in experiment.runs
-                if all(
-                    (experiment.folder(seed, data_dir) / file).is_file()
-                    for file in (CHECKPOINT, RUN_CONFIG)
-                )
-            ),
+            tuple(seed for seed in experiment.runs if is_here(experiment, seed, data_dir)),
         )
         for experiment in load_experiments(registry).values()
     ]
+
+
+def is_here(experiment: Experiment, seed: int, data_dir: Path) -> bool:
+    """Say whether the files of a seed are on this disk."""
+    folder = experiment.folder(seed, data_dir)
+    return all((folder / file).is_file() for file in (CHECKPOINT, RUN_CONFIG))
 
 
 def sync_command(dataset: str, data_dir: Path = Path("data")) -> str:
