@@ -50,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root_url", help="a mirror to fetch a published start from")
     parser.add_argument(
-        "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
+        "--custom_args", default="", metavar="K.K=V+K=V", help="set known keys of the configuration"
     )
     parser.add_argument("--mini_train", action="store_true", help="5 batches an epoch")
     parser.add_argument("--train_single_epoch", action="store_true", help="only one epoch")
@@ -202,6 +202,7 @@ def report(
     from trainer.device import describe
     from trainer.job import parameters_of
     from utils.files import write_json
+    from utils.log import note_in_files
 
     config, run = job.config.for_evaluation(), job.run
     parameters = parameters_of(job.config)
@@ -222,8 +223,11 @@ def report(
         from results.report import write_page_of_training
 
         print(f"page:        {write_page_of_training(run.log, visualizer)}")
-    print(render([compare(seeds, name=job.config.name, parameters=parameters)]))
-    print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
+    name = f"{config.name} (--mini_train)" if run.mini else config.name
+    table = render([compare(seeds, name=name, parameters=parameters)])
+    places = f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}"
+    note_in_files("train", f"\n{table}\n{places}")
+    print(f"{table}\n{places}")
 
 
 def run(argv: Sequence[str] | None) -> int:

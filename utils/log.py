@@ -84,6 +84,14 @@ def add_log_file(path: Path) -> LogFile:
     return handler
 
 
+def note_in_files(name: str, text: str) -> None:
+    """Write a message to the files of `add_log_file` alone: the terminal has it already."""
+    record = logging.LogRecord(name, logging.INFO, __file__, 0, "%s", (text,), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)
+
+
 def remove_log_file(handler: LogFile) -> None:
     """Stop writing to the file of `add_log_file`."""
     logging.getLogger().removeHandler(handler)
