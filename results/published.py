@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.metric import METRICS, TASKS, heading_of, published_key
-from results.tables import LATEX, MARKDOWN
+from results.tables import LATEX, MARKDOWN, short
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
@@ -199,7 +199,7 @@ def _rows(comparisons: Sequence[Comparison], task: str) -> list[list[str]]:
         cells = [known.get(name, Cell(heading_of(name), None, None)) for name in metrics]
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
         here = [_cell(cell.here) for cell in cells]
-        rows.append([f"{comparison.name}, {seeds}", *here, f"{comparison.parameters:,}"])
+        rows.append([f"{short(comparison.name)}, {seeds}", *here, f"{comparison.parameters:,}"])
         if comparison.is_published:
             size = comparison.published_parameters
             published = [_cell(cell.published) for cell in cells]
