@@ -215,7 +215,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _read_text(path: str | Path, max_bytes: int) -> str:
     with open_regular(path) as file:
-        content = file.read(max_bytes + 1)
+        # of the size that it has: under a limit of memory the largest one allowed may not be had
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise DataError(f"{path}: is larger than {max_bytes} bytes")
     try:
