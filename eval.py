@@ -289,7 +289,7 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def require_features(experiment: Experiment, data_dir: Path) -> None:
+def require_features(experiment: Experiment, data_dir: Path, root_url: str) -> None:
     """Raise DataError when features are missing, before any checkpoint is fetched."""
     from data_loader import missing_files
 
@@ -297,7 +297,7 @@ def require_features(experiment: Experiment, data_dir: Path) -> None:
     missing = missing_files(config, config.data.split_name)
     if missing:
         others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
-        command = sync_command(experiment.dataset, data_dir)
+        command = sync_command(experiment.dataset, data_dir, root_url)
         raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
 
 
@@ -337,7 +337,7 @@ def score_experiment(
     config: Config | None = None
     opened: dict[Any, TestData] = {}
     parameters = 0
-    require_features(experiment, data_dir)
+    require_features(experiment, data_dir, args.root_url)
     for seed in experiment.runs:
         try:
             folder = source.fetch(experiment, seed)

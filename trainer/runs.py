@@ -104,9 +104,10 @@ class Run:
         write_json(self.folder(seed) / RESULT, {"epochs": epochs, "reached": reached})
 
     def prepare(self, seed: int) -> None:
-        """Clear away what does not hold any more when a seed is trained (on)."""
+        """Clear away what does not hold any more when a seed is trained (on) in the run held."""
         (self.folder(seed) / RESULT).unlink(missing_ok=True)
-        remove_leftovers(self.folder(seed))
+        for folder in {self.folder(seed), self.models, self.log}:
+            remove_leftovers(folder, age=0.0)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -60,15 +60,17 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
-def remove_leftovers(folder: Path) -> int:
+def remove_leftovers(folder: Path, age: float | None = None) -> int:
     """Remove what writers that were killed left unfinished in `folder`; return how many.
 
-    A writer at work holds a lock on its file, and a new file is left alone for a minute.
+    A writer at work holds a lock on its file; one younger than `age` seconds, LEFTOVER_AGE by
+    default, is left alone. Where no other process can be writing, `age` is 0.
     """
+    youngest = LEFTOVER_AGE if age is None else age
     removed = 0
     for beside in folder.glob(f".*{LEFTOVER_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - beside.stat().st_mtime < LEFTOVER_AGE:
+            if time.time() - beside.stat().st_mtime < youngest:
                 continue
             handle = os.open(beside, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
