@@ -17,13 +17,18 @@ import train
 import trainer.distributed
 import trainer.job
 import trainer.start
+from data_loader import build_dataset
+from model import build_model
 from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, make_data, same
+from surroundings import working_in
 from synthetic import write_dataset, write_features, write_list
 from trainer import loop
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, load_weights
 from trainer.distributed import Processes
+from trainer.evaluator import EvaluationData, evaluate
 from trainer.runs import open_run
 from trainer.start import Start
+from utils.config import load_config
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
@@ -133,6 +138,22 @@ def test_a_finished_run_keeps_as_little_as_asked(place):
     assert kept == {"trained_model.pth"}
     assert load_checkpoint(run.trained_model).optimizer is None
     assert run.results["seeds"]
+
+
+def test_the_results_are_those_of_the_test_split(place, trained):
+    with working_in(place.folder):
+        config = load_config(trained.models / "config.json").for_evaluation()
+        found = {}
+        for split in ("val", "test"):
+            dataset = build_dataset(config, split)
+            model = build_model(config)
+            load_weights(model, load_checkpoint(trained.trained_model), config.path)
+            data = EvaluationData(*dataset.evaluation())
+            found[split] = evaluate(model, data, device=torch.device("cpu")).metrics
+    reached = trained.results["seeds"]["0"]
+    for task in ("t2v_metrics", "v2t_metrics"):
+        assert reached[task] == pytest.approx(found["test"][task])
+        assert reached[task] != pytest.approx(found["val"][task])
 
 
 def test_several_seeds_load_the_data_once(place, capsys, monkeypatch):
