@@ -79,7 +79,7 @@ def test_files_of_a_run(trained):
     assert "inherit_from" not in trained.config
     assert trained.config["trainer"]["epochs"] == 3
     log = (trained.log / "info.log").read_text()
-    assert [f"epoch {epoch}/3" in log for epoch in (1, 2, 3)] == [True] * 3
+    assert [f" {epoch}/3 " in log for epoch in (1, 2, 3)] == [True] * 3
 
 
 def test_metrics_of_every_epoch(trained):
@@ -103,6 +103,7 @@ def test_results_of_a_run(trained):
         "captions_per_clip": 5,
         "fused": False,
         "test_caption_mode": "indep",
+        "ties": "mean of all orders",
     }
     assert len(results["data"]["split_list"]["sha256"]) == 64
     assert results["versions"]["torch"] == torch.__version__
@@ -573,7 +574,7 @@ def test_a_mini_run_is_never_taken_for_a_real_one(place, capsys):
     assert whole.models != mini.models
     assert "mini_train" not in whole.results
     assert place.call(train.main, "--config", config, "--mini_train", "--resume", "auto") == 0
-    assert f"continuing the run {mini.models.relative_to(place.folder)}" in capsys.readouterr().err
+    assert f"continuing {mini.models.relative_to(place.folder)}" in capsys.readouterr().err
     for run, flags in ((mini, ()), (whole, ("--mini_train",))):
         assert place.call(train.main, "--resume", run.last, *flags) == 2
         assert "--mini_train; continue it likewise" in capsys.readouterr().err

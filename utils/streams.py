@@ -44,7 +44,7 @@ def _escape_letters(stream: IO[str], stack: contextlib.ExitStack) -> None:
     change = getattr(stream, "reconfigure", None)
     if change is None:  # an object in a stream's place
         return
-    before = stream.errors
+    before = getattr(stream, "errors", None)
     change(errors="backslashreplace")
     stack.callback(lambda: None if stream.closed else change(errors=before))
 
