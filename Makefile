@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.installed-base
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo search page test check gpu-check format requirements clean
+.PHONY: help setup base demo search page test check gpu-check format requirements clean
 
 help:
 	@echo "make demo          set up, make the SoundScenes data, train, evaluate, write a page to listen to"
@@ -19,13 +20,23 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements/base.txt requirements/dev.txt
+base: $(BASE)
+
+# What runs the project; enough for the demo and the search.
+$(BASE): requirements/base.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.10 to 3.13 is needed, the pinned numpy and scipy are for these; choose one with:" \
 	  "make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch and the rest into $(VENV) (on Linux this may fetch gigabytes of GPU"
 	@echo "libraries; README.md says how to choose the CPU build)"
+	@test -t 1 || quiet=--quiet; \
+	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
+	  -r requirements/base.txt
+	@touch $@
+
+# What tests and checks it.
+$(STAMP): $(BASE) requirements/dev.txt
 	@test -t 1 || quiet=--quiet; \
 	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
 	  -r requirements/dev.txt
@@ -35,7 +46,7 @@ DEMO := data/demo
 demo: export OMP_WAIT_POLICY := PASSIVE  # threads that wait leave the cores to other programs
 demo:
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory setup && ready=$$(date +%s) && mkdir -p $(DEMO) && \
+	$(MAKE) --no-print-directory base && ready=$$(date +%s) && mkdir -p $(DEMO) && \
 	printf '\n1/4  make the data set: sounds, captions, features\n' && \
 	$(BIN)/python misc/make_soundscenes.py && \
 	printf '\n2/4  train CE on both experts, test its best epoch\n' && \
@@ -51,7 +62,7 @@ demo:
 	echo "look at and listen to: $(CURDIR)/$(DEMO)/index.html" && \
 	echo "search its sounds in the browser: make page"
 
-search: $(STAMP)
+search: $(BASE)
 	@test -t 1 || quiet=--quiet; \
 	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
 	  -r requirements/search.txt

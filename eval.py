@@ -1,7 +1,7 @@
 """Score checkpoints on the test split: published experiments, or one of your own.
 
 python eval.py --experiment clotho-train-vggish-vggsound
-python eval.py --config RUN/config.json --resume RUN/trained_model.pth
+python eval.py --resume RUN
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, config_from_dict, load_config, parse_custom_args
-from utils.errors import DataError, ProjectError, UsageError, run_main
+from utils.errors import DataError, ProjectError, UnreachableError, UsageError, run_main
 from utils.extraction_record import ExtractionRecord, refuse_other_features
 from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
     fetch_run,
     find_experiment,
+    is_here,
     load_experiments,
     sync_command,
     what_is_here,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     from model import RetrievalModel
     from results.published import Comparison
     from results.ranks import Ranks
+    from text.captions import TextRecord
     from trainer.checkpoint import Checkpoint
     from trainer.evaluator import Evaluation, EvaluationData
 
@@ -50,6 +52,8 @@ class TestData:
     identity: dict[str, Any]
     extractors: Mapping[str, ExtractionRecord | None]
     captions: list[list[str]]
+    text: TextRecord | None
+    """What encoded the captions, where that is known."""
 
 
 def table_format(form: str) -> str:
@@ -78,13 +82,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resume",
         metavar="CKPT",
         nargs="+",
-        help="the checkpoint to score; several are an ensemble: the mean of their similarities",
+        help="checkpoint or run's folder to score, auto: the newest; several are an ensemble, the "
+        "mean of their similarities",
     )
     own.add_argument(
         "--per_class", metavar="IDS_FILE", help="only these clips, one a line, count as queries"
     )
     own.add_argument(
-        "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
+        "--custom_args", default="", metavar="K.K=V+K=V", help="set known keys of the configuration"
     )
     own.add_argument(
         "--relevances", metavar="F.json", help="grades of clips for captions: adds mAP and nDCG"
@@ -117,12 +122,14 @@ def open_test_data(config: Config) -> TestData:
     """Open the split that a configuration is evaluated on."""
     from data_loader import build_dataset
     from results.ranks import query_texts
+    from text.captions import record_of
     from trainer.evaluator import EvaluationData
 
     dataset = build_dataset(config, config.data.split_name)
     captions = query_texts(dataset, average=config.arch.args.get("test_caption_mode") == "avg")
     evaluation = EvaluationData(*dataset.evaluation())
-    return TestData(evaluation, dataset.identity, dataset.extractors, captions)
+    text = record_of(dataset.text_file, config.text.encoder)
+    return TestData(evaluation, dataset.identity, dataset.extractors, captions, text)
 
 
 def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
@@ -153,6 +160,18 @@ def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
         return None, {}
     clips = read_list(ids_file)
     return clips, {"queried_clips": len(clips), "queried_list_sha256": sha256_of(ids_file)}
+
+
+def chosen_checkpoint(args: argparse.Namespace, named: str) -> Path:
+    """Return the checkpoint that --resume names: a file, the best of a run, of the newest run."""
+    from trainer.runs import best_of, newest_best
+
+    if named != "auto":
+        return best_of(Path(named))
+    name = load_config(args.config).name if args.config else None
+    found = newest_best(Path(args.data_dir) / "saved", name)
+    logger.info("--resume auto: %s, the newest that is trained", found)
+    return found
 
 
 def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
@@ -218,14 +237,16 @@ def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Al
     import torch
 
     from model import count_parameters
+    from text.captions import refuse_other_encoder
     from trainer.checkpoint import load_checkpoint
     from trainer.evaluator import evaluate
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(chosen_checkpoint(args, path))
     config = checkpoint_config(args, checkpoint)
     model = load_model(config, checkpoint, device)
     data = open_test_data(config)
     refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
+    refuse_other_encoder(checkpoint.path.parent, data.text, config.data.data_dir)
     found = evaluate(model, data.split, device=device)
     parameters = count_parameters(model)
     return Alone(
@@ -255,14 +276,14 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     experiments = load_experiments()
     chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
     comparisons, failures = [], []
+    source = Source(args.root_url, Path(args.data_dir))
     for experiment in chosen:
         try:
-            comparison, failed = score_experiment(args, experiment, device)
+            comparison, failed = score_experiment(args, experiment, device, source)
             comparisons += [comparison] if comparison else []
             failures += failed
         except ProjectError as error:
             failures.append(f"{experiment.key}: {error}")
-            logger.error("%s: %s", experiment.key, error)
     if comparisons:
         print(render(comparisons, args.format), end="")
         if len(chosen) > 1:
@@ -275,7 +296,7 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def require_features(experiment: Experiment, data_dir: Path) -> None:
+def require_features(experiment: Experiment, data_dir: Path, root_url: str) -> None:
     """Raise DataError when features are missing, before any checkpoint is fetched."""
     from data_loader import missing_files
 
@@ -283,7 +304,7 @@ def require_features(experiment: Experiment, data_dir: Path) -> None:
     missing = missing_files(config, config.data.split_name)
     if missing:
         others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
-        command = sync_command(experiment.dataset, data_dir)
+        command = sync_command(experiment.dataset, data_dir, root_url)
         raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
     vocabulary = config.needs.vocabulary
     if vocabulary is not None and not Path(vocabulary).is_file():
@@ -293,8 +314,26 @@ def require_features(experiment: Experiment, data_dir: Path) -> None:
         )
 
 
+class Source:
+    """Where published runs come from; a server that cannot be reached is asked once."""
+
+    def __init__(self, root_url: str, data_dir: Path) -> None:
+        self._root_url, self._data_dir = root_url, data_dir
+        self._failure: UnreachableError | None = None
+
+    def fetch(self, experiment: Experiment, seed: int) -> Path:
+        """Return the folder of a seed, fetched or verified; raises as `fetch_run` does."""
+        if self._failure is not None and not is_here(experiment, seed, self._data_dir):
+            raise self._failure
+        try:
+            return fetch_run(experiment, seed, root_url=self._root_url, data_dir=self._data_dir)
+        except UnreachableError as error:
+            self._failure = error
+            raise
+
+
 def score_experiment(
-    args: argparse.Namespace, experiment: Experiment, device: torch.device
+    args: argparse.Namespace, experiment: Experiment, device: torch.device, source: Source
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return the comparison and the seeds that failed."""
     from model import count_parameters
@@ -311,10 +350,10 @@ def score_experiment(
     config: Config | None = None
     opened: dict[Any, TestData] = {}
     parameters = 0
-    require_features(experiment, data_dir)
+    require_features(experiment, data_dir, args.root_url)
     for seed in experiment.runs:
         try:
-            folder = fetch_run(experiment, seed, root_url=args.root_url, data_dir=data_dir)
+            folder = source.fetch(experiment, seed)
             file, named = experiment.config_file(seed, data_dir), {"name": experiment.name}
             config = load_config(file, named, data_dir=data_dir).for_evaluation()
             key = repr((config.data, config.experts, config.text))
@@ -327,7 +366,6 @@ def score_experiment(
             ranks[str(seed)] = ranks_of(scored, data.split.clips, captions=data.captions)
         except ProjectError as error:
             failed.setdefault(str(error), []).append(seed)
-            logger.error("%s seed %d: %s", experiment.key, seed, error)
             continue
         parameters = count_parameters(model)
         seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}

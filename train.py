@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
     from data_loader import BaseDataset
     from trainer.distributed import Processes
     from trainer.job import Job
+    from trainer.runs import Run
     from trainer.start import Request
     from utils.config import Config
 
@@ -48,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root_url", help="a mirror to fetch a published start from")
     parser.add_argument(
-        "--custom_args", default="", metavar="K.K@V+K@V", help="set known keys of the configuration"
+        "--custom_args", default="", metavar="K.K=V+K=V", help="set known keys of the configuration"
     )
     parser.add_argument("--mini_train", action="store_true", help="5 batches an epoch")
     parser.add_argument("--train_single_epoch", action="store_true", help="only one epoch")
@@ -170,11 +172,25 @@ def run_job(
         def keep(seed: int, tested: Evaluation) -> None:
             write_ranks(run.log / f"seed-{seed}", tested, test.clips, captions=texts)
 
-        job = Job(config, run, data, device, processes, stop, start, keep)
+        kept = kept_of_captions(config, train, run)
+        job = Job(config, run, data, device, processes, stop, start, kept, keep)
         with logged(run) if processes.is_writer else nullcontext():
             seeds = train_seeds(job, request.named, seed_of_named)
             if processes.is_writer:
                 report(job, seeds, test.identity, started)
+
+
+def kept_of_captions(config: Config, train: BaseDataset, run: Run) -> dict[str, Any]:
+    """Return the file that lets queries be encoded as the captions are, {name: content}.
+
+    Raises DataError when a seed of the run was trained on captions of another encoder.
+    """
+    from text.captions import RUN_FILE, record_of, refuse_other_encoder
+
+    record = record_of(train.text_file, config.text.encoder)
+    for seed in run.seeds:
+        refuse_other_encoder(run.folder(seed), record, config.data.data_dir)
+    return {} if record is None else {RUN_FILE: asdict(record)}
 
 
 def report(
@@ -186,6 +202,7 @@ def report(
     from trainer.device import describe
     from trainer.job import parameters_of
     from utils.files import write_json
+    from utils.log import note_in_files
 
     config, run = job.config.for_evaluation(), job.run
     parameters = parameters_of(job.config)
@@ -206,10 +223,12 @@ def report(
         from results.report import write_page_of_training
 
         print(f"page:        {write_page_of_training(run.log, visualizer)}")
-    queries = queries_of(job.config)
-    compared = compare(seeds, name=job.config.name, parameters=parameters, queries=queries)
-    print(render([compared]))
-    print(f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}")
+    name = f"{config.name} (--mini_train)" if run.mini else config.name
+    queries = queries_of(config)
+    table = render([compare(seeds, name=name, parameters=parameters, queries=queries)])
+    places = f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}"
+    note_in_files("train", f"\n{table}\n{places}")
+    print(f"{table}\n{places}")
 
 
 def run(argv: Sequence[str] | None) -> int:

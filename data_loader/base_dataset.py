@@ -132,6 +132,8 @@ class BaseDataset:
             parts = tuple(store.features(file, expert.name) for file in files)
             experts.append(open_expert(self._list, expert, parts))
         refuse_missing(self._list, experts, training=self._training)
+        self.text_file = sources.text
+        """The features of its captions; None where they are encoded when they are read."""
         self.extractors = {one.config.name: read_record(one.parts[0].source) for one in experts}
         """Which extractor made the features of each expert; None where nothing says so."""
         self.opened: list[Packed] = [

@@ -86,7 +86,8 @@ def make(args: argparse.Namespace) -> int:
     splits = split_clips(captioned, [s.name for s in sounds if s.name in usable], args.seed)
     record = write_captions(args.out, captioned, splits, feature=feature, entry=entry)
     path = args.config or REPOSITORY / "configs" / "mine" / f"{args.out.name}.json"
-    write_config(path, dataset_config(args.out, captioned, splits, experts, feature=feature))
+    config = dataset_config(args.out, captioned, splits, experts, text=record, feature=feature)
+    write_config(path, config)
     load_config(path)
     if not args.quiet:
         counts = ", ".join(f"{len(clips)} {split}" for split, clips in splits.items())

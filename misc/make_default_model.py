@@ -28,9 +28,9 @@ from misc.default_model.card import write_card
 from misc.default_model.corpus import draw_pairs, folds_of, mix, read_list
 from misc.default_model.measure import Examples, cross_validate, fit_linear, joined, summary
 from misc.default_model.trained import fit_trained
-from search.load import DEFAULT, RECORD, TABLE
+from search.load import DEFAULT, TABLE
 from text import build_encoder
-from text.captions import TextRecord, entry_of
+from text.captions import RUN_FILE, TextRecord, entry_of
 from utils.config import Config, load_config
 from utils.errors import run_main
 from utils.files import atomic_writer, write_json
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         CONFIG, {f"arch.args.{key}": value for key, value in best["args"].items()}
     ).raw
     write_json(args.out / "config.json", {**raw, "name": "default-model"})
-    write_json(args.out / RECORD, asdict(record))
+    write_json(args.out / RUN_FILE, asdict(record))
     write_json(args.out / "scores.json", scores)
     write_card(args.out, listed, scores, best, seed=args.seed)
     print(f"written: {args.out}")

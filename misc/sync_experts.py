@@ -89,13 +89,14 @@ def sync(dataset: type[BaseDataset], args: argparse.Namespace) -> str:
         known = verify_unpacked(archive, root)
         if known is not None:
             return f"{known.files} files ({known.bytes:,} bytes) verified, nothing fetched"
+    again = sync_command(dataset.archive, args.data_dir, args.root_url)
     fetched = fetch(
         f"{args.root_url.rstrip('/')}/features-v2/{name}",
         archive,
         sha1=dataset.older_archive_sha1 if args.older_archive else None,
         check=lambda path: check_archive(path, prefix=prefix),
         replace_changed=args.refresh_symlinked_feats,
-        refresh=f"{sync_command(dataset.archive, args.data_dir)} --refresh_symlinked_feats",
+        refresh=f"{again} --refresh_symlinked_feats",
     )
     unpacked = unpack(
         archive, root, prefix=prefix, sha256=fetched.sha256, again=args.refresh_symlinked_feats

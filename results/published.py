@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.metric import METRICS, TASKS, heading_of, published_key
-from results.tables import MARKDOWN, Spread, signed, spread
+from results.tables import MARKDOWN, Spread, short, signed, spread
 from results.tables import render as render_table
 from utils.errors import UsageError
 from utils.fetching.experiments import EACH_CAPTION, JOINED, PROTOCOLS, Experiment
@@ -226,7 +226,8 @@ def _rows(comparisons: Sequence[Comparison], task: str, indent: str) -> list[lis
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
         here = [_cell(cell.here) for cell in cells]
         joined = f" ({JOINED})" if comparison.queries == JOINED else ""
-        rows.append([f"{comparison.name}, {seeds}{joined}", *here, f"{comparison.parameters:,}"])
+        name = f"{short(comparison.name)}, {seeds}{joined}"
+        rows.append([name, *here, f"{comparison.parameters:,}"])
         if comparison.experiment and comparison.is_published:
             size = comparison.published_parameters
             published = [_cell(cell.published) for cell in cells]

@@ -16,6 +16,7 @@ from model.metric import TASKS, heading_of
 from results.runs import StoredRun
 
 Rows = Sequence[Sequence[str]]
+LONGEST_NAME = 64
 MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\*_`<>|[]"})
 LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "{}$&#%_"}
@@ -40,6 +41,11 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(float(np.mean(values)), std)
 
 
+def short(name: str) -> str:
+    """Return a name as tables show it: the middle of a very long one is left out."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:40]}...{name[43 - LONGEST_NAME :]}"
+
+
 def signed(difference: float) -> str:
     """Return a difference with one decimal and its sign, but never "-0.0"."""
     return f"{round(difference, 1) + 0.0:+.1f}"
@@ -51,7 +57,7 @@ def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:
     rows = [["", "seeds", *map(heading_of, metrics), "params"]]
     for run in runs:
         values = [str(spread(run.values(task, metric))) for metric in metrics]
-        name = f"{run.name} (--mini_train)" if run.mini else run.name
+        name = f"{short(run.name)} (--mini_train)" if run.mini else short(run.name)
         size = run.content.get("trainable_parameters")
         rows.append([name, str(len(run.seeds)), *values, "" if size is None else f"{size:,}"])
     return rows

@@ -10,7 +10,8 @@ from model import build_model
 from model.bert_files import read_weights
 from search.embedder import Embedder
 from text import TextEncoder, build_encoder
-from text.captions import entry_of, read_record, record_path
+from text.captions import RUN_FILE, entry_of, read_record, record_of_run, record_path
+from text.encoder import require_equal
 from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import UsageError
@@ -19,8 +20,6 @@ from utils.extraction_record import read_run_records
 CHECKPOINTS = ("trained_model.pth", "trained_model.safetensors")
 DEFAULT = Path(__file__).resolve().parent / "default"
 """The folder of the model that answers without a run; its README.md is the model card."""
-RECORD = "text_encoder.json"
-"""In a run's folder: the record of the encoder of its captions."""
 TABLE = Path(__file__).resolve().parent.parent / "model" / "text_embedding_models.json"
 
 
@@ -86,21 +85,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def open_encoder(config: Config, run: Path, text: Mapping[str, Any] | None) -> TextEncoder:
-    """Return the encoder of a run's captions: `text`, or that of the records, or of the table.
+    """Return the encoder of a run's captions: `text`, or that of records, config or table.
 
-    Raises UsageError when nothing says how the captions were encoded.
+    Raises UsageError when nothing says how the captions were encoded, DataError when `text` or
+    the encoder's files are not what they were encoded by.
     """
     if text is not None:
-        return build_encoder(text, "--word_vectors")
+        encoder, trained_on = build_encoder(text, "--word_vectors"), record_of_run(run)
+        if trained_on is not None:
+            require_equal(encoder.identity, trained_on.identity, "--word_vectors")
+        return encoder
     feature = config.text.feature
     features = Path(config.data.data_dir, config.data.root_feat_folder, "text_embeddings")
-    for record in (run / RECORD, record_path(features / f"{feature}.pkl")):
+    for record in (run / RUN_FILE, record_path(features / f"{feature}.pkl")):
         if record.is_file():
             return read_record(record).open(str(record))
+    if config.text.encoder is not None:
+        return build_encoder(config.text.encoder, f"{config.path}: experts.text_encoder")
     entry = entry_of(feature, TABLE)
     if entry is None:
         raise UsageError(
             f"{run}: its captions were encoded as {feature!r}, and nothing says by what (there is "
-            f"no {RECORD} in the run); name the file of the word vectors with --word_vectors FILE"
+            f"no {RUN_FILE} in the run); name the file of the word vectors with --word_vectors FILE"
         )
     return build_encoder(entry, f"{TABLE.name}: {feature}")

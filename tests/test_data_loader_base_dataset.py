@@ -387,6 +387,22 @@ class TestEpochs:
         seen = self.captions_seen(build_dataset(config, "train"), made)
         assert seen == {clip: set(np.flatnonzero(mask)) for clip, mask in masks.items()}
         build_dataset(config, "val")  # masks are for training alone
+        config = config_of(made, "CLOTHO", caption_masks="masks.pkl", restrict_train_captions=2)
+        seen = self.captions_seen(build_dataset(config, "train"), made)
+        assert seen == {clip: set(np.flatnonzero(mask[:2])) for clip, mask in masks.items()}
+
+    @pytest.mark.parametrize("split", ["val", "test"])
+    def test_no_words_are_left_out_where_models_are_scored(self, clotho, split):
+        found = []
+        for share in (0.0, 0.9):
+            config = config_of(clotho, "CLOTHO", text_dropout=share)
+            dataset = build_dataset(config.for_evaluation() if split == "test" else config, split)
+            found.append((dataset.evaluation()[0], *(text for text, *_ in dataset.epoch(1, 0))))
+        assert all(map(torch.equal, *map(tensors, found)))
+
+
+def tensors(values):
+    return [torch.as_tensor(value) for value in values]
 
 
 class TestLayouts:

@@ -345,7 +345,7 @@ def test_own_data_and_own_expert_train_as_shown(tmp_path, monkeypatch, capsys):
     for name, experts in wanted.items():
         config = config_file(f"configs/mine/{name}.json", tmp_path)
         assert train.main(["--config", str(config), "--custom_args", small]) == 0
-        assert " 8 clips, epochs: 1, seeds: 0, " in capsys.readouterr().err
+        assert " 8 clips, epochs: 1, seeds: 0\n" in capsys.readouterr().err
         (run,) = (tmp_path / "data/saved/models").glob(f"mine-{name}-trainer*/*")
         loaded = load_config(run / "config.json")
         assert [expert.name for expert in loaded.experts] == experts

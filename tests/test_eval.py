@@ -70,6 +70,25 @@ def test_the_config_of_the_run_serves_for_each_seed(place, run):
     assert results["seeds"] == {"3": run.results["seeds"]["3"]}
 
 
+def test_the_folder_of_a_run_and_the_newest_run_serve(place, run, capsys, tmp_path):
+    expected = run.results["seeds"]
+    assert place.evaluate("--resume", run.models / "seed-3")["seeds"] == {"3": expected["3"]}
+    assert place.evaluate("--resume", "auto")["seeds"] == {"0": expected["0"]}
+    config = place.config({"trainer.epochs": 1}, name="alone")
+    alone = place.train("--config", config, name="clotho-alone")
+    for resume in (("--resume", alone.models), ("--resume", "auto")):
+        assert place.evaluate(*resume)["config"] == "clotho-alone"
+    tiny = place.config({"trainer.epochs": 2}, base=CE)
+    results = place.evaluate("--resume", "auto", "--config", tiny)
+    assert (results["config"], results["seeds"]) == ("clotho-tiny", {"0": expected["0"]})
+    for resume, word in ((run.models, "seed-3"), (tmp_path, "trained_model.pth")):
+        assert place.call(evaluation.main, "--resume", resume) == 2
+        assert word in capsys.readouterr().err
+    nothing = ("--resume", "auto", "--data_dir", tmp_path)
+    assert place.call(evaluation.main, *nothing) == 2
+    assert not list((place.folder / "data" / "saved").glob("eval/*"))
+
+
 def test_similarities_are_those_of_the_captions_that_exist(place, run, tmp_path):
     file = tmp_path / "sims.npy"
     checkpoint = run.models / "seed-0" / "trained_model.pth"

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import requests
 import torch
 
 import data_loader
@@ -485,6 +487,24 @@ def test_a_name_that_is_none_reaches_no_path(clotho, name):
     assert sorted(path.name for path in clotho.data.iterdir()) == ["CLOTHO"]
     if "vgsound" in name:
         assert f"did you mean '{CE}'" in called.err
+
+
+def test_a_dead_server_is_asked_once_and_named_once(clotho, monkeypatch):
+    """It leaves no folders among the runs either, of which the newest would be taken."""
+    asked = []
+    get = requests.Session.get
+    monkeypatch.setattr(
+        requests.Session, "get", lambda *args, **more: asked.append(args[1]) or get(*args, **more)
+    )
+    with socket.socket() as held:  # bound, but nobody listens
+        held.bind(("127.0.0.1", 0))
+        root_url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        called = clotho.call(evaluation.main, "--experiment", CE, "--root_url", root_url)
+    assert called.status == 1
+    assert len(asked) == 1
+    assert called.err.count("could not fetch") == 1
+    assert f"{CE} seeds 0, 1, 2: " in called.err
+    assert not (clotho.data / "saved").exists()
 
 
 def test_missing_features_name_the_command_that_fetches_them(clotho, server):

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from file_server import Faults, FileServer, make_archive
-from utils.errors import DataError, DownloadError, UsageError
+from utils.errors import DataError, DownloadError, UnreachableError, UsageError
 from utils.fetching import download
 from utils.fetching.download import Policy, fetch, repair_url
 from utils.fetching.manifest import manifest_path
@@ -277,9 +277,10 @@ def test_an_unreachable_server_says_what_was_tried(tmp_path):
     with socket.socket() as held:  # bound, but nobody listens
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/a.bin"
-        with pytest.raises(DownloadError) as caught:
-            fetch(url, tmp_path / "a.bin", policy=PATIENT)
-    for part in (url, "asked 4 times", "refused", "by hand", "--root_url"):
+        with pytest.raises(UnreachableError) as caught:
+            fetch(url, tmp_path / "x" / "y" / "a.bin", policy=PATIENT)
+    assert not (tmp_path / "x").exists()
+    for part in (url, "asked 1 time ", "refused", "by hand", "--root_url"):
         assert part in str(caught.value)
 
 

@@ -307,3 +307,5 @@ def test_what_is_here(server, tmp_path):
 def test_the_command_for_features_names_the_place():
     assert sync_command("CLOTHO") == "python misc/sync_experts.py --dataset CLOTHO"
     assert sync_command("CLOTHO", Path("/a b")).endswith("--data_dir '/a b'")
+    mirror = sync_command("CLOTHO", root_url="http://mirror/a")
+    assert mirror.endswith("--dataset CLOTHO --root_url http://mirror/a")

@@ -21,8 +21,8 @@ ROOMS = {
         *("misc", "results", "search", "trainer", "model", "audio", "text", "data_loader", "utils"),
         *("soundscenes", "train", "eval"),
     },
-    "train": {"results", "trainer", "model", "data_loader", "utils"},
-    "eval": {"results", "trainer", "model", "data_loader", "utils"},
+    "train": {"results", "trainer", "model", "text", "data_loader", "utils"},
+    "eval": {"results", "trainer", "model", "text", "data_loader", "utils"},
 }
 HOMES = {
     "h5py": ("utils/reading/",),

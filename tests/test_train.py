@@ -1,5 +1,6 @@
 """train.py by whole command lines, in this process, on small made-up data."""
 
+import io
 import json
 import shutil
 import statistics
@@ -16,12 +17,18 @@ import train
 import trainer.distributed
 import trainer.job
 import trainer.start
+from data_loader import build_dataset
+from model import build_model
 from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, same
+from surroundings import working_in
 from synthetic import write_dataset, write_features, write_list
-from trainer.checkpoint import load_checkpoint
+from trainer import loop
+from trainer.checkpoint import load_checkpoint, load_weights
 from trainer.distributed import Processes
+from trainer.evaluator import EvaluationData, evaluate
 from trainer.runs import open_run
 from trainer.start import Start
+from utils.config import load_config
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
@@ -62,7 +69,7 @@ def test_files_of_a_run(trained):
     assert "inherit_from" not in trained.config
     assert trained.config["trainer"]["epochs"] == 3
     log = (trained.log / "info.log").read_text()
-    assert [f"epoch {epoch}/3" in log for epoch in (1, 2, 3)] == [True] * 3
+    assert [f" {epoch}/3 " in log for epoch in (1, 2, 3)] == [True] * 3
 
 
 def test_metrics_of_every_epoch(trained):
@@ -86,6 +93,7 @@ def test_results_of_a_run(trained):
         "captions_per_clip": 5,
         "fused": False,
         "test_caption_mode": "indep",
+        "ties": "mean of all orders",
     }
     assert len(results["data"]["split_list"]["sha256"]) == 64
     assert results["versions"]["torch"] == torch.__version__
@@ -121,6 +129,22 @@ def test_a_finished_run_keeps_as_little_as_asked(place):
     assert kept == {"trained_model.pth"}
     assert load_checkpoint(run.trained_model).optimizer is None
     assert run.results["seeds"]
+
+
+def test_the_results_are_those_of_the_test_split(place, trained):
+    with working_in(place.folder):
+        config = load_config(trained.models / "config.json").for_evaluation()
+        found = {}
+        for split in ("val", "test"):
+            dataset = build_dataset(config, split)
+            model = build_model(config)
+            load_weights(model, load_checkpoint(trained.trained_model), config.path)
+            data = EvaluationData(*dataset.evaluation())
+            found[split] = evaluate(model, data, device=torch.device("cpu")).metrics
+    reached = trained.results["seeds"]["0"]
+    for task in ("t2v_metrics", "v2t_metrics"):
+        assert reached[task] == pytest.approx(found["test"][task])
+        assert reached[task] != pytest.approx(found["val"][task])
 
 
 def test_several_seeds_load_the_data_once(place, capsys, monkeypatch):
@@ -169,7 +193,7 @@ def test_flags_that_change_the_training(place):
     config = place.config({"data_loader.args.batch_size": 3, "trainer.tensorboard": True})
     run = place.train("--config", config, "--mini_train")
     assert {s["step"] for s in load_checkpoint(run.last).optimizer["state"].values()} == {15}
-    assert not list(run.log.glob("seed-*"))  # no TensorBoard
+    assert not list(run.log.glob("seed-*/events*"))  # no TensorBoard
 
     config = place.config({"trainer.save_period": 2})
     run = place.train(
@@ -178,7 +202,7 @@ def test_flags_that_change_the_training(place):
     assert load_checkpoint(run.last).epoch == 1
     assert run.config["trainer"]["save_period"] == 1
 
-    custom = "trainer.epochs@2+optimizer.args.lr@0.02+experts.modalities@audio,"
+    custom = "trainer.epochs=2+optimizer.args.lr@0.02+experts.modalities@audio,"
     tagged = "clotho-tiny-trainer-epochs-2-args-lr-0.02-experts-modalities-audio--"
     run = place.train("--config", config, "--custom_args", custom, name=tagged)
     assert [line["learning_rate"] for line in run.metrics] == [0.02, pytest.approx(0.019)]
@@ -188,7 +212,7 @@ def test_flags_that_change_the_training(place):
 @pytest.mark.parametrize(("verbosity", "lines"), [(0, 0), (1, 1), (2, 1)])
 def test_verbosity(place, capsys, verbosity, lines):
     place.train("--config", place.config({"trainer.epochs": 1, "trainer.verbosity": verbosity}))
-    assert capsys.readouterr().err.count("epoch 1/1") == lines
+    assert capsys.readouterr().err.count(" 1/1 ") == lines
 
 
 def test_workers_change_nothing_but_speed(place):
@@ -540,7 +564,7 @@ def test_a_mini_run_is_never_taken_for_a_real_one(place, capsys):
     assert whole.models != mini.models
     assert "mini_train" not in whole.results
     assert place.call(train.main, "--config", config, "--mini_train", "--resume", "auto") == 0
-    assert f"continuing the run {mini.models.relative_to(place.folder)}" in capsys.readouterr().err
+    assert f"continuing {mini.models.relative_to(place.folder)}" in capsys.readouterr().err
     for run, flags in ((mini, ()), (whole, ("--mini_train",))):
         assert place.call(train.main, "--resume", run.last, *flags) == 2
         assert "--mini_train; continue it likewise" in capsys.readouterr().err
@@ -572,14 +596,72 @@ def test_test_clips_that_are_trained_on_are_told(place, caplog):
     assert f"1 of the 8 test clips are in the training list too, such as {trained!r}" in caplog.text
 
 
-def test_a_run_without_a_usable_checkpoint_is_passed_over(place):
+def test_auto_prefers_the_newest_run_begun_and_names_the_one_before(place, caplog):
+    """A run that was killed before its first save is what its user wants to go on with."""
     config = place.config({"trainer.epochs": 1})
     first, second = place.train("--config", config), place.train("--config", config)
-    (first.log / "results.json").unlink()
+    for run in (first, second):
+        (run.log / "results.json").unlink()
     for path in [*second.models.glob("*.pth"), second.models / "result.json"]:
         path.unlink()
     place.train("--config", config, "--resume", "auto")
-    assert (first.log / "results.json").exists()
+    assert (second.log / "results.json").exists()
+    assert not (first.log / "results.json").exists()
+    (warning,) = [r.getMessage() for r in caplog.records if "--resume auto" in r.getMessage()]
+    assert f"--resume {first.models.relative_to(place.folder)}" in warning
+    caplog.clear()
+    place.train("--config", config, "--resume", "auto")
+    (choice,) = [r.getMessage() for r in caplog.records if "--resume auto" in r.getMessage()]
+    assert str(second.models.relative_to(place.folder)) in choice
+
+
+def test_a_training_that_ends_worse_than_it_began_is_doubted(place, caplog, monkeypatch):
+    def end_worse(training, task):
+        loop.fit(training, task)
+        training.progress.history[-1]["loss"] = training.progress.history[0]["loss"] + 1
+
+    def doubts():
+        return [r for r in caplog.records if "optimizer.args.lr" in r.getMessage()]
+
+    config = place.config({"trainer.epochs": 2, "trainer.monitor": "off"})
+    monkeypatch.setattr(trainer.job, "fit", end_worse)
+    place.train("--config", config)
+    assert len(doubts()) == 1
+    caplog.clear()
+    monkeypatch.setattr(trainer.job, "doubts_about", lambda history, best: "")
+    place.train("--config", config)
+    assert not doubts()
+
+
+def test_the_table_is_in_the_log_and_says_what_it_is_of(place, capsys):
+    config = place.config({"trainer.epochs": 1})
+    for flags, name in (((), "clotho-tiny, 1 seed"), (("--mini_train",), "(--mini_train), 1 seed")):
+        run = place.train("--config", config, *flags)
+        printed = capsys.readouterr()
+        assert name in printed.out
+        assert ("mini" in printed.out) == bool(flags)
+        log = (run.log / "info.log").read_text()
+        assert printed.out.rstrip() in log
+        assert printed.out.splitlines()[1] not in printed.err
+        lines = [line for line in printed.err.splitlines() if "data/" not in line]
+        assert max(map(len, lines)) <= 80
+
+
+def test_the_bar_counts_all_seeds(place, monkeypatch):
+    """It shows epoch and loss; its time is that of all seeds."""
+    bars = []
+
+    class Seen(loop.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**{**settings, "disable": False, "file": io.StringIO()})
+            bars.append((self, self.n))
+
+    monkeypatch.setattr(loop, "tqdm", Seen)
+    place.train("--config", place.config({"trainer.epochs": 2}), "--seeds", "0,3")
+    assert [(bar.total, begun, bar.n) for bar, begun in bars] == [(16, 0, 8), (16, 8, 16)]
+    bar, _ = bars[1]
+    assert bar.desc == "seed 3 epoch 2/2: "
+    assert bar.postfix.startswith("loss ")
 
 
 # What is refused

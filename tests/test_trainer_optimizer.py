@@ -86,6 +86,16 @@ def test_the_adaptive_step_begins_at_the_published_step():
         assert 0 < moves[5] < 1  # normalised by the root of v, and rectified
 
 
+def test_the_length_that_rectifies_by_hand():
+    """RAdam adapts from rho 5 on, Ranger above its threshold, as the published code does."""
+    p = torch.nn.Parameter(torch.tensor([0.0]))
+    group = {"N_sma_threshhold": 5}
+    for kind, at_five in ((RAdam, True), (Ranger, False)):
+        optimizer = kind([p], lr=1.0)
+        decisions = [optimizer._rectifies(rho, group) for rho in (4.999, 5.0, 5.001)]
+        assert decisions == [False, at_five, True]
+
+
 @pytest.mark.parametrize("kind", ["Ranger", "RAdam"])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 def test_equals_plain_numbers(kind, decay):

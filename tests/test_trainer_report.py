@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from model.metric import TASKS, heading_of
 from results.content import PROJECT_VERSION, results
 from small_runs import CE
-from trainer.report import Board, MetricsFile, describe_epoch
+from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
 from utils.config import load_config
 
 
@@ -40,14 +41,40 @@ def test_damaged_metrics_are_written_anew(tmp_path, caplog, damaged):
 
 def test_an_epoch_in_a_line():
     record = {"epoch": 3, "loss": 0.12345, "learning_rate": 0.0095, "seconds": 1.25}
-    assert describe_epoch(record, seed=2, epochs=20, is_best=False) == (
-        "seed 2 epoch  3/20 | loss 0.1235 | lr 0.0095  | 1.2s"
-    )
+    line = describe_epoch(record, seed=2, epochs=20, is_best=False)
+    assert line.split() == ["2", "3/20", "0.1235", *"--------", "1.2"]
     for task in ("t2v", "v2t"):
-        record |= {f"val_{task}_metrics_{name}": 5.0 for name in ("R1", "R5", "R10", "MedR")}
+        values = {"R1": 5.0, "R5": 50.0, "R10": 100.0, "MedR": 1234.5}
+        record |= {f"val_{task}_metrics_{name}": value for name, value in values.items()}
     line = describe_epoch(record, seed=2, epochs=20, is_best=True)
-    assert "t2a  5.0  5.0  5.0 MdR  5.0 | a2t" in line
-    assert line.endswith(" *")
+    shown = ["5.0", "50.0", "100.0", "1234.5"]
+    assert line.split() == ["2", "3/20", "0.1235", *shown, *shown, "1.2", "*"]
+    above, heading = epoch_heading().splitlines()
+    assert heading.split()[3:7] == [heading_of(name) for name in values]
+    assert all(title in above for title in TASKS.values())
+    assert max(len(above), len(heading), len(line)) <= 80
+    assert len(heading) == len(line.removesuffix(" *"))
+    for word, value in zip(heading.split()[3:7], shown, strict=True):
+        end = heading.index(word) + len(word)
+        assert line[:end].endswith(value)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "word"),
+    [
+        ([0.2, 0.1], 2, ""),
+        ([0.2, 0.1], 1, "best"),
+        ([0.2, 0.1, 0.3], 2, "loss"),
+        ([0.2], 1, ""),
+        ([0.2, 0.2], 2, ""),
+        ([], 0, ""),
+    ],
+)
+def test_trainings_to_doubt(losses, best, word):
+    history = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, start=1)]
+    doubts = doubts_about(history, best)
+    assert word in doubts
+    assert bool(doubts) == bool(word)
 
 
 def test_results():

@@ -23,6 +23,7 @@ from trainer.runs import (
     stamped_folder,
 )
 from utils.errors import DataError, UsageError
+from utils.files import LEFTOVER_SUFFIX
 
 
 def save(path, epoch, *, keep_previous=False, **changes):
@@ -132,6 +133,15 @@ def test_what_does_not_hold_any_more_is_cleared(tmp_path):
     run.prepare(0)
     assert run.result(0) is None
     run.prepare(0)
+
+
+def test_what_a_killed_writer_left_goes_when_the_run_goes_on(tmp_path):
+    run = new_run(tmp_path, "exp", [0, 1])
+    left = [folder / f".x.1-ab{LEFTOVER_SUFFIX}" for folder in (run.folder(0), run.models, run.log)]
+    for path in left:
+        path.touch()
+    run.prepare(0)
+    assert not any(path.exists() for path in left)
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -255,6 +265,8 @@ def test_purging(tmp_path):
     ] * 2
     assert [run.log.exists() for run in (several, member, held, other)] == [False] * 2 + [True] * 2
     assert all(path.exists() for path in [*kept, tmp_path / "target"])
+    for kind in ("models", "log"):  # of a group nothing is left, what was fetched stays
+        assert not (tmp_path / kind / "exp" / "group").exists()
     assert purge_runs(tmp_path, "none") == 0
 
 

@@ -3,11 +3,13 @@
     text_embeddings/<name>.pkl        clip -> a list of (n_words, width) float32, one per caption
     text_embeddings/<name>.pkl.json   the encoder's entry and identity, and how many words it knew
 
-The record is what makes queries be encoded as the captions were: a run keeps a copy of it.
+The record is what makes queries be encoded as the captions were: a run keeps a copy of it, in
+`text_encoder.json` beside its checkpoints.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +17,15 @@ from typing import Any
 
 from text.build import build_encoder
 from text.encoder import TextEncoder, Vectors, WordlessTextError, require_equal
-from utils.errors import DataError
+from utils.errors import DataError, ProjectError
 from utils.files import read_json, write_json
 from utils.reading.pickles import dump_plain
 
+logger = logging.getLogger(__name__)
+
 SUFFIX = ".json"
+RUN_FILE = "text_encoder.json"
+"""In a run's folder: the record of the encoder of its captions."""
 AT_ONCE = 1024
 
 
@@ -88,6 +94,41 @@ def read_record(path: Path) -> TextRecord:
     if not isinstance(content["encoder"], dict) or not isinstance(content["identity"], dict):
         raise DataError(f"{path}: expected an encoder and its identity, each with keys")
     return TextRecord(**content)
+
+
+def record_of(features: Path | None, entry: Mapping[str, Any] | None) -> TextRecord | None:
+    """Return the record of the encoder of text features: theirs, or one made of an entry.
+
+    None where nothing says how they were encoded, as for published features.
+    """
+    if features is not None and record_path(features).is_file():
+        return read_record(record_path(features))
+    if entry is None:
+        return None
+    try:
+        identity = build_encoder(entry, "experts.text_encoder").identity
+    except ProjectError as error:  # a training needs no encoder, its captions are encoded
+        logger.warning("%s; queries of this run will need --word_vectors", error)
+        return None
+    return TextRecord(dict(entry), identity, 0, 0)
+
+
+def record_of_run(folder: Path) -> TextRecord | None:
+    """Return the record in a run's folder, None where it has none."""
+    path = folder / RUN_FILE
+    return read_record(path) if path.is_file() else None
+
+
+def refuse_other_encoder(folder: Path, record: TextRecord | None, place: object) -> None:
+    """Raise DataError when the run in `folder` was trained on captions of another encoder.
+
+    `record` is that of the captions at `place`; without one, or without that of the run, nothing
+    is known to differ.
+    """
+    trained_on = record_of_run(folder)
+    if trained_on is not None and record is not None:
+        what = f"the captions of {place}, for the run {folder}"
+        require_equal(record.identity, trained_on.identity, what)
 
 
 def entry_of(feature: str, table: Path) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
 from trainer.ranking_step import build_step
-from trainer.report import Board, MetricsFile, describe_epoch
+from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
 from trainer.runs import Run, last_usable, set_damaged_aside
 from trainer.start import Start, check_settings, listed
 from trainer.training import Training
@@ -115,6 +115,8 @@ class Job:
     processes: Processes
     stop: StopSignals
     start: Start
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that are written beside the checkpoints of every seed, by file name."""
     on_tested: Callable[[int, Evaluation], None] = lambda seed, tested: None
     """Receives, in the writer, each seed and the scores of its best checkpoint."""
 
@@ -183,18 +185,16 @@ def parameters_of(config: Config) -> int:
 
 def _announce(job: Job) -> None:
     logger.info(
-        "%s: %s parameters, %s clips, epochs: %d, seeds: %s, device: %s",
+        "%s%s\n%s parameters, %s clips, epochs: %d, seeds: %s\ndevice: %s",
         job.config.name,
+        " (--mini_train)" if job.run.mini else "",
         f"{parameters_of(job.config):,}",
         f"{len(job.data.train.clips):,}",
         job.config.trainer.epochs,
         listed(job.run.seeds),
         describe(job.device),
     )
-    logger.info(
-        "validation of text-to-audio (t2a) and audio-to-text (a2t): R@1 R@5 R@10 and median rank; "
-        "* the best so far"
-    )
+    logger.info("validation, * the best so far:\n%s", epoch_heading())
 
 
 def build_training(job: Job, seed: int) -> Training:
@@ -248,6 +248,8 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
         write_json(run.models / "config.json", config.raw)
         write_json(run.folder(seed) / "config.json", own_config)
         write_run_records(run.folder(seed), job.data.extractors)
+        for name, content in job.kept.items():
+            write_json(run.folder(seed) / name, content)
     metrics_file = MetricsFile(run.metrics)
     drawn = config.trainer.tensorboard and job.processes.is_writer
     past = training.progress.history
@@ -276,8 +278,12 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             stop=job.stop,
             on_epoch=on_epoch,
             processes=job.processes,
+            seeds=run.seeds,
         )
         fit(training, task)
+    doubts = doubts_about(training.progress.history, training.progress.best_epoch)
+    if doubts and job.processes.is_writer:
+        logger.warning("seed %d: %s; is optimizer.args.lr too high?", seed, doubts)
     training.optimizer.zero_grad(set_to_none=True)
     return training.model
 

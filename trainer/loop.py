@@ -64,6 +64,8 @@ class Fit:
     on_epoch: Callable[[Record], None]
     """Receives the record of each finished epoch."""
     processes: Processes = ALONE
+    seeds: tuple[int, ...] = ()
+    """All seeds of the run, for the time that it will take."""
 
     @property
     def draws_bar(self) -> bool:
@@ -89,13 +91,7 @@ def fit(training: Training, task: Fit) -> None:
         device=task.device,
         alone=task.processes.is_alone,
     )
-    bar = tqdm(
-        total=settings.epochs * batches,
-        initial=progress.epoch * batches + len(progress.losses),
-        desc=f"seed {task.seed}",
-        unit="batch",
-        disable=no_bar(hidden=not task.draws_bar),
-    )
+    bar = _bar_of(task, progress)
     with task.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
@@ -113,6 +109,20 @@ def fit(training: Training, task: Fit) -> None:
         if _stopped_early(progress, settings):
             logger.info("stopped early: %d validations without improvement", progress.stale)
         keeper.finish()
+
+
+def _bar_of(task: Fit, progress: Progress) -> tqdm:
+    """Return a bar of all batches of all seeds, so that its time is that of the whole run."""
+    seeds, batches = task.seeds or (task.seed,), task.data.batches_per_epoch
+    of_seed = task.settings.epochs * batches
+    done = seeds.index(task.seed) * of_seed + progress.epoch * batches + len(progress.losses)
+    return tqdm(
+        total=len(seeds) * of_seed,
+        initial=done,
+        unit="batch",
+        smoothing=0,  # the mean rate: validations take their share of the time
+        disable=no_bar(hidden=not task.draws_bar),
+    )
 
 
 def _validate(training: Training, task: Fit) -> dict[str, float]:
@@ -182,6 +192,9 @@ def _train_one_epoch(
     batches = task.data.epoch(
         progress.epoch + 1, task.seed, first_batch=len(progress.losses), device=device
     )
+    bar.set_description(
+        f"seed {task.seed} epoch {progress.epoch + 1}/{task.settings.epochs}", refresh=False
+    )
     for batch in batches:
         loss = gradients(batch)
         training.optimizer.step()
@@ -190,6 +203,7 @@ def _train_one_epoch(
         if device.type != "cpu" and len(unread) < READ_LOSSES_EVERY:
             continue
         _read_losses(unread, progress)
+        bar.set_postfix_str(f"loss {progress.losses[-1]:.4g}", refresh=False)
         if len(progress.losses) == task.data.batches_per_epoch:
             break  # the end of the epoch saves
         if task.processes.any(keeper.is_due(), device):

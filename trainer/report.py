@@ -9,10 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from model.metric import TASKS, heading_of
 from trainer.progress import Record
 from utils.files import restore_folder, write_text
 
 logger = logging.getLogger(__name__)
+
+WIDTHS = {"R1": 6, "R5": 6, "R10": 6, "MedR": 7}
+"""Columns of the metrics that the line of an epoch shows."""
 
 
 class MetricsFile:
@@ -98,16 +102,31 @@ class Board:
             self._threads_hook(told)
 
 
+def doubts_about(history: Sequence[Record], best_epoch: int) -> str:
+    """Return why a finished training seems not to have learnt, "" where nothing points to it."""
+    if len(history) < 2:
+        return ""
+    began, ended = history[0]["loss"], history[-1]["loss"]
+    if ended > began:
+        return f"its loss ended at {ended:.4g}, above the {began:.4g} of its first epoch"
+    if best_epoch == history[0]["epoch"]:
+        return "its first epoch is its best one"
+    return ""
+
+
+def epoch_heading() -> str:
+    """Return the heading of the lines of `describe_epoch`, in the words of the tables."""
+    metrics = "".join(f"{heading_of(name):>{width}}" for name, width in WIDTHS.items())
+    above = "".join(f"{title:>{len(metrics)}}" for title in TASKS.values())
+    return f"{'':20}{above}\nseed   epoch    loss{metrics * len(TASKS)} seconds"
+
+
 def describe_epoch(record: Record, *, seed: int, epochs: int, is_best: bool) -> str:
-    """Return an epoch in one readable line."""
-    parts = [
-        f"seed {seed} epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
-        f"loss {record['loss']:.4f}",
-        f"lr {record['learning_rate']:<7.3g}",
-    ]
-    for task, label in (("t2v", "t2a"), ("v2t", "a2t")):
-        if f"val_{task}_metrics_R1" in record:
-            recalls = " ".join(f"{record[f'val_{task}_metrics_R{k}']:4.1f}" for k in (1, 5, 10))
-            parts.append(f"{label} {recalls} MdR {record[f'val_{task}_metrics_MedR']:4.1f}")
-    parts.append(f"{record['seconds']:.1f}s")
-    return " | ".join(parts) + (" *" if is_best else "")
+    """Return an epoch in one line, 80 columns as a rule, below `epoch_heading`."""
+    epoch = f"{record['epoch']}/{epochs}"
+    parts = [f"{seed:4} {epoch:>7} {record['loss']:7.4g}"]
+    for task in TASKS:
+        for name, width in WIDTHS.items():
+            value = record.get(f"val_{task}_metrics_{name}")
+            parts.append(f"{'-' if value is None else format(value, '.1f'):>{width}}")
+    return "".join([*parts, f"{record['seconds']:8.1f}", " *" if is_best else ""])

@@ -1,5 +1,6 @@
 """The folders of a run: made without collisions, found again to be resumed."""
 
+import contextlib
 import fcntl
 import logging
 import math
@@ -104,9 +105,10 @@ class Run:
         write_json(self.folder(seed) / RESULT, {"epochs": epochs, "reached": reached})
 
     def prepare(self, seed: int) -> None:
-        """Clear away what does not hold any more when a seed is trained (on)."""
+        """Clear away what does not hold any more when a seed is trained (on) in the run held."""
         (self.folder(seed) / RESULT).unlink(missing_ok=True)
-        remove_leftovers(self.folder(seed))
+        for folder in {self.folder(seed), self.models, self.log}:
+            remove_leftovers(folder, age=0.0)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -288,6 +290,37 @@ def newest_state(folder: Path) -> Path | None:
     return next((states[0] for place in (folder, *seeds) if (states := _states(place))), None)
 
 
+def best_of(place: Path) -> Path:
+    """Return a checkpoint, or the best one in the folder of a run or seed.
+
+    Raises UsageError for a folder without one, or with those of several seeds.
+    """
+    if not place.is_dir() or (place / BEST).is_file():
+        return place / BEST if place.is_dir() else place
+    seeds = sorted(path for path in place.glob(f"seed-*/{BEST}"))
+    if len(seeds) == 1:
+        return seeds[0]
+    if seeds:
+        listed = "\n  ".join(map(str, seeds))
+        raise UsageError(f"{place} holds the checkpoints of several seeds; choose one:\n  {listed}")
+    raise UsageError(f"{place} holds no {BEST}; expected the folder of a run that was trained")
+
+
+def newest_best(save_dir: Path, name: str | None) -> Path:
+    """Return the best checkpoint of the newest run (of experiment `name`) that has one.
+
+    Of several seeds it is that of the first. Raises UsageError when there is no such run.
+    """
+    models = save_dir / "models"
+    found = models.glob(f"{name or '*'}/**/{RUN}") if models.is_dir() else ()
+    folders = [path.parent for path in found if TIME_NAME.fullmatch(path.parent.name)]
+    for folder in sorted(folders, key=_age, reverse=True):
+        for path in (folder / BEST, *sorted(folder.glob(f"seed-*/{BEST}"))):
+            if path.is_file():
+                return path
+    raise UsageError(f"{models} holds no trained run{f' of {name}' if name else ''}; name one")
+
+
 def _states(folder: Path) -> list[Path]:
     """Return the states of a seed that are there, the newest first."""
     last = folder / LAST
@@ -309,11 +342,21 @@ def purge_runs(save_dir: str | Path, name: str) -> int:
             logger.warning("%s is being trained by another process and stays", run)
             continue
         shutil.rmtree(run)
+        _remove_empty(run.parent, models)
         count += 1
     for folder in [*log.glob("*"), *log.glob("*/seed-*/*")]:
         if _is_run_folder(folder) and not (models / folder.relative_to(log)).exists():
             shutil.rmtree(folder)
+            _remove_empty(folder.parent, log)
     return count
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it below `top` that hold nothing: of a group and seed."""
+    with contextlib.suppress(OSError):  # not empty
+        while folder != top:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def _is_run_folder(folder: Path) -> bool:

@@ -128,11 +128,10 @@ def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
     save_dir, named = config.trainer.save_dir, request.named
     if request.resume == AUTO:
         runs = newest_runs(save_dir, config.name, request.seeds, request.group, mini=request.mini)
-        for run in runs:
-            if any(run.result(seed) or last_usable(run, seed) for seed in run.seeds):
-                logger.info("continuing the run %s", run.models)
-                return run, None
-        logger.info("no run of %s to continue; starting a new one", config.name)
+        if runs:
+            _explain_choice(runs)
+            return runs[0], None
+        logger.info("--resume auto: no run of %s to continue; starting a new one", config.name)
     elif named is not None:
         run, seed = open_run(save_dir, named, config.seed)
         if request.seeds is not None and run.seeds != request.seeds:
@@ -146,6 +145,26 @@ def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
         return run, seed
     seeds = request.chosen_seeds(config)
     return new_run(save_dir, config.name, seeds, request.group, mini=request.mini), None
+
+
+def _explain_choice(runs: Sequence[Run]) -> None:
+    """Say which run goes on and why; where it has nothing yet, name an older one that has."""
+    newest, *older = runs
+    if _has_state(newest):
+        logger.info("--resume auto: continuing %s, the newest run that was begun", newest.models)
+        return
+    further = next((run for run in older if _has_state(run)), None)
+    hint = "" if further is None else f"; for the run before it: --resume {further.models}"
+    logger.warning(
+        "--resume auto: %s is the newest run that was begun, but saved nothing yet; it begins "
+        "anew%s",
+        newest.models,
+        hint,
+    )
+
+
+def _has_state(run: Run) -> bool:
+    return any(run.result(seed) or last_usable(run, seed) for seed in run.seeds)
 
 
 def agree_on_run(

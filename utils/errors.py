@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from utils.streams import usable_streams
+
 
 class ProjectError(Exception):
     """A failure the user can fix: its message says what was found, expected and to do next."""
@@ -41,6 +43,10 @@ class DownloadError(ProjectError):
     """A file that could not be fetched or verified."""
 
 
+class UnreachableError(DownloadError):
+    """A server to which no connection could be made; asking it for other files is in vain."""
+
+
 DISK_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",
@@ -68,6 +74,11 @@ def run_main(main: Callable[[], int]) -> int:
 
     Anything else is a mistake of the program and keeps its traceback.
     """
+    with usable_streams():
+        return _run(main)
+
+
+def _run(main: Callable[[], int]) -> int:
     try:
         return main()
     except ProjectError as error:
@@ -134,10 +145,8 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def _say(message: str) -> None:
-    if sys.stdout is not None:  # a program without a terminal may have neither
-        sys.stdout.flush()
-    if sys.stderr is not None:
-        sys.stderr.write(f"{message}\n")
+    getattr(sys.stdout, "flush", int)()  # objects in their place may lack it
+    sys.stderr.write(f"{message}\n")
 
 
 def _silence_standard_output() -> None:

@@ -74,15 +74,17 @@ def restore_folder(folder: Path) -> bool:
     return True
 
 
-def remove_leftovers(folder: Path) -> int:
+def remove_leftovers(folder: Path, age: float | None = None) -> int:
     """Remove what writers that were killed left unfinished in `folder`; return how many.
 
-    A writer at work holds a lock on its file, and a new file is left alone for a minute.
+    A writer at work holds a lock on its file; one younger than `age` seconds, LEFTOVER_AGE by
+    default, is left alone. Where no other process can be writing, `age` is 0.
     """
+    youngest = LEFTOVER_AGE if age is None else age
     removed = 0
     for beside in folder.glob(f".*{LEFTOVER_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - beside.stat().st_mtime < LEFTOVER_AGE:
+            if time.time() - beside.stat().st_mtime < youngest:
                 continue
             handle = os.open(beside, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
@@ -248,7 +250,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _read_text(path: str | Path, max_bytes: int) -> str:
     with open_regular(path) as file:
-        content = file.read(max_bytes + 1)
+        # of the size that it has: under a limit of memory the largest one allowed may not be had
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise DataError(f"{path}: is larger than {max_bytes} bytes")
     try:

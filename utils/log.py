@@ -8,10 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import ProjectError
+from utils.streams import is_terminal
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
-OURS = ("train", "eval", "misc", "audio", "data_loader", "model", "trainer", "utils")
+ROOMS = ("audio", "data_loader", "misc", "model", "results", "search", "text", "trainer", "utils")
+OURS = ("train", "eval", *ROOMS)
 """The names our loggers begin with; of other libraries only warnings are for people."""
 
 
@@ -23,7 +25,7 @@ class _AboveBars(logging.Handler):
         if sys.stderr is None:  # a program without a terminal
             return
         line = self.format(record)
-        colour = COLOURS.get(record.levelno, "") if sys.stderr.isatty() else ""
+        colour = COLOURS.get(record.levelno, "") if is_terminal(sys.stderr) else ""
         with contextlib.suppress(OSError):  # such as a full disk behind 2> file
             tqdm.write(f"{colour}{line}{PLAIN}" if colour else line, file=sys.stderr)
 
@@ -82,6 +84,14 @@ def add_log_file(path: Path) -> LogFile:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
+
+
+def note_in_files(name: str, text: str) -> None:
+    """Write a message to the files of `add_log_file` alone: the terminal has it already."""
+    record = logging.LogRecord(name, logging.INFO, __file__, 0, "%s", (text,), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)
 
 
 def remove_log_file(handler: LogFile) -> None:

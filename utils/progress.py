@@ -7,13 +7,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.streams import is_terminal
+
 
 def no_bar(*, hidden: bool = False) -> bool | None:
     """Return tqdm's `disable`: True when hidden, None for a bar that a terminal alone shows.
 
-    tqdm takes missing standard streams, as of a service, for a terminal.
+    tqdm takes missing streams and those without `isatty`, of services and notebooks, for one.
     """
-    return True if hidden or sys.stderr is None else None
+    return True if hidden or not is_terminal(sys.stderr) else None
 
 
 def byte_bar(label: str, total: int | None, done: int = 0) -> tqdm[Any]:

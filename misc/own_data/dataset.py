@@ -107,6 +107,7 @@ def dataset_config(
     splits: Mapping[str, Sequence[str]],
     experts: Sequence[ExpertFile],
     *,
+    text: TextRecord,
     feature: str,
 ) -> dict[str, Any]:
     """Return a config that trains CE (MoEE's form for one expert) on the data set."""
@@ -126,6 +127,7 @@ def dataset_config(
         "experts": {
             "modalities": sorted(expert.name for expert in experts),
             "text_feat": feature,
+            "text_encoder": text.encoder,
             "ce_shared_dim": SHARED_DIM,
         },
         "arch": {"args": args},

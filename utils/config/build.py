@@ -156,7 +156,9 @@ class _Found:
         width = self._text_width(section.text_feat)
         if width is None or words.get("text") is None:
             return None
-        return TextConfig(section.text_feat, width, section.text_agg, words["text"])
+        return TextConfig(
+            section.text_feat, width, section.text_agg, words["text"], section.text_encoder
+        )
 
     def _text_width(self, feature: str) -> int | None:
         """Look up the width of a text feature in the table the configuration names."""

@@ -12,14 +12,14 @@ from utils.errors import UsageError, nearest
 from utils.kinds import MAPPING, Kind
 from utils.problems import CUSTOM_ARGS, Path, join_path, split_path
 
-FORM = "expected key@value, several joined by +"
+FORM = "expected key@value or key=value, several joined by +"
 NOT_HERE = ("inherit_from", "name")
 
 _UNSAFE_IN_A_NAME = re.compile(r"[^\w.-]|\.{2,}")
 
 
 def parse_custom_args(text: str) -> dict[str, object]:
-    """Read `k.k@v+k@v` into dotted path -> value of the key's type.
+    """Read `k.k@v+k@v` or `k.k=v+k=v` into dotted path -> value of the key's type.
 
     A dot inside a key is written `_.`; lists are comma-separated, and `audio,` is a list of one.
     Values that do not fit are left as text, for the check of the whole configuration to report.
@@ -49,7 +49,7 @@ def custom_tag(text: str) -> str:
 
 
 def _split_pair(pair: str) -> tuple[str, str]:
-    path, at, value = pair.partition("@")
+    path, at, value = pair.partition("@" if "@" in pair else "=")
     if not path or not at or "@" in value:
         raise UsageError(f"{CUSTOM_ARGS}: found {pair!r}, {FORM}")
     return path, value

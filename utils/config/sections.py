@@ -53,6 +53,8 @@ class TextConfig:
     width: int
     aggregate: Literal["vlad", "avg"]
     max_tokens: int
+    encoder: dict[str, Any] | None = None
+    """Its entry, {"type": ..., "args": ...}, where the configuration names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ class Experts:
     modalities: Annotated[tuple[str, ...], "names of the experts in use"]
     drop_feats: Annotated[tuple[str, ...] | None, DROPPED_NAMES, "experts left out"] = None
     text_feat: Annotated[str, "name of a text feature in the table"]
+    text_encoder: Annotated[
+        dict[str, Any] | None, MAPPING, "what encoded it: type and args (text/build.py)"
+    ] = None
     text_agg: Annotated[Literal["vlad", "avg"], '"avg": the mean of the words is one token'] = (
         "vlad"
     )

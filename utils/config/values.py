@@ -66,7 +66,7 @@ def _is_temporal(value: object) -> bool:
     return value == TOKENS or averages
 
 
-NAME = Kind("a name without slashes", _is_name)
+NAME = Kind("a printable name without slashes, at most 255 bytes", _is_name)
 FEATURE_FILE = path_below("root_feat_folder", *FEATURE_SUFFIXES)
 LIST_FILE = path_below("root_feat_folder")
 MASKS_FILE = path_below("root_feat_folder", ".pkl", ".pickle")

@@ -26,7 +26,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from utils.errors import DataError, DownloadError, UsageError
+from utils.errors import DataError, DownloadError, UnreachableError, UsageError
 from utils.fetching.manifest import (
     SNIFFED,
     Fetched,
@@ -114,7 +114,7 @@ def fetch(
     here = verify(wanted, may_differ=replace_changed) if path.exists() else None
     if here is not None:
         return here
-    with _partial_file(path) as partial:
+    with _no_empty_folders(path.parent), _partial_file(path) as partial:
         here = verify(wanted) if path.exists() and not replace_changed else None
         if here is not None:  # another process was faster
             return here
@@ -146,6 +146,10 @@ class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybod
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(_printable(reason))
         self.wait = wait
+
+
+class _Unreachable(_Passing):
+    """No connection could be made."""
 
 
 @dataclass
@@ -203,6 +207,8 @@ class _Transfer:
                     return
                 except _Passing as passing:
                     reason = passing
+                    if asked == 1 and isinstance(passing, _Unreachable):
+                        break  # nobody is there: waiting helps where a server answered before
                 failures = 0 if self.have > most else failures + 1
                 most = max(most, self.have)
                 if failures >= policy.tries:
@@ -211,9 +217,11 @@ class _Transfer:
                 delay = max(delay, min(reason.wait, policy.longest_delay))
                 logger.info("%s: %s; again in %.1f s", self.path.name, reason, delay)
                 policy.sleep(delay)
-        raise DownloadError(
+        seconds = time.monotonic() - began
+        failure = UnreachableError if isinstance(reason, _Unreachable) else DownloadError
+        raise failure(
             self._explain(
-                f"asked {asked} times in {time.monotonic() - began:.0f} s, "
+                f"asked {asked} time{'s' if asked > 1 else ''} in {seconds:.0f} s, "
                 f"{self.have} bytes are here; the last answer: {reason}"
             )
         )
@@ -236,7 +244,8 @@ class _Transfer:
         except FINAL_FAILURES as error:
             raise DownloadError(self._explain(f"gave up: {_reason(error)}")) from error
         except PASSING_FAILURES as error:
-            raise _Passing(_reason(error)) from error
+            kind = _Unreachable if _is_unreachable(error) else _Passing
+            raise kind(_reason(error)) from error
         except ValueError as error:  # headers that the libraries did not expect
             raise DownloadError(
                 self._explain(f"gave up: the answer cannot be understood: {_reason(error)}")
@@ -424,6 +433,22 @@ def _partial_file(path: Path) -> Iterator[FileIO]:
                 _state_path(partial).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _no_empty_folders(folder: Path) -> Iterator[None]:
+    """Remove, after a failure, `folder` and those above it if they were made within and are empty.
+
+    An empty folder among the runs would be taken for the newest one.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+        raise
+
+
 def _partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
@@ -449,6 +474,13 @@ def _reason(error: BaseException) -> str:
         cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
     text = re.sub(r"<?\w*Connection\([^)]*\)>?: ", "", str(error))
     return f"{type(error).__name__}: {text}"[:300]
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Say whether a request failed before there was a connection: refused, no such host, silent."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    no_connection = urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError
+    return isinstance(cause, no_connection)
 
 
 def _printable(text: str) -> str:

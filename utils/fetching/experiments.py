@@ -15,6 +15,7 @@ from typing import Any
 
 from utils.errors import DataError, UsageError, nearest
 from utils.fetching.download import Policy, fetch
+from utils.fetching.manifest import shown
 from utils.files import read_json
 
 REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
@@ -201,23 +202,23 @@ def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> li
     return [
         Presence(
             experiment,
-            tuple(
-                seed
-                for seed in experiment.runs
-                if all(
-                    (experiment.folder(seed, data_dir) / file).is_file()
-                    for file in experiment.files
-                )
-            ),
+            tuple(seed for seed in experiment.runs if is_here(experiment, seed, data_dir)),
         )
         for experiment in load_experiments(registry).values()
     ]
 
 
-def sync_command(dataset: str, data_dir: Path = Path("data")) -> str:
-    """Return the command that fetches the features of a data set."""
+def is_here(experiment: Experiment, seed: int, data_dir: Path) -> bool:
+    """Say whether the files of a seed are on this disk."""
+    folder = experiment.folder(seed, data_dir)
+    return all((folder / file).is_file() for file in experiment.files)
+
+
+def sync_command(dataset: str, data_dir: Path = Path("data"), root_url: str = ROOT_URL) -> str:
+    """Return the command that fetches the features of a data set, from the same mirror."""
     elsewhere = "" if data_dir == Path("data") else f" --data_dir {shlex.quote(str(data_dir))}"
-    return f"python misc/sync_experts.py --dataset {dataset}{elsewhere}"
+    mirror = "" if root_url == ROOT_URL else f" --root_url {shlex.quote(shown(root_url))}"
+    return f"python misc/sync_experts.py --dataset {dataset}{elsewhere}{mirror}"
 
 
 def _read(registry: Path) -> dict[str, Any]:
