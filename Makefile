@@ -65,7 +65,9 @@ demo:
 search: $(BASE)
 	@test -t 1 || quiet=--quiet; \
 	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check \
-	  -r requirements/search.txt
+	  -r requirements/search.txt -r requirements/text.txt && \
+	$(BIN)/python -m pip install $$quiet --no-compile --disable-pip-version-check --no-deps \
+	  -r requirements/aisfx.txt
 
 page: search
 	@run=$$(ls -d data/saved/models/soundscenes-train-logmel-modulation/*/ | tail -1) && \
