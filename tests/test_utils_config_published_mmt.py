@@ -78,4 +78,5 @@ def test_another_class_starts_without_the_arguments_of_the_one_below(tmp_path):
     config = load_config(path)
     assert config.arch.args["vid_bert_params"].hidden_size == 256
     assert "use_ce" not in config.arch.args
-    assert config.loss.args == {"temperature": 0.07}
+    assert config.loss.args["temperature"] == 0.07
+    assert "margin" not in config.loss.args
