@@ -1,4 +1,4 @@
-"""A data set, a loss, a metric and an expert of one's own: each is one thing and one line.
+"""A data set, a loss, a metric, a model and an expert of one's own: each is one thing and one line.
 
 Nothing of the repository is touched: the line is set in the table for the length of a test.
 """
@@ -16,15 +16,17 @@ from torch import nn
 import data_loader
 import train
 from misc import sync_experts
+from model.build import MODELS
 from model.loss import LOSSES
 from model.metric import METRICS, Metric
+from model.retrieval_model import RetrievalModel
 from results.published import compare, render
 from small_runs import assert_same_run
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
 from utils.errors import UsageError
 from utils.files import read_json
-from utils.kinds import above
+from utils.kinds import above, at_least
 from utils.reading.hickle import write_hickle
 
 ONE_EPOCH = {"trainer.epochs": 1}
@@ -148,6 +150,33 @@ def test_a_metric_is_a_function_and_a_line(place, monkeypatch):
     both = [compare(r["seeds"], name=r["config"], parameters=1) for r in (before, after)]
     assert [line.split()[-2] for line in render(both).splitlines()[1:3]] == ["MRR", "-"]
     assert place.call(train.main, "--config", place.config(ONE_EPOCH), "--resume", "auto") == 0
+
+
+class MeanPooled(RetrievalModel):
+    """Compare mean tokens with mean words, each by a linear map."""
+
+    def __init__(self, experts, text, *, width: Annotated[int, at_least(1), "of the space"] = 8):
+        super().__init__()
+        self.words = nn.Linear(text.width, width)
+        self.clips = nn.ModuleDict({one.name: nn.Linear(one.width, width) for one in experts})
+
+    def encode_captions(self, text):
+        return (nn.functional.normalize(self.words(text.flatten(0, 1).mean(dim=1)), dim=1),)
+
+    def encode_clips(self, experts, available):
+        mapped = [layer(experts[name].mean(dim=1)) for name, layer in self.clips.items()]
+        return (nn.functional.normalize(sum(mapped), dim=1),)
+
+    def score(self, captions, clips):
+        return captions[0] @ clips[0].T
+
+
+def test_a_model_is_a_class_and_a_line(place, monkeypatch):
+    monkeypatch.setitem(MODELS, "MeanPooled", MeanPooled)
+    own = {"arch": {"type": "MeanPooled", "args": {"width": 4}}}
+    run = place.train("--config", place.config(ONE_EPOCH | own))
+    assert load_checkpoint(run.last).state_dict["words.weight"].shape[0] == 4
+    assert 0 <= results_of(run)["summary"]["t2v_metrics"]["R10"]["mean"] <= 100
 
 
 def test_an_expert_is_configuration_only(place, made):
