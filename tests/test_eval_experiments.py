@@ -511,7 +511,7 @@ def test_missing_features_name_the_command_that_fetches_them(clotho, server):
     called = clotho.evaluate("--experiment", "audiocaps-train-vggish-vggsound")
     assert called.status == 1
     told = called.err.split("error: ")[-1]
-    assert told.count("python misc/sync_experts.py --dataset AudioCaps\n") == 1
+    assert told.count("python misc/sync_experts.py --dataset AudioCaps --root_url ") == 1
     assert "audiocaps-train-vggish-vggsound: " in told
     assert not (clotho.data / "saved").exists()  # nothing was fetched
     elsewhere = clotho.folder / "other disk"

@@ -91,6 +91,7 @@ def test_results_of_a_run(trained):
     assert results["split"] == "test"
     assert results["protocol"] == {
         "captions_per_clip": 5,
+        "queries": "each caption",
         "fused": False,
         "test_caption_mode": "indep",
         "ties": "mean of all orders",

@@ -12,7 +12,18 @@ from utils.streams import is_terminal
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
-ROOMS = ("audio", "data_loader", "misc", "model", "results", "search", "text", "trainer", "utils")
+ROOMS = (
+    "audio",
+    "data_loader",
+    "misc",
+    "model",
+    "results",
+    "search",
+    "soundscenes",
+    "text",
+    "trainer",
+    "utils",
+)
 OURS = ("train", "eval", *ROOMS)
 """The names our loggers begin with; of other libraries only warnings are for people."""
 

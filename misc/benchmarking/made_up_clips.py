@@ -37,6 +37,9 @@ class _Rows:
     def will_need(self, *_: object) -> None:
         """Nothing has to be read."""
 
+    def verify(self, *_: object) -> None:
+        """Nothing was read from a file."""
+
 
 class MadeUpClips:
     """Clips of the experts of a configuration, their features on `device` from the start.
