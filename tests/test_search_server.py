@@ -12,7 +12,7 @@ from search.retriever import Retriever
 from search_runs import RATE, make_folder, make_run, tone, write_sound
 
 pytest.importorskip("starlette", reason="pip install -r requirements/search.txt")
-pytest.importorskip("httpx", reason="pip install httpx")
+pytest.importorskip("httpx2", reason="pip install httpx2")
 
 from starlette.testclient import TestClient
 
