@@ -64,7 +64,7 @@ class Extractor(ABC):
     ) -> None:
         """Make it ready to run; `weights` and `device` mean something to networks alone.
 
-        `extra` are files by the names in `extras`; None stands for the published one.
+        `extra` are files by the names in `extras`; None means the published one.
         """
         self.extra = dict(extra or {})
         self.device = torch.device(device)
