@@ -28,6 +28,7 @@ from data_loader.batches import (
     plan_epoch,
 )
 from data_loader.frames import Draw, FrameTensors
+from data_loader.packed_sources import Packed, PackedFeatures
 from data_loader.split import (
     SplitList,
     open_captions,
@@ -35,7 +36,7 @@ from data_loader.split import (
     refuse_missing,
     restrict_choices,
 )
-from data_loader.store import FeatureStore, Packed, PackedFeatures
+from data_loader.store import FeatureStore
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
 from utils.batches import Features, Frames, PlannedBatch

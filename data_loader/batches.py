@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_loader.packed_sources import PackedText, PackedVectors
 from data_loader.split import SplitCaptions, SplitExpert
-from data_loader.store import PackedText, PackedVectors
 from utils.batches import Features
 from utils.config import TextConfig
 

@@ -14,7 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from data_loader.store import Packed, PackedCaptions, PackedFeatures, PackedMasks, PackedText
+from data_loader.packed_sources import (
+    Packed,
+    PackedCaptions,
+    PackedFeatures,
+    PackedMasks,
+    PackedText,
+)
 from utils.config import ExpertConfig, TextConfig
 from utils.errors import DataError
 from utils.files import read_list

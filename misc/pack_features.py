@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_loader import build_dataset
-from data_loader.store import Packed
+from data_loader.packed_sources import Packed
 from utils.config import Config, load_config
 from utils.errors import ConfigError, DataError, run_main
 from utils.log import start_logging

@@ -15,7 +15,8 @@ import numpy as np
 
 from data_loader import find_sources
 from data_loader.packed_file import decode_names
-from data_loader.store import FeatureStore, Packed, PackedCaptions, PackedFeatures, PackedText
+from data_loader.packed_sources import Packed, PackedCaptions, PackedFeatures, PackedText
+from data_loader.store import FeatureStore
 from utils.config import Config
 from utils.config.sections import ExpertConfig
 from utils.errors import DataError

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_loader import packing
 from data_loader import store as store_module
 from data_loader.packed_file import TAIL
 from data_loader.store import FeatureStore
@@ -86,7 +87,7 @@ def test_features_come_back(tmp_path, values, place, suffix):
 def test_a_second_start_reads_the_packed_file_alone(tmp_path, source, values, monkeypatch):
     store_of(source, tmp_path / "packed").features(source, "x")
     store_module._OPENED.clear()
-    monkeypatch.setattr(store_module, "read_features", None)
+    monkeypatch.setattr(packing, "read_features", None)
     assert_holds(store_of(source, tmp_path / "packed").features(source, "x"), values)
 
 
@@ -132,12 +133,12 @@ def test_a_damaged_packed_file_is_made_again(tmp_path, source, values, caplog, d
         path.write_bytes(data[:-50] + bytes([data[-50] ^ 1]) + data[-49:])
     else:
         with path.open("wb") as file:
-            writer = store_module.PackedWriter(file)
+            writer = packing.PackedWriter(file)
             writer.add("rows", np.ones((3, 6), np.float32))
             writer.add("offsets", np.array([0, 2]))
             kind = "text" if damage == "other kind" else "features"
-            identity = {**store_module._identity(source), "sha256": "0" * 64}
-            writer.add("names", store_module.encode_names(["plain"]))
+            identity = {**packing.identity_of(source), "sha256": "0" * 64}
+            writer.add("names", packing.encode_names(["plain"]))
             writer.finish({"kind": kind, "source": identity})
     with caplog.at_level(logging.WARNING):
         assert_holds(store.features(source, "x"), values)
@@ -252,7 +253,7 @@ def test_an_interrupted_packing_leaves_nothing(tmp_path, source, values, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "read_features", interrupted)
+        patch.setattr(packing, "read_features", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store_of(source, tmp_path / "packed").features(source, "x")
     assert packed_files(tmp_path / "packed") == []
@@ -264,7 +265,7 @@ def test_a_source_must_not_change_while_it_is_packed(tmp_path, source, values, m
         yield "plain", values["plain"]
         write_features(source, {"plain": np.ones((9, 6), np.float32)})
 
-    monkeypatch.setattr(store_module, "read_features", meanwhile)
+    monkeypatch.setattr(packing, "read_features", meanwhile)
     with pytest.raises(DataError, match="changed while it was being packed"):
         store_of(source, tmp_path / "packed").features(source, "x")
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from data_loader.batches import ClipTensors, EpochPlan, TrainingBatch, plan_epoch
+from data_loader.packed_sources import PackedFeatures, PackedText
 from data_loader.split import SplitCaptions, SplitExpert
-from data_loader.store import PackedFeatures, PackedText
 from misc.benchmarking.made_up_data import TOKENS, WORDS
 from trainer.evaluator import EvaluationData
 from utils.batches import PlannedBatch

@@ -16,13 +16,8 @@ import numpy as np
 
 from data_loader.audiocaps import AudioCaps
 from data_loader.packed_file import PackedWriter, encode_names
-from data_loader.store import (
-    FeatureStore,
-    Packed,
-    PackedCaptions,
-    PackedFeatures,
-    PackedText,
-)
+from data_loader.packed_sources import Packed, PackedCaptions, PackedFeatures, PackedText
+from data_loader.store import FeatureStore
 from utils.config import Config, ExpertConfig
 from utils.files import write_text
 from utils.reading.hickle import write_hickle
@@ -171,7 +166,7 @@ class _PackedAt:
         source.parent.mkdir(parents=True, exist_ok=True)
         source.touch()
         self._form, self._source = form, source
-        place = Path(str(store.folder)) / store._file_name(
+        place = Path(str(store.folder)) / store.file_name(
             form, source
         )  # where it will be looked for
         place.parent.mkdir(parents=True, exist_ok=True)
