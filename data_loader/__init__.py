@@ -6,8 +6,9 @@ from pathlib import Path
 
 from data_loader.activity_net import ActivityNet
 from data_loader.audiocaps import AudioCaps
-from data_loader.base_dataset import BaseDataset, Sources
+from data_loader.base_dataset import BaseDataset
 from data_loader.clotho import CLOTHO
+from data_loader.layout import Sources
 from data_loader.queryd import QuerYD, QuerYDSegments
 from data_loader.sounddescs import SoundDescs
 from data_loader.soundscenes_dataset import SoundScenes
@@ -42,11 +43,11 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
 
 def missing_files(config: Config, split: str) -> list[Path]:
     """Return the files of a split that are not there; ConfigError when there is no such split."""
-    return DATASETS[config.data.layout].missing_files(config, split)
+    return find_sources(config, split).missing()
 
 
 def find_sources(config: Config, split: str) -> Sources:
-    """Return where the files of a split lie, there or not; ConfigError without such a split."""
+    """Return the files of a split, there or not; ConfigError without such a split."""
     return DATASETS[config.data.layout].sources(config, split)
 
 

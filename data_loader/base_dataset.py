@@ -1,17 +1,15 @@
 """BaseDataset: one split of a data set as tensors ready for the model.
 
-A data set is a folder in the published layout; subclasses say where its files lie. V clips in the
-split, B clips in a batch, K captions per clip, N tokens, D or T features.
+V clips in the split, B clips in a batch, K captions per clip, N tokens, D or T features.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from data_loader.batches import (
     HOST,
     Batch,
     ClipTensors,
+    EpochPlan,
     TrainingBatch,
     count_batches,
     keep_words,
@@ -28,6 +27,7 @@ from data_loader.batches import (
     plan_epoch,
 )
 from data_loader.frames import Draw, FrameTensors
+from data_loader.layout import Layout, Sources
 from data_loader.packed_sources import Packed, PackedFeatures
 from data_loader.split import (
     SplitList,
@@ -40,10 +40,9 @@ from data_loader.store import FeatureStore
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
 from utils.batches import Features, Frames, PlannedBatch
-from utils.config import Config, ExpertConfig
-from utils.errors import ConfigError, DataError, nearest
+from utils.config import Config
+from utils.errors import DataError
 from utils.extraction_record import read_record
-from utils.fetching.experiments import sync_command
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -60,61 +59,19 @@ FRAMES = 1
 """Apart from the draws of words, so that neither depends on the other."""
 
 
-class Sources(NamedTuple):
-    """The files that a split is made of."""
-
-    split_list: Path
-    experts: list[list[Path]]
-    text: Path | None
-    """None: the model reads word pieces of the captions."""
-    captions: Path
-    masks: Path | None
-
-    def missing(self) -> list[Path]:
-        """Return those that are not there."""
-        of_experts = (file for files in self.experts for file in files)
-        files = (self.split_list, *of_experts, self.text, self.captions, self.masks)
-        return [file for file in files if file is not None and not file.is_file()]
-
-
-class BaseDataset:
+class BaseDataset(Layout):
     """One split: its clips in the order of the list, their captions and their experts."""
-
-    archive: ClassVar[str] = ""
-    """Name by which `misc/sync_experts.py` fetches the data set; "" when it is not fetched."""
-    older_archive_sha1: ClassVar[str | None] = None
-    """Published sha1 of `<archive>-experts.tar.gz`, where there is one."""
-    split_lists: ClassVar[dict[str, str]] = {
-        "train": "train_list.txt",
-        "val": "val_list.txt",
-        "test": "test_list.txt",
-    }
-    chosen_lists: ClassVar[tuple[str, ...]] = ()
-    """Those of training_file and testing_file that may name another list, as published. With both,
-    a training list train_list_NN.txt brings the validation list of the same ending."""
-    lists_elsewhere: ClassVar[dict[str, str]] = {}
-    """Split lists that were published apart from the archive -> their sha256."""
-    one_caption: ClassVar[bool] = False
-    """Every clip has a single caption."""
-    captions_file: ClassVar[str] = "raw-captions.pkl"
-    text_folder: ClassVar[str] = "text_embeddings"
-    expert_files: ClassVar[dict[str, str]] = {
-        "audio": "aggregated_audio/vggish-raw.hickle",
-        "pann": "aggregated_pann/pann-raw.hickle",
-        "speech": "aggregated_speech/w2v_mean.pkl",
-        "syncnet": "aggregated_syncnet/syncnet-raw.hickle",
-        "vggsound": "aggregated_vggsound/vggsound-raw.hickle",
-    }
-    """Place of each expert; a file X.pkl takes the place of X.hickle where only that one lies."""
 
     def __init__(self, config: Config, split: str) -> None:
         """Open the files of one split, packing them the first time, and check them.
 
         Raises DataError when a file is missing or does not hold what the split needs.
         """
-        sources = self._locate(config, split)
+        self.split = split
+        self.settings = data = config.data
+        self.root = data.root
+        sources = self.sources(config, split)
         self._require(sources)
-        data = self.settings
         self._list = SplitList(sources.split_list)
         packed_dir = None if data.packed_dir is None else Path(data.packed_dir)
         store = FeatureStore(self.root, packed_dir, config.dataset_folder, data.packed_dtype)
@@ -136,7 +93,7 @@ class BaseDataset:
         self.text_file = sources.text
         """The features of its captions; None where they are encoded when they are read."""
         self.extractors = {one.config.name: read_record(one.parts[0].source) for one in experts}
-        """Which extractor made the features of each expert; None where nothing says so."""
+        """Which extractor made the features of each expert; None where that is not recorded."""
         self.opened: list[Packed] = [
             *(one for one in (text, self._packed_captions, masks) if one is not None),
             *(part for expert in experts for part in expert.parts),
@@ -173,23 +130,6 @@ class BaseDataset:
         ]
         ids = encoder.encode([*captions, MISSING_CAPTION])
         return torch.from_numpy(ids).int(), vocabulary.sha256
-
-    def _locate(self, config: Config, split: str) -> Sources:
-        """Say where the files of a split lie, without looking whether they are there."""
-        self.split = split
-        self.settings = config.data
-        self.root = Path(config.data.data_dir) / config.data.root_feat_folder
-        return self._sources(config)
-
-    @classmethod
-    def sources(cls, config: Config, split: str) -> Sources:
-        """Return where the files of a split lie; nothing is opened or packed."""
-        return cls.__new__(cls)._locate(config, split)
-
-    @classmethod
-    def missing_files(cls, config: Config, split: str) -> list[Path]:
-        """Return the files of a split that are not there; nothing is opened or packed."""
-        return cls.sources(config, split).missing()
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -244,7 +184,7 @@ class BaseDataset:
     def batch(self, indices: Sequence[int], captions: Sequence[int] | None = None) -> Batch:
         """Return the clips at `indices` (B,), one caption each: text has K = 1.
 
-        `captions` (B,) says which caption of each clip, taken whole; without it they are drawn,
+        `captions` (B,) chooses the caption of each clip, taken whole; without it they are drawn,
         and words dropped, as in training. With fused captions there is but one to take.
         """
         clips = np.asarray(indices, dtype=np.int64)
@@ -273,19 +213,59 @@ class BaseDataset:
         *,
         first_batch: int = 0,
         device: torch.device | str | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
         planned: bool = False,
     ) -> Iterator[TrainingBatch | PlannedBatch]:
         """Yield the batches of an epoch from `first_batch` on, each with its clips' places.
 
         Order, captions and dropped words depend on (epoch, seed) and the place in the epoch alone.
-        With several processes each one gets its contiguous share of the same batches: shares of a
-        short last batch differ by one clip at most, and may be empty. A last batch of one clip is
-        left out. Batches are delivered to `device`, by default that of `to`. With `planned` they
-        are left to be gathered there, if that device holds the features and nothing is drawn.
+        A process of rank r among n, share (r, n), gets its contiguous share of the same batches:
+        shares of a short last batch differ by one clip at most, and may be empty. A last batch of
+        one clip is left out. Batches are delivered to `device`, by default that of `to`. With
+        `planned` they are left to be gathered there, if that device holds the features and nothing
+        is drawn.
         """
         self._require_whole_files()
+        plan = self._plan(epoch, seed)
+        target = self._device if device is None else torch.device(device)
+        source = self._tensors.device
+        clips = torch.from_numpy(plan.order).to(source)
+        captions = torch.from_numpy(self._captions.chosen(plan.order, plan.picks)).to(source)
+        numbers = range(first_batch, len(plan))
+        if planned and target == source and self._draws_nothing:
+            for taken in (plan.share(number, *share) for number in numbers):
+                yield PlannedBatch(self._gather_there, (clips[taken], captions[taken]))
+            return
+
+        def draw(*place: int) -> np.random.Generator:
+            return np.random.default_rng([seed, epoch, *place])
+
+        def gather(number: int) -> TrainingBatch:
+            taken, whole = plan.share(number, *share), plan.share(number)
+            keep = None
+            if self._dropout:
+                # Words are drawn for the whole batch, so that they do not depend on the shares.
+                lengths = self._captions.lengths[captions[whole].cpu().numpy()]
+                keep = keep_words(lengths, self._dropout, draw(number + 1))
+                keep = keep[taken.start - whole.start : taken.stop - whole.start]
+            batch = self._gather(
+                clips[taken],
+                captions[taken],
+                keep,
+                pin=target.type == "cuda",
+                draw=lambda row: draw(taken.start + row, FRAMES),
+            )
+            return *batch, clips[taken]
+
+        # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
+        # from the cores that train.
+        in_thread = source.type == "cpu" != target.type and self.settings.num_workers > 0
+        batches = one_ahead(gather, numbers) if in_thread else map(gather, numbers)
+        for text, experts, available, places in batches:
+            batch = self._deliver((text, experts, available), target)
+            yield *batch, places.to(target, non_blocking=True)
+
+    def _plan(self, epoch: int, seed: int) -> EpochPlan:
         plan = plan_epoch(
             self._captions.choices,
             epoch=epoch,
@@ -293,47 +273,14 @@ class BaseDataset:
             batch_size=self.settings.batch_size,
             drop_last=self.settings.drop_last,
         )
-        if len(plan.order) % plan.batch_size == 1 and not plan.drop_last:
-            self._say_left_out()
-        target = self._device if device is None else torch.device(device)
-        chosen = self._captions.chosen(plan.order, plan.picks)
-        on_device = self._tensors.device
-        clips_there = torch.from_numpy(plan.order).to(on_device)
-        captions_there = torch.from_numpy(chosen).to(on_device)
-
-        numbers = range(first_batch, len(plan))
-        if planned and target == on_device and self._draws_nothing:
-            for share in (plan.share(number, rank, world_size) for number in numbers):
-                yield PlannedBatch(self._gather_there, (clips_there[share], captions_there[share]))
-            return
-
-        def gather(number: int) -> TrainingBatch:
-            share = plan.share(number, rank, world_size)
-            keep = None
-            if self._dropout:
-                # Words are drawn for the whole batch, so that they do not depend on the shares.
-                whole = plan.share(number)
-                draw = np.random.default_rng([seed, epoch, number + 1])
-                keep = keep_words(self._captions.lengths[chosen[whole]], self._dropout, draw)
-                keep = keep[share.start - whole.start : share.stop - whole.start]
-            clips = clips_there[share]
-            batch = self._gather(
-                clips,
-                captions_there[share],
-                keep,
-                pin=target.type == "cuda",
-                draw=lambda row: np.random.default_rng([seed, epoch, share.start + row, FRAMES]),
-            )
-            return *batch, clips
-
-        # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
-        # from the cores that train.
-        for_gpu = on_device.type == "cpu" and target.type != "cpu"
-        in_thread = for_gpu and self.settings.num_workers > 0
-        batches = one_ahead(gather, numbers) if in_thread else map(gather, numbers)
-        for text, experts, available, clips in batches:
-            batch = self._deliver((text, experts, available), target)
-            yield *batch, clips.to(target, non_blocking=True)
+        if (
+            len(plan.order) % plan.batch_size == 1
+            and not plan.drop_last
+            and not self._said_left_out
+        ):
+            self._said_left_out = True
+            logger.info("the last batch would be of one clip: it is left out of every epoch")
+        return plan
 
     def evaluation(self) -> Evaluation:
         """Return the whole split: text (V, K, N, T), experts, available, query_masks (V, K), clips.
@@ -392,7 +339,7 @@ class BaseDataset:
         pin: bool = False,
         draw: Draw | None = None,
     ) -> Batch:
-        """Take the rows of clips (B,) and captions (B,), of which `keep` (B, W) says the words.
+        """Take the rows of clips (B,) and captions (B,), of whose words `keep` (B, W) chooses.
 
         `draw` chooses the frames that are kept, where a model reads frames.
         """
@@ -426,77 +373,13 @@ class BaseDataset:
             {name: deliver(mask) for name, mask in available.items()},
         )
 
-    def _say_left_out(self) -> None:
-        if not self._said_left_out:
-            self._said_left_out = True
-            logger.info("the last batch would be of one clip: it is left out of every epoch")
-
-    # Where the files lie
-
-    def split_list(self, split: str) -> str:
-        """Return the file of a split's list below the features' root."""
-        if split not in self.split_lists:
-            raise ConfigError(
-                f"{type(self).__name__} has no split {split!r}{nearest(split, self.split_lists)} "
-                f"(its splits: {', '.join(self.split_lists)})"
-            )
-        own = self.split_lists[split]
-        part = re.fullmatch(r"train_list(_\w+)\.txt", self.settings.training_file or "")
-        if split == "val" and part and len(self.chosen_lists) > 1:
-            return own.replace(".txt", f"{part[1]}.txt")
-        key = {"train": "training_file", "test": "testing_file"}.get(split)
-        chosen = getattr(self.settings, key) if key else None
-        if chosen is None or chosen == own:
-            return own
-        if key not in self.chosen_lists:  # released configs may carry the keys of AudioCaps
-            logger.warning(
-                "%s %s is ignored: %s has %s alone", key, chosen, type(self).__name__, own
-            )
-            return own
-        return chosen
-
-    def fetch_hint(self) -> str:
-        """Say how to get a missing file."""
-        if self.archive and self.settings.dataset_name == type(self).__name__:
-            command = sync_command(self.archive, Path(self.settings.data_dir).parent)
-            return f"fetch it with: {command}"
-        return "put it there, or correct data_loader.args.data_dir"
-
-    def _sources(self, config: Config) -> Sources:
-        folder = self.root / self.text_folder
-        masks = config.data.caption_masks if self._training else None
-        return Sources(
-            self.root / self.split_list(self.split),
-            [self._expert_files(expert) for expert in config.experts],
-            None if config.needs.vocabulary else folder / f"{config.text.feature}.pkl",
-            self._captions_file(),
-            self.root / masks if masks else None,
-        )
-
-    def _expert_files(self, expert: ExpertConfig) -> list[Path]:
-        if expert.files is not None:
-            return [self.root / file for file in expert.files]
-        if expert.name not in self.expert_files:
-            raise ConfigError(
-                f"{type(self).__name__} knows no place for expert {expert.name!r}; give its file "
-                f"in data_loader.args.feat_aggregation.{expert.name}.file"
-            )
-        file = self.root / self.expert_files[expert.name]
-        other = file.with_suffix(".pkl")
-        return [other if other.is_file() and not file.is_file() else file]
-
-    def _captions_file(self) -> Path:
-        """Return the captions' place: archives hold them in a second structured-symlinks/."""
-        nested = self.root / "structured-symlinks" / self.captions_file
-        plain = self.root / self.captions_file
-        expected_nested = nested.parent.is_dir() and not plain.exists()
-        return nested if nested.exists() or expected_nested else plain
-
     def _require(self, sources: Sources) -> None:
         missing = sources.missing()
         if missing:
             verb = "is" if len(missing) == 1 else "are"
-            raise DataError(f"{', '.join(map(str, missing))} {verb} missing; {self.fetch_hint()}")
+            raise DataError(
+                f"{', '.join(map(str, missing))} {verb} missing; {self.fetch_hint(self.settings)}"
+            )
 
     def _identify(self) -> dict[str, Any]:
         features = {}

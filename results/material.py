@@ -91,7 +91,7 @@ def gather(config: Config) -> Material:
     test = config.for_evaluation()
     material = Material(config, test)
     names = dict.fromkeys(["train", config.data.split_name, test.data.split_name])
-    folder = Path(config.data.data_dir) / config.data.root_feat_folder
+    folder = config.data.root
     packed = None if config.data.packed_dir is None else Path(config.data.packed_dir)
     store = FeatureStore(folder, packed, config.dataset_folder, config.data.packed_dtype)
     for name in names:

@@ -96,7 +96,7 @@ def open_encoder(config: Config, run: Path, text: Mapping[str, Any] | None) -> T
             require_equal(encoder.identity, trained_on.identity, "--word_vectors")
         return encoder
     feature = config.text.feature
-    features = Path(config.data.data_dir, config.data.root_feat_folder, "text_embeddings")
+    features = config.data.root / "text_embeddings"
     for record in (run / RUN_FILE, record_path(features / f"{feature}.pkl")):
         if record.is_file():
             return read_record(record).open(str(record))

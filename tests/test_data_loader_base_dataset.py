@@ -268,12 +268,11 @@ class TestEvaluation:
 
 class TestEpochs:
     @staticmethod
-    def epoch(made, epoch=2, seed=7, *, batch_size=8, first_batch=0, rank=0, ranks=1, **overrides):
+    def epoch(made, epoch=2, seed=7, *, batch_size=8, first_batch=0, share=(0, 1), **overrides):
         dataset = build_dataset(
             config_of(made, "CLOTHO", batch_size=batch_size, **overrides), "train"
         )
-        shares = {"rank": rank, "world_size": ranks}
-        return list(dataset.epoch(epoch, seed, first_batch=first_batch, **shares))
+        return list(dataset.epoch(epoch, seed, first_batch=first_batch, share=share))
 
     def test_every_clip_comes_once(self, clotho):
         dataset = build_dataset(config_of(clotho, "CLOTHO", batch_size=8), "train")
@@ -331,7 +330,7 @@ class TestEpochs:
     def test_ranks_share_the_same_batches(self, clotho, ranks, text_dropout):
         whole = self.epoch(clotho, text_dropout=text_dropout)
         shares = [
-            self.epoch(clotho, text_dropout=text_dropout, rank=rank, ranks=ranks)
+            self.epoch(clotho, text_dropout=text_dropout, share=(rank, ranks))
             for rank in range(ranks)
         ]
         for number, (text, experts, available, clips) in enumerate(whole):

@@ -110,7 +110,7 @@ def test_training_draws_frames_by_epoch_seed_and_place_alone(made):
     assert all(map(same, whole[1:], train.epoch(2, seed=5, first_batch=1)))
     assert not all(map(same, whole, train.epoch(3, seed=5)))
     assert not all(map(same, whole, train.epoch(2, seed=6)))
-    shares = [train.epoch(2, seed=5, rank=rank, world_size=3) for rank in range(3)]
+    shares = [train.epoch(2, seed=5, share=(rank, 3)) for rank in range(3)]
     for batch, *split in zip(whole, *shares, strict=True):
         for together, *each in zip(parts(batch), *map(parts, split), strict=True):
             assert torch.equal(together, torch.cat(each))

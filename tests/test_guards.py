@@ -243,7 +243,6 @@ LARGER = {
     "trainer/optimizer.py": {"__init__": "its signature is the section optimizer.args"},
     "model/kernel_alignment.py": {"__init__": "its signature is the section arch.args"},
     "eval.py": {"write_results": "to be split"},
-    "data_loader/base_dataset.py": {"epoch": "to be split"},
     "misc/default_model/card.py": {"write_card": "to be split"},
 }
 

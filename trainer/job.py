@@ -61,8 +61,7 @@ class SharedData(Protocol):
         *,
         first_batch: int,
         device: torch.device,
-        rank: int,
-        world_size: int,
+        share: tuple[int, int],
         planned: bool,
     ) -> Iterator[Batch]:
         """Yield the share of a process of each batch of an epoch, if possible a PlannedBatch."""
@@ -97,8 +96,7 @@ class Epochs:
             seed,
             first_batch=first_batch,
             device=device,
-            rank=self.processes.rank,
-            world_size=self.processes.world_size,
+            share=(self.processes.rank, self.processes.world_size),
             planned=device.type == "cuda",
         )
         return itertools.islice(batches, self.batches_per_epoch - first_batch)

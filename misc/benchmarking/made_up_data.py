@@ -54,7 +54,7 @@ class Noise(Mapping[str, np.ndarray]):
 
 def write_data_set(config: Config, sizes: Mapping[str, int]) -> None:
     """Write the files that an AudioCaps config reads, with `sizes` clips per split."""
-    root = Path(config.data.data_dir) / config.data.root_feat_folder
+    root = config.data.root
     clips = _write_lists(root, sizes)
     every = [clip for names in clips.values() for clip in names]
     for expert in config.experts:
@@ -83,7 +83,7 @@ def write_sparse_data_set(config: Config, sizes: Mapping[str, int]) -> None:
     Half a million clips are 30 GB of features; as holes they take no room, and are mapped, gathered
     and computed with as others are. The sources they claim to come from are empty files.
     """
-    root = Path(config.data.data_dir) / config.data.root_feat_folder
+    root = config.data.root
     clips = _write_lists(root, sizes)
     every = [clip for names in clips.values() for clip in names]
     per_clip = np.repeat([CAPTIONS[split] for split in clips], [len(n) for n in clips.values()])

@@ -8,10 +8,11 @@ the key and the nearest known name. docs/configuration.md lists every key.
 
 from utils.config.custom_args import custom_tag, parse_custom_args
 from utils.config.load import config_from_dict, load_config
-from utils.config.sections import Config, ExpertConfig, TextConfig, TrainerConfig
+from utils.config.sections import Config, DataConfig, ExpertConfig, TextConfig, TrainerConfig
 
 __all__ = [
     "Config",
+    "DataConfig",
     "ExpertConfig",
     "TextConfig",
     "TrainerConfig",

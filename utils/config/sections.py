@@ -7,6 +7,7 @@ values throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from utils.batches import BatchNeeds
@@ -153,6 +154,11 @@ class DataConfig(DataArgs):
     training_file: str | None
     testing_file: str | None
     caption_masks: str | None
+
+    @property
+    def root(self) -> Path:
+        """The folder below which all paths of a data set are."""
+        return Path(self.data_dir, self.root_feat_folder)
 
 
 @dataclass(frozen=True, kw_only=True)
