@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_loader.augmentation import augmentation_of
 from data_loader.batches import (
     HOST,
     Batch,
@@ -55,8 +56,8 @@ Evaluation = tuple[Tensor, Mapping[str, Features], dict[str, Tensor], Tensor, li
 
 MISSING_CAPTION = ["0"]
 """The words of a caption that does not exist, as published; nothing reads them."""
-FRAMES = 1
-"""Apart from the draws of words, so that neither depends on the other."""
+FRAMES, AUGMENTED = 1, 2
+"""Apart from the draws of words and from one another, so that none depends on the others."""
 
 
 class BaseDataset(Layout):
@@ -108,6 +109,11 @@ class BaseDataset(Layout):
             ids, self.identity["vocabulary"] = self._token_ids(config)
             self._host = FrameTensors(experts, ids, config.needs.pooling)
         self._tensors = self._host
+        self._augmentation = (
+            augmentation_of(experts, dropout=data.expert_dropout, noise=data.feature_noise)
+            if self._training
+            else None
+        )
         self._device = HOST
         self._draw = np.random.default_rng(config.seed)
         self._said_left_out = False
@@ -185,7 +191,8 @@ class BaseDataset(Layout):
         """Return the clips at `indices` (B,), one caption each: text has K = 1.
 
         `captions` (B,) chooses the caption of each clip, taken whole; without it they are drawn,
-        and words dropped, as in training. With fused captions there is but one to take.
+        and words dropped, as in training; experts come as they are. With fused captions there is
+        but one to take.
         """
         clips = np.asarray(indices, dtype=np.int64)
         if ((clips < 0) | (clips >= len(self))).any():
@@ -218,7 +225,7 @@ class BaseDataset(Layout):
     ) -> Iterator[TrainingBatch | PlannedBatch]:
         """Yield the batches of an epoch from `first_batch` on, each with its clips' places.
 
-        Order, captions and dropped words depend on (epoch, seed) and the place in the epoch alone.
+        Order, captions and what is drawn depend on (epoch, seed) and the place in the epoch alone.
         A process of rank r among n, share (r, n), gets its contiguous share of the same batches:
         shares of a short last batch differ by one clip at most, and may be empty. A last batch of
         one clip is left out. Batches are delivered to `device`, by default that of `to`. With
@@ -255,6 +262,7 @@ class BaseDataset(Layout):
                 pin=target.type == "cuda",
                 draw=lambda row: draw(taken.start + row, FRAMES),
             )
+            batch = self._augmented(batch, lambda row: draw(taken.start + row, AUGMENTED))
             return *batch, clips[taken]
 
         # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
@@ -264,6 +272,12 @@ class BaseDataset(Layout):
         for text, experts, available, places in batches:
             batch = self._deliver((text, experts, available), target)
             yield *batch, places.to(target, non_blocking=True)
+
+    def _augmented(self, batch: Batch, draw: Draw) -> Batch:
+        if self._augmentation is None:
+            return batch
+        text, experts, available = batch
+        return text, *self._augmentation(experts, available, draw)
 
     def _plan(self, epoch: int, seed: int) -> EpochPlan:
         plan = plan_epoch(
@@ -324,7 +338,8 @@ class BaseDataset(Layout):
     @property
     def _draws_nothing(self) -> bool:
         """Whether clips and captions alone decide on a batch."""
-        return not self._dropout and isinstance(self._tensors, ClipTensors)
+        drawn = self._dropout or self._augmentation is not None
+        return not drawn and isinstance(self._tensors, ClipTensors)
 
     def _gather_there(self, clips: Tensor, captions: Tensor) -> TrainingBatch:
         """Take clips (B,) and captions (B,) where the features are."""

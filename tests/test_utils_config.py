@@ -382,6 +382,8 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
         ("trainer.start_from", ["", 3]),
         ("data_loader.args.batch_size", [1, 0, -4, 8.0]),
         ("data_loader.args.text_dropout", [-0.1, 1.1, "0"]),
+        ("data_loader.args.expert_dropout", [-0.1, 1.1, None]),
+        ("data_loader.args.feature_noise", [-0.1, float("inf")]),
         ("data_loader.args.root_feat_folder", ["/x", "../x", ""]),
         ("data_loader.args.max_tokens.audio", [0, -1, "29"]),
         ("data_loader.args.feat_aggregation.audio.temporal", ["vald", "avg-avg", "", None]),
@@ -431,6 +433,14 @@ TABLE = "data_loader.args.feat_aggregation"
         (
             {"data_loader.args.text_dropout": 0.5, "data_loader.args.fuse_captions": True},
             "data_loader.args.text_dropout",
+        ),
+        (
+            {
+                "experts.modalities": ["audio"],
+                "arch.args": {"use_ce": "", "mimic_ce_dims": True},
+                "data_loader.args.expert_dropout": 0.5,
+            },
+            "data_loader.args.expert_dropout",
         ),
         ({"trainer.epochs": 3, "trainer.save_period": 4}, "trainer.save_period"),
         ({"experts.text_feat": "w2w"}, "experts.text_feat"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -45,7 +45,7 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
     found = _Found(file, problems, path.parent)
     experts, text, layout = found.experts(), found.text(), found.layout()
     arch = found.arch(experts, text)
-    found.check_values()
+    found.check_values(experts)
     if problems.found or text is None or arch is None or layout is None:
         return None
     args = file.data_loader.args
@@ -227,9 +227,12 @@ class _Found:
             self._add((*DATA_ARGS, "split_name"), message)
         return layout
 
-    def check_values(self) -> None:
+    def check_values(self, experts: Sequence[ExpertConfig]) -> None:
         """Find values of a section that exclude each other."""
         data, trainer = self._data, self._file.trainer
+        if data.expert_dropout and len(experts) == 1:
+            message = "found more than 0, expected 0 with one expert, which is never hidden"
+            self._add((*DATA_ARGS, "expert_dropout"), message)
         if data.fuse_captions and data.text_dropout:
             message = "found more than 0, expected 0 beside fuse_captions"
             self._add((*DATA_ARGS, "text_dropout"), message)

@@ -127,6 +127,16 @@ class DataArgs:
     text_dropout: Annotated[
         float, between(0, 1), "share of training captions that lose half of their words"
     ] = 0.0
+    expert_dropout: Annotated[
+        float,
+        between(0, 1),
+        "probability with which training hides an expert of a clip; one always stays",
+    ] = 0.0
+    feature_noise: Annotated[
+        float,
+        at_least(0),
+        "deviation of noise on the features of training, as a share of their own",
+    ] = 0.0
     fuse_captions: Annotated[bool, "join all captions of a clip to one"] = False
     num_test_captions: Annotated[int, at_least(1), "queries per clip at evaluation"] = 1
     query_shuffling: Annotated[
