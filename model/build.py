@@ -21,7 +21,7 @@ from model.net_vlad import NetVLAD
 from model.retrieval_model import RetrievalModel
 from model.text_encoder import TextEncoder
 from utils.config import Config, ExpertConfig, TextConfig
-from utils.declared import checked_by
+from utils.declared import built_with
 from utils.kinds import at_least, choice
 
 __all__ = ["MODELS", "RetrievalModel", "build_model", "count_parameters"]
@@ -63,7 +63,7 @@ def check_cenet(
         )
 
 
-@checked_by(check_cenet)
+@built_with(check=check_cenet)
 def build_cenet(
     experts: Sequence[ExpertConfig],
     text: TextConfig,

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 
 from model import bert
 from model.bert_files import load_bert, read_weights, weights_file
 from model.mmt import MMT, ClipTransformer, Switches
-from utils.batches import BatchNeeds, takes
+from utils.batches import BatchNeeds
 from utils.config import ExpertConfig, TextConfig
-from utils.declared import checked_by
+from utils.declared import built_with
 from utils.errors import CheckpointError, DataError
 from utils.files import open_regular
 from utils.kinds import above, at_least, between
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
     "bertftn": "first",
@@ -115,16 +113,6 @@ def needs_of_mmt(arguments: Mapping[str, Any]) -> BatchNeeds:
     )
 
 
-def sized_by(sized: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a builder, as its attribute `sized`, its arguments with sizes of released weights."""
-
-    def attach(function: F) -> F:
-        vars(function)["sized"] = sized
-        return function
-
-    return attach
-
-
 def sized_as_released(
     arguments: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
@@ -162,9 +150,7 @@ def text_sizes_in(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
         ) from None
 
 
-@sized_by(sized_as_released)
-@checked_by(check_mmt)
-@takes(needs_of_mmt)
+@built_with(check=check_mmt, needs=needs_of_mmt, sized=sized_as_released)
 def build_mmt(
     experts: Sequence[ExpertConfig],
     text: TextConfig,

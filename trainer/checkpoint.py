@@ -13,7 +13,7 @@ from torch import nn
 
 from model.retrieval_model import RetrievalModel
 from trainer.optimizer import Ranger
-from utils.declared import keys_of, read
+from utils.declared import arguments_of, keys_of
 from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
 from utils.kinds import is_finite_number, shown
@@ -254,7 +254,7 @@ def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dic
     """
     settings = {key: group[key] for key in keys_of(type(optimizer))}
     problems = Problems("its settings")
-    read(type(optimizer), settings, problems)
+    arguments_of(type(optimizer), settings, problems)
     problems.raise_if_any(ValueError)
     return settings
 

@@ -91,7 +91,7 @@ class Run:
         if not path.is_file():
             return None
         try:
-            stored = ResultFile(**read_file(ResultFile, path))
+            stored = read_file(ResultFile, path)
             if not (stored.reached.t2v_metrics and stored.reached.v2t_metrics):
                 raise DataError("it holds no metric")
         except DataError as error:
@@ -198,7 +198,7 @@ def seed_of(checkpoint: Path) -> int | None:
             return int(named.group(1))
     seeds: tuple[int, ...] = ()
     if (folder / RUN).is_file():
-        seeds = read_file(RunFile, folder / RUN)["seeds"]
+        seeds = read_file(RunFile, folder / RUN).seeds
     return seeds[0] if len(seeds) == 1 else None
 
 
@@ -392,7 +392,7 @@ def _age(folder: Path) -> tuple[str, int]:
 
 
 def _opened(save_dir: str | Path, folder: Path) -> Run:
-    content = RunFile(**read_file(RunFile, folder / RUN))
+    content = read_file(RunFile, folder / RUN)
     return Run(folder, _log_folder(save_dir, folder), content.seeds, content.mini_train)
 
 

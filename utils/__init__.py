@@ -1,1 +1,1 @@
-"""Shared by two or more packages; imports nothing else of the project."""
+"""What two or more rooms of the house share; imports nothing else of the project."""

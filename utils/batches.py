@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 if TYPE_CHECKING:  # configurations are read without torch
     import torch
@@ -55,19 +55,6 @@ class BatchNeeds:
     """The file of word pieces, where text is their ids."""
     pooling: Literal["max", "mean"] = "max"
     """What `Frames.pooled` is of all frames."""
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def takes(needs: Callable[[Mapping[str, Any]], BatchNeeds]) -> Callable[[F], F]:
-    """Give a model's builder, as its attribute `needs`, the form of batches by its arguments."""
-
-    def attach(function: F) -> F:
-        vars(function)["needs"] = needs
-        return function
-
-    return attach
 
 
 def needs_of(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> BatchNeeds:

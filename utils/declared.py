@@ -1,13 +1,14 @@
 """Read mappings by the signature of the callable they are meant for.
 
 A parameter (or the field of a dataclass) whose annotation is `Annotated` is a key: its type, range
-and default bound its values, a text beside them gives its meaning.
+and default bound its values, a text beside them gives its meaning. A static method `check` takes
+the same, and yields the key and the problem of values that do not go together.
 
-    def __init__(self, margin: Annotated[float, above(0), "margin of the ranking"] = 0.2) -> None:
+    @dataclass(frozen=True)
+    class RunFile:
+        seeds: Annotated[tuple[int, ...], "seeds of the run, in order"]
 
-    problems = Problems("loss.json")
-    arguments = read(MaxMarginRankingLoss, {"margn": 0.3}, problems)
-    problems.raise_if_any()  # loss.json: margn: unknown key; did you mean 'margin'?
+    read_file(RunFile, Path("run.json"))  # or run.json: sedes: unknown key; did you mean 'seeds'?
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import NoneType, UnionType
@@ -31,22 +32,23 @@ from utils.kinds import (
     Kind,
     Range,
     choice,
+    list_of,
     nullable,
     real,
-    real_pair,
-    shown,
     texts,
     whole,
-    wholes,
 )
 from utils.problems import Path, Problems, join_path
 
 REQUIRED = inspect.Parameter.empty
 """The default of a key that has to be given."""
 ANY = "<name>"
+"""A name of any kind in the path of a key."""
+ANYTHING = Kind("anything", lambda value: value)
 
-Declared = Callable[..., Any]
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+Declared = Callable[..., T]
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,19 @@ class Reader:
     def section(self, keys: Mapping[str, Key], values: object, path: Path = ()) -> dict[str, Any]:
         """Return the values of keys, defaults filled in; None for a wrong or missing one."""
         if not isinstance(values, Mapping):
-            self.problems.add(path, f"found {shown(values)}, expected a section with keys")
-            return {name: _nothing(key.node) for name, key in keys.items()}
+            MAPPING.read(values, path, self)
+            return Reader(Problems("")).section(keys, {}, path)
         found = {}
         for name, value in values.items():
+            known = keys[name].node if name in keys else self.accepted((*path, name))
+            if known is None:
+                self._refuse((*path, name), keys)
+                continue
+            read = known.read(value, (*path, name), self)
             if name in keys:
-                found[name] = keys[name].node.read(value, (*path, name), self)
-            else:
-                self._refuse(name, value, path, keys)
-        for name, key in keys.items():
-            if name not in values:
-                found[name] = self._absent(key, (*path, name))
-        return found
+                found[name] = read
+        absent = {name: key for name, key in keys.items() if name not in values}
+        return found | {name: self._absent(key, (*path, name)) for name, key in absent.items()}
 
     def _absent(self, key: Key, path: Path) -> Any:  # noqa: ANN401
         if key.default is not REQUIRED:
@@ -92,34 +95,36 @@ class Reader:
         self.problems.add(path, f"missing, expected {key.node.expected}")
         return None
 
-    def _refuse(self, name: str, value: object, path: Path, keys: Mapping[str, Key]) -> None:
-        """Note an undeclared key, unless it is accepted without effect."""
-        kind = self.accepted((*path, name))
-        if kind is not None:
-            kind.read(value, (*path, name), self)
-            return
-        hint = "" if self.problems.are_many else self._hint((*path, name), keys)
-        self.problems.add((*path, name), f"unknown key{hint}")
-
-    def _hint(self, path: Path, keys: Mapping[str, Key]) -> str:
-        """Return the nearest key of the section, else of another one, and the known keys."""
-        hint = nearest(path[-1], keys)
-        if not hint:
-            others = {name: place for name, place in self.elsewhere().items() if place != path}
+    def _refuse(self, path: Path, keys: Mapping[str, Key]) -> None:
+        """Note an undeclared key, with the nearest one of its section, else of another one."""
+        hint = ""
+        if not self.problems.are_many:
+            hint = nearest(path[-1], keys)
+            others = {} if hint else {k: v for k, v in self.elsewhere().items() if v != path}
             word = nearest_word(path[-1], others)
-            hint = "" if word is None else f"; did you mean {join_path(others[word])!r}?"
-        return f"{hint} (known: {', '.join(sorted(keys))})"
+            hint = hint if word is None else f"; did you mean {join_path(others[word])!r}?"
+            hint += f" (known: {', '.join(sorted(keys))})"
+        self.problems.add(path, f"unknown key{hint}")
 
 
 @dataclass(frozen=True)
 class Section:
     """A mapping whose keys are the parameters of `declared`."""
 
-    declared: Declared
+    declared: Declared[Any]
 
     def read(self, value: object, path: Path, reader: Reader) -> Any:  # noqa: ANN401
         """Return what `declared` makes of its arguments, None among them where one is wrong."""
-        return self.declared(**reader.section(keys_of(self.declared), value, path))
+        arguments = reader.section(keys_of(self.declared), value, path)
+        if hasattr(self.declared, "check") and not reader.problems.at(path):
+            for key, message in self.declared.check(**arguments):
+                reader.problems.add((*path, key), message)
+        return self.declared(**arguments)
+
+    def inner(self) -> Iterator[tuple[Path, Key]]:
+        """Yield the parameters."""
+        for name, key in keys_of(self.declared).items():
+            yield (name,), key
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,12 @@ class AnyNames:
 
     def read(self, values: object, path: Path, reader: Reader) -> dict[str, Any]:
         """Return the values by name; None for a wrong one."""
-        if not isinstance(values, Mapping):
-            reader.problems.add(path, f"found {shown(values)}, expected a section with keys")
-            return {}
-        node = self.value.node
-        return {name: node.read(value, (*path, name), reader) for name, value in values.items()}
+        known = values if isinstance(values, Mapping) else {}
+        return reader.section(dict.fromkeys(known, self.value), values, path)
+
+    def inner(self) -> Iterator[tuple[Path, Key]]:
+        """Yield one key in the place of all."""
+        yield (ANY,), self.value
 
 
 @dataclass(frozen=True)
@@ -149,47 +155,67 @@ class Part:
 class OneOf:
     """{"type": a name in a table of classes, "args": the arguments of that class}."""
 
-    table: Callable[[], Mapping[str, Declared]]
+    table: Callable[[], Mapping[str, Declared[Any]]]
     from_elsewhere: tuple[str, ...] = ()
     """Parameters that another section gives."""
 
     def read(self, value: object, path: Path, reader: Reader) -> Part | None:
         """Return the part; None where its type is not known."""
-        keys = {"type": self.type_key(), "args": Key(MAPPING, {})}
-        found = reader.section(keys, value, path)
-        if found.get("type") is None:
+        found = reader.section({"type": self._type(), "args": Key(MAPPING, {})}, value, path)
+        if found["type"] is None:
             return None
-        declared = self.args_of(self.table()[found["type"]])
-        arguments = reader.section(declared, found["args"] or {}, (*path, "args"))
-        return Part(found["type"], arguments)
+        keys = self.args_of(found["type"])
+        return Part(found["type"], reader.section(keys, found["args"] or {}, (*path, "args")))
 
-    def args_of(self, declared: Declared) -> dict[str, Key]:
+    def inner(self) -> Iterator[tuple[Path, Key]]:
+        """Yield the type, then the arguments of every class."""
+        yield ("type",), self._type()
+        for name in self.table():
+            for argument, key in self.args_of(name).items():
+                yield ("args", argument), key
+
+    def args_of(self, name: str) -> dict[str, Key]:
         """Return the keys that a class has in "args"."""
-        keys = keys_of(declared)
+        keys = keys_of(self.table()[name])
         return {name: key for name, key in keys.items() if name not in self.from_elsewhere}
 
-    def type_key(self) -> Key:
-        """Return the key of the class's name."""
+    def _type(self) -> Key:
         return Key(choice(*self.table()), REQUIRED, "one of the classes below")
 
 
 Node = Kind | Section | AnyNames | OneOf
 
 
-def read(declared: Declared, values: object, problems: Problems) -> dict[str, Any]:
+def arguments_of(declared: Declared[Any], values: object, problems: Problems) -> dict[str, Any]:
     """Return the arguments of a callable that a mapping gives, noting every mistake."""
     return Reader(problems).section(keys_of(declared), values)
 
 
-def read_file(declared: Declared, path: FilePath) -> dict[str, Any]:
-    """Return the arguments of a callable that a JSON file gives; DataError with all mistakes."""
-    problems = Problems(str(path))
-    arguments = read(declared, read_json(path), problems)
-    problems.raise_if_any(DataError)
-    return arguments
+def read_record(
+    declared: Declared[T],
+    value: object,
+    source: object,
+    *,
+    error: type[Exception] = DataError,
+    more: bool = False,
+) -> T:
+    """Return what a callable makes of a mapping of `source`; an error of all its mistakes.
+
+    `more`: the mapping may have keys of no concern.
+    """
+    problems = Problems(str(source))
+    reader = Reader(problems, lambda _: ANYTHING if more else None)
+    found: T = Section(declared).read(value, (), reader)
+    problems.raise_if_any(error)
+    return found
 
 
-def _keys_of(declared: Declared) -> dict[str, Key]:
+def read_file(declared: Declared[T], path: FilePath, *, more: bool = False) -> T:
+    """Return what a callable makes of a JSON file; DataError with all mistakes."""
+    return read_record(declared, read_json(path), path, more=more)
+
+
+def _keys_of(declared: Declared[Any]) -> dict[str, Key]:
     """Return the declared parameters of a callable, or fields of a dataclass, by name."""
     called: Any = declared
     if isinstance(declared, type) and not dataclasses.is_dataclass(declared):
@@ -202,86 +228,63 @@ def _keys_of(declared: Declared) -> dict[str, Key]:
     }
 
 
-keys_of: Callable[[Declared], dict[str, Key]] = functools.cache(_keys_of)
+keys_of: Callable[[Declared[Any]], dict[str, Key]] = functools.cache(_keys_of)
 
 
 def leaves(key: Key, path: Path = ()) -> Iterator[tuple[Path, Key]]:
     """Yield every key that holds a value; the name ANY takes the place of names of any kind."""
-    node = key.node
-    if isinstance(node, Kind):
+    if isinstance(key.node, Kind):
         yield path, key
-        return
-    inner: Iterable[tuple[Path, Key]]
-    if isinstance(node, Section):
-        inner = [((name,), one) for name, one in keys_of(node.declared).items()]
-    elif isinstance(node, AnyNames):
-        meaning = node.value.meaning or key.meaning
-        inner = [((ANY,), Key(node.value.node, None, meaning))]
     else:
-        classes = node.table().values()
-        inner = [(("type",), node.type_key())] + [
-            (("args", name), one)
-            for declared in classes
-            for name, one in node.args_of(declared).items()
-        ]
-    for below, one in inner:
-        yield from leaves(one, (*path, *below))
+        for below, one in key.node.inner():
+            yield from leaves(one, (*path, *below))
 
 
-def checked_by(check: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a function a check of arguments that do not go together, as its attribute `check`.
+def built_with(**attributes: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a function attributes, as a class has static methods.
 
-    It takes what the function takes, and yields the key and the problem of each. Classes define
-    a static method of this name instead.
+    `check` yields the key and the problem of arguments that do not go together; others belong to
+    the table that the function is in.
     """
 
     def attach(function: F) -> F:
-        vars(function)["check"] = check
+        vars(function).update(attributes)
         return function
 
     return attach
 
 
-def _nothing(node: Node) -> Any:  # noqa: ANN401
-    """Return the value of a node of which nothing is known."""
-    if isinstance(node, Section):
-        keys = keys_of(node.declared)
-        return node.declared(**{name: _nothing(key.node) for name, key in keys.items()})
-    return {} if isinstance(node, AnyNames) else None
-
-
 def _key(hint: Any, default: object) -> Key:  # noqa: ANN401
     meaning = next((note for note in hint.__metadata__ if isinstance(note, str)), "")
-    return Key(_node(hint.__origin__, hint.__metadata__), default, meaning)
+    return Key(_node(hint.__origin__, hint.__metadata__, meaning), default, meaning)
 
 
-def _node(hint: Any, notes: tuple[object, ...]) -> Node:  # noqa: ANN401
+def _node(hint: Any, notes: tuple[object, ...], meaning: str) -> Node:  # noqa: ANN401
     """Return the node of a type; a node among the notes beside it comes before the type."""
-    if typing.get_origin(hint) in (UnionType, typing.Union):
-        [inner] = (one for one in typing.get_args(hint) if one is not NoneType)
-        node = _node(inner, notes)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (UnionType, typing.Union):
+        [inner_type] = (one for one in inner if one is not NoneType)
+        node = _node(inner_type, notes, meaning)
         return nullable(node) if isinstance(node, Kind) else node
     for note in notes:
         if isinstance(note, Node):
             return note
     bounds = next((note for note in notes if isinstance(note, Range)), Range())
-    simple = {bool: FLAG, int: whole(bounds), float: real(bounds), str: TEXT}
-    if hint in simple:
-        return simple[hint]
-    if hint == tuple[float, float]:
-        return real_pair(bounds)
-    if hint == tuple[str, ...]:
-        return texts()
-    if hint == tuple[int, ...]:
-        return wholes(bounds)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    kinds = {
+        bool: FLAG,
+        int: whole(bounds),
+        float: real(bounds),
+        str: TEXT,
+        tuple[float, float]: list_of(real(bounds), f"a list of two numbers {bounds}", 2),
+        tuple[int, ...]: list_of(whole(bounds), f"a list of whole numbers {bounds}"),
+        tuple[str, ...]: texts(),
+    }
+    if hint in kinds:
+        return kinds[hint]
     if origin is typing.Literal:
         return choice(*inner)
     if origin in (dict, Mapping):
-        of_values = inner[1]
-        if typing.get_origin(of_values) is typing.Annotated:
-            return AnyNames(_key(of_values, REQUIRED))
-        return AnyNames(Key(_node(of_values, notes)))
+        return AnyNames(Key(_node(inner[1], notes, ""), None, meaning))
     if dataclasses.is_dataclass(hint):
         return Section(hint)  # type: ignore[arg-type]
     raise TypeError(f"{hint} is not a type of keys; give a Kind beside it")

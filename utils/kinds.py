@@ -1,11 +1,10 @@
-"""Kinds of values: the words for each, the values it accepts, how text becomes one."""
+"""Kinds of values: the words for each, and how a value of a file becomes one."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import nearest
@@ -15,28 +14,39 @@ if TYPE_CHECKING:
     from utils.declared import Reader
     from utils.problems import Path
 
-TRUE_WORDS = {"true": True, "1": True, "false": False, "0": False}
-NULL_WORDS = {"null", "none"}
 MOST = 2**53
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`accepts` judges a value, `normal` gives an accepted one its type, `parse` reads text."""
+    """`convert` returns an accepted value in its type; its ValueError, of a hint, refuses one."""
 
     expected: str
-    accepts: Callable[[Any], bool]
-    normal: Callable[[Any], Any] = lambda value: value
-    parse: Callable[[str], object] = lambda text: text
-    hint: Callable[[Any], str] = lambda _: ""
+    convert: Callable[[Any], Any]
 
     def read(self, value: object, path: Path, reader: Reader) -> Any:  # noqa: ANN401
         """Return a value in its type; note the mistake and return None for a wrong one."""
-        if self.accepts(value):
-            return self.normal(value)
-        hint = self.hint(value)
-        reader.problems.add(path, f"found {shown(value)}, expected {self.expected}{hint}")
-        return None
+        try:
+            return self.convert(value)
+        except ValueError as hint:
+            found = f"found {shown(value)}, expected {self.expected}{hint}"
+            reader.problems.add(path, found)
+            return None
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value is of this kind."""
+        try:
+            self.convert(value)
+        except ValueError:
+            return False
+        return True
+
+
+def checked(value: Any, holds: bool, hint: str = "") -> Any:  # noqa: ANN401
+    """Return a value that fits; ValueError with a hint for another."""
+    if not holds:
+        raise ValueError(hint)
+    return value
 
 
 @dataclass(frozen=True)
@@ -77,97 +87,14 @@ def between(low: float, high: float, **opened: bool) -> Range:
     return Range(low, high, **opened)
 
 
-def whole(bounds: Range) -> Kind:
-    """Accept whole numbers within bounds."""
-
-    def accepts(value: object) -> bool:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return False
-        return value <= MOST and bounds.holds(value)
-
-    def parse(text: str) -> object:
-        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,16}", text) else text
-
-    return Kind(f"a whole number {bounds}", accepts, parse=parse)
+def is_whole(value: object) -> bool:
+    """Return whether a value is an int of a usual size (a bool is none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 
 
-def wholes(bounds: Range) -> Kind:
-    """Accept lists of whole numbers within bounds that are not empty."""
-    one = whole(bounds)
-    return Kind(
-        f"a list of whole numbers {bounds}",
-        lambda value: isinstance(value, list) and bool(value) and all(map(one.accepts, value)),
-        tuple,
-        lambda text: [one.parse(item) for item in split_list(text)],
-    )
-
-
-def real(bounds: Range) -> Kind:
-    """Accept finite numbers within bounds."""
-    return Kind(
-        f"a number {bounds}",
-        lambda value: is_finite_number(value) and bounds.holds(value),
-        float,
-        _parse_float,
-    )
-
-
-def real_pair(bounds: Range) -> Kind:
-    """Accept lists of two numbers within bounds."""
-    one = real(bounds)
-    return Kind(
-        f"a list of two numbers {bounds}",
-        lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(map(one.accepts, v)),
-        lambda value: tuple(map(float, value)),
-        lambda text: [_parse_float(item) for item in split_list(text)],
-    )
-
-
-def choice(*words: str, off: tuple[object, ...] = ()) -> Kind:
-    """Accept a few words; values that are `off` read as the empty word."""
-
-    def accepts(value: object) -> bool:
-        if isinstance(value, str):
-            return value in words
-        return any(type(value) is type(one) and value == one for one in off)
-
-    return Kind(
-        " or ".join(f'"{word}"' for word in words),
-        accepts,
-        lambda value: value or "",
-        hint=lambda value: nearest(value, words) if isinstance(value, str) and value else "",
-    )
-
-
-def texts(*, may_be_empty: bool = False, or_text: bool = False) -> Kind:
-    """Accept lists of different words; with `or_text` one text with commas too."""
-
-    def items(value: Any) -> Any:  # noqa: ANN401
-        return split_list(value) if or_text and isinstance(value, str) else value
-
-    def accepts(value: object) -> bool:
-        words = items(value)
-        if not isinstance(words, list | tuple) or not (words or may_be_empty):
-            return False
-        return all(is_text(word) for word in words) and len(set(words)) == len(words)
-
-    return Kind(
-        "a list of different names" + (", or one text with commas" if or_text else ""),
-        accepts,
-        lambda value: tuple(items(value)),
-        split_list,
-    )
-
-
-def nullable(kind: Kind, null: object = None) -> Kind:
-    """Accept null too, and read it as `null`."""
-    return replace(
-        kind,
-        expected=f"{kind.expected}, or null",
-        accepts=lambda value: value is None or kind.accepts(value),
-        normal=lambda value: null if value is None else kind.normal(value),
-        parse=lambda text: None if text.lower() in NULL_WORDS else kind.parse(text),
-    )
+def is_finite_number(value: object) -> bool:
+    """Return whether a value is a finite int or float (a bool is neither)."""
+    return math.isfinite(value) if isinstance(value, float) else is_whole(value)
 
 
 def is_text(value: object) -> bool:
@@ -175,42 +102,80 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()
 
 
-def is_finite_number(value: object) -> bool:
-    """Return whether a value is a finite int or float (a bool is neither)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) if isinstance(value, float) else abs(value) < MOST
+def whole(bounds: Range) -> Kind:
+    """Accept whole numbers within bounds."""
+    return Kind(
+        f"a whole number {bounds}",
+        lambda value: checked(value, is_whole(value) and bounds.holds(value)),
+    )
 
 
-def is_empty(value: object) -> bool:
-    """Return whether a value is null, false, zero, or empty."""
-    return value is None or (isinstance(value, int | float | str | list | dict) and not value)
+def real(bounds: Range) -> Kind:
+    """Accept finite numbers within bounds."""
+    return Kind(
+        f"a number {bounds}",
+        lambda value: float(checked(value, is_finite_number(value) and bounds.holds(value))),
+    )
+
+
+def list_of(kind: Kind, expected: str, length: int | None = None) -> Kind:
+    """Accept lists of a kind, of any length but 0 where none is given."""
+
+    def convert(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        fits = isinstance(value, list | tuple) and len(value) == (length or max(1, len(value)))
+        return tuple(map(kind.convert, checked(value, fits)))
+
+    return Kind(expected, convert)
+
+
+def choice(*words: str, off: tuple[object, ...] = ()) -> Kind:
+    """Accept a few words; values that are `off` read as the empty word."""
+
+    def convert(value: object) -> str:
+        if any(type(value) is type(one) and value == one for one in off):
+            return ""
+        hint = nearest(value, words) if isinstance(value, str) and value else ""
+        return str(checked(value, isinstance(value, str) and value in words, hint))
+
+    return Kind(" or ".join(f'"{word}"' for word in words), convert)
+
+
+def texts(*, may_be_empty: bool = False, or_text: bool = False) -> Kind:
+    """Accept lists of different words; with `or_text` one text with commas too."""
+
+    def convert(value: Any) -> tuple[str, ...]:  # noqa: ANN401
+        words = split_list(value) if or_text and isinstance(value, str) else value
+        fits = isinstance(words, list | tuple) and bool(words or may_be_empty)
+        fits = fits and all(map(is_text, words)) and len(set(words)) == len(words)
+        return tuple(checked(words, fits))
+
+    more = ", or one text with commas" if or_text else ""
+    return Kind(f"a list of different names{more}", convert)
+
+
+def nullable(kind: Kind, null: object = None) -> Kind:
+    """Accept null too, and read it as `null`."""
+    return Kind(
+        f"{kind.expected}, or null",
+        lambda value: null if value is None else kind.convert(value),
+    )
 
 
 def split_list(text: str) -> list[str]:
     """Split at commas; one comma at the end makes a list of one item visible and adds none."""
-    items = text.split(",") if text else []
-    return items[:-1] if items and items[-1] == "" else items
-
-
-def _parse_float(text: str) -> object:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return text.removesuffix(",").split(",") if text else []
 
 
 FLAG = Kind(
     "true or false",  # published files write 1 and 0 too
-    lambda value: isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)),
-    bool,
-    lambda text: TRUE_WORDS.get(text.lower(), text),
+    lambda value: bool(checked(value, isinstance(value, int) and value in (0, 1))),
 )
-TEXT = Kind("text that is not empty", is_text)
-TEXT_OR_EMPTY = Kind("text", lambda value: value == "" or is_text(value))
+TEXT = Kind("text that is not empty", lambda value: checked(value, is_text(value)))
+TEXT_OR_EMPTY = Kind("text", lambda value: checked(value, value == "" or is_text(value)))
+MAPPING = Kind("a section with keys", lambda value: checked(value, isinstance(value, dict)))
 EMPTY = Kind(
     "false, zero or empty: it is not supported",
-    is_empty,
-    parse=lambda text: False if text.lower() in ("", "0", "false", *NULL_WORDS) else text,
+    lambda value: checked(
+        value, value is None or (isinstance(value, int | float | str | list | dict) and not value)
+    ),
 )
-MAPPING = Kind("a section with keys", lambda value: isinstance(value, dict))

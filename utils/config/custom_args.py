@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from utils.config.build import all_keys
@@ -9,11 +10,12 @@ from utils.config.released import accepted
 from utils.config.sections import File
 from utils.declared import ANY, Key, Section, leaves
 from utils.errors import UsageError, nearest
-from utils.kinds import MAPPING, Kind
+from utils.kinds import MAPPING, Kind, split_list
 from utils.problems import CUSTOM_ARGS, Path, join_path, split_path
 
 FORM = "expected key@value or key=value, several joined by +"
 NOT_HERE = ("inherit_from", "name")
+WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 _UNSAFE_IN_A_NAME = re.compile(r"[^\w.-]|\.{2,}")
 
@@ -56,7 +58,7 @@ def _split_pair(pair: str) -> tuple[str, str]:
 
 
 def _parsed(path: Path, text: str) -> object:
-    """Read a value for a key; where classes share its name, for the first that accepts it."""
+    """Read a value for a key, which several classes may have."""
     name = join_path(path)
     if name in NOT_HERE:
         raise UsageError(f"{CUSTOM_ARGS}: {name} cannot be set here")
@@ -70,9 +72,25 @@ def _parsed(path: Path, text: str) -> object:
     if not kinds:
         known = [join_path(place) for place in all_keys().values()]
         raise UsageError(f"{CUSTOM_ARGS}: unknown key {name!r}{nearest(name, known)}")
-    values = [kind.parse(text) for kind in kinds]
-    fitting = [value for kind, value in zip(kinds, values, strict=True) if kind.accepts(value)]
-    return [*fitting, *values][0]
+    fitting = (value for value in _readings(text) if any(kind.accepts(value) for kind in kinds))
+    return next(fitting, text)
+
+
+def _readings(text: str) -> list[object]:
+    """Return the values that a text can mean; the first of them that a key accepts is meant."""
+    plain, words = _plain(text), split_list(text)
+    lists = [[_plain(word) for word in words], words]
+    return [*([] if plain is text else [plain]), *lists, text]
+
+
+def _plain(text: str) -> object:
+    """Return the number, switch or null that a text is; else the text."""
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 def _is_below(place: Path, path: Path) -> bool:

@@ -56,7 +56,7 @@ def _classes(section: str, node: OneOf) -> list[str]:
     """Return a table for each class that a section can name."""
     parts = []
     for name, declared in node.table().items():
-        keys = {f"{section}.args.{key}": value for key, value in node.args_of(declared).items()}
+        keys = {f"{section}.args.{key}": value for key, value in node.args_of(name).items()}
         says = (inspect.getdoc(declared) or "").partition("\n")[0]
         parts.append(_table(f'{section}, type "{name}"', keys, says))
     return parts

@@ -134,7 +134,7 @@ def drop_args_of_other_classes(merged: Merged) -> None:
         table, args, chosen = key.node.table(), section.get("args"), section.get("type")
         if isinstance(args, dict) and isinstance(chosen, str) and chosen in table:
             last = merged.layers[name, "type"]
-            for arg in args.keys() - key.node.args_of(table[chosen]).keys():
+            for arg in args.keys() - key.node.args_of(chosen).keys():
                 if merged.layers[name, "args", arg] < last:
                     del args[arg]
 

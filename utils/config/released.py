@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.kinds import EMPTY, FLAG, TEXT_OR_EMPTY, Kind, Range, choice, nullable, whole
+from utils.kinds import EMPTY, FLAG, TEXT_OR_EMPTY, Kind, Range, checked, choice, nullable, whole
 from utils.problems import Path
 
 ANY = "*"
@@ -37,7 +37,7 @@ WITHOUT_EFFECT: dict[str, Kind] = {
     "task": choice("retrieval"),
     "metrics": Kind(
         f"a list of {' and '.join(_BOTH)}",
-        lambda value: isinstance(value, list) and sorted(map(str, value)) == _BOTH,
+        lambda value: checked(value, isinstance(value, list) and sorted(map(str, value)) == _BOTH),
     ),
     "log_name": _TEXT,
     "eval_mode": _TEXT,

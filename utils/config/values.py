@@ -2,88 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from utils.config.tables import DATASETS, METRICS, table
 from utils.errors import nearest
-from utils.kinds import Kind, is_text, texts
+from utils.kinds import Kind, checked, is_text, texts
 
-FEATURE_SUFFIXES = (".hickle", ".pkl", ".pickle")
 AGGREGATES = ("avg", "max", "ent", "std")
 TOKENS = "vlad"
 TASKS = ("v2t", "t2v")
+LONGEST_NAME = 255
 
 
 def path_below(folder: str, *suffixes: str) -> Kind:
     """Accept relative paths that stay below the folder they are relative to."""
 
-    def accepts(value: object) -> bool:
-        if not isinstance(value, str) or not is_text(value):
-            return False
-        path = PurePosixPath(value)
+    def convert(value: object) -> object:
+        path = PurePosixPath(value if isinstance(value, str) and is_text(value) else "/")
         inside = not path.is_absolute() and ".." not in path.parts and path.parts != ()
-        return inside and (not suffixes or path.suffix in suffixes)
+        return checked(value, inside and (not suffixes or path.suffix in suffixes))
 
     ending = f" ending in {' or '.join(suffixes)}" if suffixes else ""
-    return Kind(f"a relative path below {folder}{ending}", accepts)
+    return Kind(f"a relative path below {folder}{ending}", convert)
 
 
-def _is_name(value: object) -> bool:
-    fits = isinstance(value, str) and (value == "" or is_text(value))
-    return fits and value not in (".", "..") and not set(value) & set("/\\") and _is_short(value)  # type: ignore[arg-type,call-overload]
+def _name(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError
+    fits = value.isprintable() and value not in (".", "..") and not set(value) & set("/\\")
+    return checked(value, fits and len(value.encode(errors="replace")) <= LONGEST_NAME)
 
 
-def _is_short(name: str) -> bool:
-    return len(name.encode(errors="replace")) <= 255
-
-
-def _metrics() -> tuple[str, ...]:
-    return tuple(f"val_{task}_metrics_{name}" for task in TASKS for name in table(METRICS)())
-
-
-def _split_monitor(value: object) -> tuple[str, str]:
-    words = ("off" if value is False else value).split() if isinstance(value, str | bool) else []  # type: ignore[union-attr]
-    return (words[0] if words else "", " ".join(words[1:]))
-
-
-def _is_monitor(value: object) -> bool:
+def _monitor(value: object) -> tuple[str, str]:
     if value is False or value == "off":  # YAML reads a bare off as false
-        return True
-    mode, metric = _split_monitor(value) if isinstance(value, str) else ("", "")
-    return mode in ("max", "min") and metric in _metrics()
+        return ("off", "")
+    mode, _, metric = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if mode not in ("max", "min"):
+        raise ValueError(nearest(mode, ("max", "min", "off")) if mode else "")
+    known = [f"val_{task}_metrics_{name}" for task in TASKS for name in table(METRICS)()]
+    return (mode, str(checked(metric, metric in known, nearest(metric, known))))
 
 
-def _monitor_hint(value: object) -> str:
-    mode, metric = _split_monitor(value) if isinstance(value, str) else ("", "")
-    if mode in ("max", "min"):
-        return nearest(metric, _metrics())
-    return nearest(mode, ("max", "min", "off")) if mode else ""
-
-
-def _is_temporal(value: object) -> bool:
+def _temporal(value: object) -> object:
     parts = value.split("-") if isinstance(value, str) else []
     averages = bool(parts) and set(parts) <= set(AGGREGATES) and len(set(parts)) == len(parts)
-    return value == TOKENS or averages
+    return checked(value, averages or value == TOKENS, _nearest(value, (TOKENS, *AGGREGATES)))
 
 
-NAME = Kind("a printable name without slashes, at most 255 bytes", _is_name)
-FEATURE_FILE = path_below("root_feat_folder", *FEATURE_SUFFIXES)
+def _layout(value: object) -> object:
+    known = table(DATASETS)()
+    return checked(value, isinstance(value, str) and value in known, _nearest(value, known))
+
+
+def _nearest(value: object, known: Iterable[str]) -> str:
+    return nearest(value, known) if isinstance(value, str) else ""
+
+
+NAME = Kind(f"a printable name without slashes, at most {LONGEST_NAME} bytes", _name)
+FEATURE_FILE = path_below("root_feat_folder", ".hickle", ".pkl", ".pickle")
 LIST_FILE = path_below("root_feat_folder")
 MASKS_FILE = path_below("root_feat_folder", ".pkl", ".pickle")
 DROPPED_NAMES = texts(may_be_empty=True, or_text=True)
 MONITOR = Kind(
     '"off", or "max" or "min" and a metric such as val_t2v_metrics_geometric_mean_R1-R5-R10',
-    _is_monitor,
-    _split_monitor,
-    hint=_monitor_hint,
+    _monitor,
 )
-TEMPORAL = Kind(
-    f'"{TOKENS}" for tokens, or some of {", ".join(AGGREGATES)} joined by -',
-    _is_temporal,
-    hint=lambda value: nearest(value, (TOKENS, *AGGREGATES)) if isinstance(value, str) else "",
-)
-LAYOUT = Kind(
-    "the class of a data set, see below",
-    lambda value: isinstance(value, str) and value in table(DATASETS)(),
-    hint=lambda value: nearest(value, table(DATASETS)()) if isinstance(value, str) else "",
-)
+TEMPORAL = Kind(f'"{TOKENS}" for tokens, or some of {", ".join(AGGREGATES)} joined by -', _temporal)
+LAYOUT = Kind("the class of a data set, see below", _layout)

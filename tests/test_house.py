@@ -1,4 +1,4 @@
-"""Which package may import which, and where each outside library is used."""
+"""The house: which room may import which, and where each outside library lives."""
 
 import ast
 from pathlib import Path
