@@ -378,6 +378,7 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
         ("trainer.verbosity", [3, -1]),
         ("trainer.save_every_minutes", [-1, float("nan"), float("inf"), True, "1"]),
         ("trainer.monitor", ["max val_loss", "min", "", "larger val_t2v_metrics_R1", True, None]),
+        ("trainer.ema", [1, -0.1, None]),
         ("trainer.precision", ["fp16", "", 32]),
         ("trainer.start_from", ["", 3]),
         ("data_loader.args.batch_size", [1, 0, -4, 8.0]),

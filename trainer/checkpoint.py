@@ -61,12 +61,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds no state_dict; it is not a checkpoint of a model")
-    _check_weights(path, "state_dict", state)
+    check_weights(path, "state_dict", state)
     ours = content.get("format") == FORMAT
     loss = content.get("loss", {}) if ours else {}
     if not isinstance(loss, Mapping):
         raise CheckpointError(f"{path}: its loss is {shown(loss)}; expected named tensors")
-    _check_weights(path, "loss", loss)
+    check_weights(path, "loss", loss)
     epoch = content.get("epoch", 0)
     if not is_count(epoch):
         raise CheckpointError(f"{path}: its epoch is {shown(epoch)}; expected a whole number")
@@ -87,7 +87,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-def _check_weights(path: Path, place: str, state: Mapping[Any, Any]) -> None:
+def check_weights(path: Path, place: str, state: Mapping[Any, Any]) -> None:
     """Raise CheckpointError for an entry that is not a named tensor of finite numbers."""
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):

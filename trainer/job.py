@@ -31,6 +31,7 @@ from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epo
 from trainer.runs import Run, last_usable, set_damaged_aside
 from trainer.start import Start, check_settings, listed
 from trainer.training import Training
+from trainer.weight_average import WeightAverage
 from utils.config import Config
 from utils.errors import CheckpointError, DataError, ProjectError
 from utils.extraction_record import ExtractionRecord, refuse_other_features, write_run_records
@@ -203,7 +204,10 @@ def build_training(job: Job, seed: int) -> Training:
     loss = build_loss(config.loss).to(job.device)
     optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
     step = build_step(config, model, loss, job.processes)
-    return Training(model, loss, step, optimizer, build_scheduler(config.lr_scheduler, optimizer))
+    scheduler = build_scheduler(config.lr_scheduler, optimizer)
+    decay = config.trainer.ema
+    average = WeightAverage(model, decay) if decay else None
+    return Training(model, loss, step, optimizer, scheduler, average)
 
 
 def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path | None:

@@ -127,7 +127,8 @@ def _bar_of(task: Fit, progress: Progress) -> tqdm:
 
 def _validate(training: Training, task: Fit) -> dict[str, float]:
     """Return the figures of the validation split, those of the writer in every process."""
-    scored = evaluate(training.model, task.validation, device=task.device, processes=task.processes)
+    model, data = training.evaluated, task.validation
+    scored = evaluate(model, data, device=task.device, processes=task.processes)
     return task.processes.numbers_of_writer(flatten("val", scored.metrics), task.device)
 
 
@@ -197,7 +198,7 @@ def _train_one_epoch(
     )
     for batch in batches:
         loss = gradients(batch)
-        training.optimizer.step()
+        training.take_step()
         unread.append(loss.clone())  # a replayed graph writes over its own
         bar.update()
         if device.type != "cpu" and len(unread) < READ_LOSSES_EVERY:

@@ -228,4 +228,5 @@ def _settings(config: Config) -> dict[str, object]:
         **{f"loss.args.{key}": value for key, value in config.loss.args.items()},
         "data_loader.args.dataset_name": config.data.dataset_name,
         "data_loader.args.batch_size": config.data.batch_size,
+        "trainer.ema": config.trainer.ema,
     }

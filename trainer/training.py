@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from model import RetrievalModel
 from trainer.checkpoint import (
     Checkpoint,
     Snapshot,
+    check_weights,
     is_count,
     load_checkpoint,
     load_loss,
@@ -22,6 +23,7 @@ from trainer.checkpoint import (
 )
 from trainer.keeper import BEST
 from trainer.progress import Progress
+from trainer.weight_average import WeightAverage
 from utils.errors import CheckpointError, DataError
 from utils.kinds import is_finite_number, shown
 from utils.seeds import random_state, restore_random_state
@@ -43,14 +45,27 @@ class Training:
     optimizer: torch.optim.Optimizer
     """Over the parameters of the model, then those of the loss."""
     scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    average: WeightAverage | None = None
+    """Of the weights, where they are averaged over steps."""
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def evaluated(self) -> RetrievalModel:
+        """The model that is evaluated and saved: the average, once a step was taken."""
+        return self.average.model if self.average and self.average.steps else self.model
+
+    def take_step(self) -> None:
+        """Let the optimiser use the gradients; the average follows."""
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.follow(self.model)
 
     def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
         """Return the content of a checkpoint of this moment; tensors are shared, not copied."""
         return Snapshot(
             epoch=self.progress.epoch,
             config=dict(config),
-            state_dict=self.model.published_state_dict(),
+            state_dict=self.evaluated.published_state_dict(),
             loss=dict(self.loss.state_dict()),
             optimizer=self.optimizer.state_dict() if with_optimizer else None,
             monitor_best=self.progress.best,
@@ -58,8 +73,16 @@ class Training:
                 **asdict(self.progress),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "random": random_state(),
+                **(self._beside_average() if with_optimizer else {}),
             },
         )
+
+    def _beside_average(self) -> dict[str, Any]:
+        """Return what continues an average beside its own weights; nothing without one."""
+        if self.average is None:
+            return {}
+        trained = self.model.published_state_dict()
+        return {"average": {"steps": self.average.steps, "trained": trained}}
 
     def restore(self, checkpoint: Checkpoint, config_file: str = "the configuration") -> None:
         """Continue from a checkpoint: exactly from one of ours, as well as can be from others.
@@ -84,6 +107,8 @@ class Training:
                 raise ValueError(f"epoch is {self.progress.epoch} in one place, {epoch} in another")
             if self.scheduler is not None:
                 _restore_scheduler(self.scheduler, stored["scheduler"], epoch)
+            if self.average is not None:
+                self._restore_average(self.average, checkpoint, stored["average"])
             restore_random_state(stored["random"])
         except DAMAGE as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -92,6 +117,18 @@ class Training:
                 "continue from another checkpoint, or start a new run from its weights with "
                 "--finetune"
             ) from error
+
+    def _restore_average(
+        self, average: WeightAverage, checkpoint: Checkpoint, stored: Mapping[str, Any]
+    ) -> None:
+        """Load the average and the weights beside it; raises ValueError for what is neither."""
+        steps, trained = stored["steps"], stored["trained"]
+        if not is_count(steps):
+            raise ValueError(f"average.steps is {shown(steps)}, expected a whole number from 0 up")
+        check_weights(checkpoint.path, "average", trained)
+        load_weights(average.model, checkpoint)
+        load_weights(self.model, replace(checkpoint, state_dict=trained))
+        average.steps = steps
 
     def forget_lost_best(self, restored: Path, folder: Path) -> None:
         """Let the next validated epoch be the best so far, if the file of the best one is lost.

@@ -212,6 +212,11 @@ class TrainerConfig:
     save_every_minutes: Annotated[
         float, "minutes between exact states within an epoch; 0: none"
     ] = 10.0
+    ema: Annotated[
+        float,
+        between(0, 1, open_high=True),
+        "decay of the average of weights that is evaluated and saved; 0: the weights themselves",
+    ] = 0.0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], "arithmetic of matrix products"] = "fp32"
     compile: Annotated[bool, "compile the model with torch.compile"] = False
     cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = True
