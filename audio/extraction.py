@@ -5,8 +5,8 @@
     <out>/structured-symlinks/<extractor's file>       all clips, and beside it their record
 
 Every process writes parts of its own, a few seconds of work each, so that none waits for another
-and a killed one loses no more than that. What parts hold is never extracted again, whoever wrote
-them, unless the file has changed since.
+and a killed one loses no more than that. What is in a part, of any process, is never extracted
+again unless the file has changed since.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Ledger:
     """What has been extracted by one extractor so far: merged, and in parts."""
 
     def __init__(self, out: Path, kind: type[Extractor]) -> None:
-        """Read what is there; raises DataError when it was made by different extractors."""
+        """Read the finished parts; raises DataError when different extractors made them."""
         self.features = out / ROOT / kind.file
         self.folder = out / WORK / kind.name
         self.part_files = sorted(path for path in self.folder.glob("*.pkl") if path.name != MERGED)
@@ -119,7 +119,7 @@ class Ledger:
             self.require(record)
 
     def require(self, record: ExtractionRecord) -> None:
-        """Raise DataError unless everything here was made as `record` says."""
+        """Raise DataError unless all parts were made as in `record`."""
         for path, found in self.records:
             if found != record:
                 raise DataError(

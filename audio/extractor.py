@@ -36,7 +36,7 @@ class Extractor(ABC):
     """What is known of an extractor without running it, and how to run it.
 
     `version` is raised by every change that makes other numbers: features of two versions are not
-    mixed. `file` is where its features lie in a data set, as configs/experts.json has it.
+    mixed. `file` is the place of its features in a data set, as in configs/experts.json.
     """
 
     name: ClassVar[str]
@@ -85,7 +85,7 @@ class Extractor(ABC):
         return {}
 
     def record(self) -> ExtractionRecord:
-        """Return what goes beside the features: who made them, so that others are not mixed in."""
+        """Return the record beside the features, which keeps those of other extractors out."""
         return ExtractionRecord(
             extractor=self.name,
             version=self.version,
@@ -104,8 +104,8 @@ class Extractor(ABC):
     def tokens_of_blocks(self, blocks: Iterable[Wave]) -> Tokens:
         """Return the tokens of a sound that comes in blocks: those of the whole, in little memory.
 
-        Work goes on as soon as CHUNK seconds and one more window are there, so that the end is
-        treated by `tokens` as the end of any sound.
+        Extraction continues as soon as CHUNK seconds and one more window are read, so that
+        `tokens` treats the end as the end of any sound.
         """
         found = [self.tokens(chunk)[skip:keep] for chunk, skip, keep in self._chunks(blocks)]
         return np.concatenate(found)

@@ -31,7 +31,7 @@ LOUDEST = 100.0
 LENGTH_UNKNOWN = 0x7FFF_0000
 """Bytes that a header claims when it was written before the sound was: no sign of truncation."""
 MPEG_LOSS = 0.25
-"""Seconds that an MP3 may be shorter than its header says: encoders count their padding."""
+"""Seconds that an MP3 may be shorter than in its header: encoders count their padding."""
 
 
 def read(path: str | Path, rate: int, *, start: float = 0.0, seconds: float | None = None) -> Wave:
@@ -54,7 +54,7 @@ def read_blocks(
 
 
 def sound_length(path: str | Path) -> float:
-    """Return the length of a sound in seconds, as its header says; raises DataError."""
+    """Return the length of a sound in seconds, from its header; raises DataError."""
     with _opened(path) as sound:
         return float(sound.frames / sound.samplerate)
 
@@ -80,7 +80,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def _check_header(path: str | Path, sound: Any) -> None:  # noqa: ANN401
-    """Raise DataError for a sound that cannot be one, or is shorter than its header says."""
+    """Raise DataError for a sound that cannot be one, or is shorter than in its header."""
     low, high = RATES
     if not low <= sound.samplerate <= high:
         raise DataError(
@@ -177,7 +177,7 @@ def _reason(error: Exception) -> str:
 
 
 def _library(name: str) -> Any:  # noqa: ANN401
-    """Import a library of requirements/search.txt, or say how to get it."""
+    """Import a library of requirements/search.txt; the ProjectError names the remedy."""
     try:
         if name == "soundfile":
             import soundfile

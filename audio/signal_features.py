@@ -88,9 +88,9 @@ def logmel_tokens(levels: Features) -> Features:
 def modulation_tokens(levels: Features) -> Features:
     """Measure the fluctuations of levels (frames, 64): (M, 512), 8 broad bands by 64 rates each."""
     broad = levels.reshape(levels.shape[0], BROAD_BANDS, -1).mean(axis=2)
-    broad = np.maximum(broad, -75)  # what lies under the hiss of a quiet room does not count
+    broad = np.maximum(broad, -75)  # levels below the hiss of a quiet room do not count
     count = max(1, round(broad.shape[0] / STEP))
-    before = WINDOW // 2 - STEP // 2  # the window lies around its 0.24 s
+    before = WINDOW // 2 - STEP // 2  # the window is centred on its 0.24 s
     mode: Literal["reflect", "edge"] = "reflect" if len(broad) > WINDOW else "edge"
     padded = np.pad(broad, ((before, WINDOW), (0, 0)), mode=mode)
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=0)[::STEP][:count]

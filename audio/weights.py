@@ -1,6 +1,6 @@
 """Weights of the audio networks: found, fetched once, verified and read without trust.
 
-configs/extractors.json says of each network where its weights are published and what their sha256
+configs/extractors.json has for each network where its weights are published and what their sha256
 begins with. A file given by hand is taken as it is, so that weights of one's own can be used.
 """
 

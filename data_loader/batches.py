@@ -27,7 +27,7 @@ B is 0 where a short batch has fewer clips than there are processes to share it.
 """
 
 TrainingBatch = tuple[Tensor, Mapping[str, Features], dict[str, Tensor], Tensor]
-"""A batch, and the place (B,) of each of its clips in the split: what tells clips apart."""
+"""A batch, and the place (B,) of each of its clips in the split: which identifies it."""
 
 HOST = torch.device("cpu")
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def one_ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Iterator[T]:
 class Sequences:
     """Items that are runs of rows: item i is rows[starts[i] : starts[i] + lengths[i]].
 
-    rows (R, D), of which the last is zeros and stands for padding; starts and lengths (n,) int64.
+    rows (R, D), of which the last is zeros, for padding; starts and lengths (n,) int64.
     """
 
     rows: Tensor

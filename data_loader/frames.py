@@ -64,7 +64,7 @@ class FrameTensors:
     """A split as MMT reads it: captions as ids of word pieces, experts as frames.
 
     It takes the place of ClipTensors. A "word" is a whole caption here; ids (C + 1, W, 2), of which
-    the last is what stands for a caption that does not exist.
+    the last is used for a caption that does not exist.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The packed file: arrays one after another, then a footer that says where each one lies.
+"""The packed file: arrays one after another, then a footer with the place of each.
 
     block | block | ... | footer (JSON) | sha256 of the footer | its length | magic
 
@@ -67,7 +67,7 @@ class PackedWriter:
         self._append(self._start(name, array), array)
 
     def finish(self, header: dict[str, Any]) -> None:
-        """Write the footer; `header` is what the file says about itself, as plain JSON types."""
+        """Write the footer; `header` describes the file, in plain JSON types."""
         if self._filled:
             self._pieces.append(self._piece)
         self.add("pieces", np.array(self._pieces, np.int64))
@@ -118,7 +118,7 @@ class PackedFile:
     arrays: dict[str, np.ndarray]
     checksums: dict[str, int]
     path: Path | None = None
-    """Where it lies; None: in memory."""
+    """None: in memory."""
     map: mmap.mmap | None = None
     repack: Callable[[IO[bytes]], None] | None = None
     """Writes the file anew from its source."""
@@ -234,7 +234,7 @@ def map_packed(path: Path) -> PackedFile:
 
 
 def open_packed(buffer: np.ndarray, where: str) -> PackedFile:
-    """Read the footer of a packed file that lies in `buffer` (n,) bytes; raises DataError."""
+    """Read the footer of a packed file in `buffer` (n,) bytes; raises DataError."""
     try:
         footer, limit = _read_footer(buffer)
         arrays: dict[str, np.ndarray] = {}
@@ -288,14 +288,14 @@ def _read_footer(buffer: np.ndarray) -> tuple[dict[str, Any], int]:
 
 
 def _view(buffer: np.ndarray, block: dict[str, Any], limit: int) -> np.ndarray:
-    """Return one block as an array, after checking that it lies inside the file."""
+    """Return one block as an array, after checking that it is inside the file."""
     dtype, shape, start = DTYPES[block["dtype"]], block["shape"], block["start"]
     numbers = [*shape, start, block["crc32"]]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("a block has an impossible size")
     end = start + math.prod(shape) * dtype.itemsize
     if end > limit or start % ALIGNMENT:
-        raise ValueError("a block lies outside the file")
+        raise ValueError("a block is outside the file")
     return buffer[start:end].view(dtype).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""One split, opened and checked: where the captions and experts of its clips lie.
+"""One split, opened and checked: the rows of the captions and experts of its clips.
 
 V clips in the split, C captions (fused: one long caption per clip).
 """
@@ -104,7 +104,7 @@ class SplitList:
 
 @dataclass(frozen=True)
 class SplitCaptions:
-    """Where the captions of each clip lie among the text vectors; all arrays int64.
+    """The rows of the captions of each clip among the text vectors; all arrays int64.
 
     Clip v has the captions first[v] : first[v] + counts[v], both (V,); caption c the words
     starts[c] : starts[c] + lengths[c], both (C,). Training draws one of choices[v] (V,) captions:
@@ -128,7 +128,7 @@ class SplitCaptions:
 
 @dataclass(frozen=True)
 class SplitExpert:
-    """Where the tokens of each clip lie in the files of one expert, joined along the features.
+    """The rows of the tokens of each clip in the files of one expert, joined along the features.
 
     Clip v has the rows starts[p][v] : starts[p][v] + lengths[p][v] of part p; none, in no part,
     where available[v] (V,) is False.

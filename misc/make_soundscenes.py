@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=1200, help="clips; default 1200")
     parser.add_argument("--val", type=int, default=150, help="clips; default 150")
     parser.add_argument("--test", type=int, default=200, help="clips; default 200")
-    parser.add_argument("--refresh", action="store_true", help="make it anew, whatever is there")
+    parser.add_argument("--refresh", action="store_true", help="make it anew in any case")
     workers = min(4, os.cpu_count() or 1)  # each needs some 250 MB
     parser.add_argument("--workers", type=int, default=workers, help="processes; here %(default)s")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--refresh_symlinked_feats",
         action="store_true",
-        help="unpack again, over what is there; fetch the archive again if it has changed",
+        help="unpack again, over the files; fetch the archive again if it has changed",
     )
     parser.add_argument(
         "--older_archive",

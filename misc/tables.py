@@ -49,7 +49,7 @@ def write(args: argparse.Namespace) -> int:
         raise UsageError("name runs to make a table of, or ask for --documents or --add")
     if args.add:
         if not (args.data and args.command and args.machine):
-            raise UsageError("--add needs --data, --command and --machine: a figure says them all")
+            raise UsageError("--add needs --data, --command and --machine: a figure names them all")
         take_in(Source(args.add, args.data, args.command, args.machine, args.published_features))
     if not args.runs:
         write_documents()

@@ -16,7 +16,7 @@ REQUIREMENTS = "requirements/text.txt"
 
 
 def weights_file(place: Path) -> Path:
-    """Return a file of weights, or the one in a folder; raises DataError when there is none."""
+    """Return a file of weights, or the one in a folder; raises DataError when it has none."""
     if not place.is_dir():
         return place
     for name in WEIGHTS:

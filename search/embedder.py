@@ -113,7 +113,7 @@ class Embedder:
         return {extractor.expert: extractor for extractor in built}
 
     def records(self) -> dict[str, object]:
-        """Return of each expert who computes it, as plain values.
+        """Return the extractor of each expert, as plain values.
 
         Raises DataError when the model was trained on features of others.
         """

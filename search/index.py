@@ -67,7 +67,7 @@ class IndexedFile(NamedTuple):
 class Index:
     """An index in a folder; see the head of this file.
 
-    `identity` says of which features and which model its vectors are; an index of another one is
+    `identity` names the features and the model of its vectors; an index of another one is
     refused. What an open index answers changes only by its own `add` and `remove`, or by `refresh`.
     """
 

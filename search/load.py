@@ -61,7 +61,7 @@ def load_embedder(
 ) -> Embedder:
     """Load the model of a checkpoint with its text encoder and the extractors of its experts.
 
-    `text` is the entry of another encoder, for runs that do not say which they were trained with.
+    `text` is the entry of another encoder, for runs that do not record theirs.
     """
     loaded = read_checkpoint(checkpoint)
     beside = checkpoint.parent / "config.json"
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def open_encoder(config: Config, run: Path, text: Mapping[str, Any] | None) -> TextEncoder:
     """Return the encoder of a run's captions: `text`, or that of records, config or table.
 
-    Raises UsageError when nothing says how the captions were encoded, DataError when `text` or
+    Raises UsageError when no record names the encoder of the captions, DataError when `text` or
     the encoder's files are not what they were encoded by.
     """
     if text is not None:

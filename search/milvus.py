@@ -231,7 +231,7 @@ class MilvusIndex:
 
 
 def _connect(place: str) -> Any:  # noqa: ANN401
-    """Return a client of the engine, or say how to get the library."""
+    """Return a client of the engine; the error names how to get the library."""
     try:
         from pymilvus import MilvusClient
     except ImportError as error:

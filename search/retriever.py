@@ -27,14 +27,14 @@ from utils.errors import DataError, UsageError
 from utils.files import sha256_of
 
 PLACE = Path("data") / "search"
-"""Where indexes are kept unless said otherwise."""
+"""Default folder of indexes."""
 
 
 @dataclass(frozen=True)
 class Result:
     """A recording that was found: `file` below its folder, its best moment in seconds.
 
-    `experts` says how much each expert weighs in the score; they sum to 1.
+    `experts` are the weights of the experts in the score; they sum to 1.
     """
 
     rank: int
@@ -137,7 +137,7 @@ class Retriever:
     def search(self, query: str, k: int = 10, only: str | None = None) -> Results:
         """Return the k recordings nearest to a text, best first.
 
-        `only` takes those whose names match (`*` stands for anything; without one: contain it).
+        `only` takes those whose names match (`*` matches any characters; without one: contain it).
         """
         return self.search_all([query], k, only)[0]
 

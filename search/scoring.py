@@ -3,8 +3,8 @@
 Q queries, n clips (windows of files), M experts, d width of a vector.
 
 A clip is one vector (its experts' side by side, missing ones zero) and its availability pattern, a
-number whose bit i says that it has expert i. A query is one vector (its experts' side by side, each
-times its weight) and its weights. Their score is the inner product divided by the sum of the
+number whose bit i is set when it has expert i. A query is one vector (its experts' side by side,
+each times its weight) and its weights. Their score is the inner product divided by the sum of the
 weights of the experts that the clip has: the similarity of the mixture models, exactly.
 """
 

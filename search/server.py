@@ -181,7 +181,7 @@ class Page:
         try:
             with self._lock:
                 return self._found(self._retriever.like(path, SHOWN))
-        except DataError as error:  # the name of a temporary file says nothing to anybody
+        except DataError as error:  # the name of a temporary file means nothing to the user
             raise DataError(str(error).replace(str(path), asked["name"])) from None
 
     def sound(self, asked: Mapping[str, str]) -> Response:

@@ -1,6 +1,6 @@
-"""Captions: five ways in which a person might say what is heard in a scene.
+"""Captions: five ways in which a person might describe a scene.
 
-A caption says all of the combination (every source, attribute and the relation) and no more, in
+A caption names all of the combination (every source, attribute and the relation) and no more, in
 lower-case words without punctuation.
 """
 

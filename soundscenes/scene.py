@@ -37,7 +37,7 @@ _PLAN, _SOUND = 1, 2  # what a random stream is for
 
 @dataclass(frozen=True)
 class Event:
-    """A source as it is heard; None means: as usual, and nothing is said about it.
+    """A source as it is heard; None means: as usual, and not in the caption.
 
     `count` is once, twice or several and set for struck sources alone; `pitch` is high or low,
     `pace` fast or slow, `distance` near or far.

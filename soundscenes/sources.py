@@ -3,7 +3,7 @@
 A source is of one of three kinds. A *struck* one makes countable sounds (a bell), a *rhythmic* one
 repeats its sound at a pace (a clock), a *steady* one goes on (rain). Every maker takes `pitch`, a
 factor on all its frequencies (1 is the usual height), and `grain`, a number in [0, 1) drawn once
-per scene that stands for what makes two bells differ.
+per scene that makes two bells differ.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ Texture = Callable[[Rng, int, float, float, float], Wave]  # (rng, n, pitch, pac
 
 @dataclass(frozen=True)
 class Source:
-    """One source and what may be said of it.
+    """One source and the words for it.
 
     `rates` are sounds a second when slow, usual and fast (for a steady source with a pace, cycles
     a second); `gap` is the time between two countable sounds; `swing` is the height of every second

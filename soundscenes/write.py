@@ -54,7 +54,7 @@ def make_soundscenes(
 ) -> bool:
     """Generate the data set in `folder`; return False when it was there already.
 
-    counts is {"train": n, "val": n, "test": n}. `refresh` makes it anew whatever is there. Raises
+    counts is {"train": n, "val": n, "test": n}. `refresh` makes it anew in any case. Raises
     DataError when the folder holds a data set made from another seed or in other numbers.
     """
     asked = {"recipe": RECIPE, "seed": seed, "clips": dict(counts)}
@@ -63,7 +63,7 @@ def make_soundscenes(
         found = read_json(record)
         if not isinstance(found, dict) or {key: found.get(key) for key in asked} != asked:
             raise DataError(
-                f"{folder} holds other scenes than those asked for ({record} says which); "
+                f"{folder} holds other scenes than those asked for (see {record}); "
                 "generate them anew with --refresh, or use another --data_dir"
             )
         if found.get("complete") is True and all(path.exists() for path in _files(folder, counts)):
@@ -170,7 +170,7 @@ def _leave_interrupts() -> None:
 
 
 def _write_sound(job: tuple[Scene, Path]) -> dict[str, NDArray[np.float16]]:
-    """Write the sound of a scene unless it is there; return its features."""
+    """Write the sound of a scene unless it exists; return its features."""
     scene, path = job
     if path.exists():
         sound = read_wav(path)

@@ -99,7 +99,7 @@ def read_record(path: Path) -> TextRecord:
 def record_of(features: Path | None, entry: Mapping[str, Any] | None) -> TextRecord | None:
     """Return the record of the encoder of text features: theirs, or one made of an entry.
 
-    None where nothing says how they were encoded, as for published features.
+    None where no record exists, as for published features.
     """
     if features is not None and record_path(features).is_file():
         return read_record(record_path(features))

@@ -21,7 +21,7 @@ class WordlessTextError(UsageError):
 class TextEncoder(ABC):
     """Encode texts; captions and queries of one model must go through equal encoders.
 
-    `identity` says which encoder this is: plain JSON types, with the sha256 of every file that
+    `identity` describes the encoder in plain JSON types, with the sha256 of every file that
     decides the vectors. Encoders of equal identity give equal vectors.
     """
 

@@ -1,4 +1,4 @@
-"""Words of a text, as those who count words count them."""
+"""Words of a text, and the plain forms of inflected ones."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What two or more rooms of the house share; imports nothing else of the project."""
+"""Shared by two or more packages; imports nothing else of the project."""

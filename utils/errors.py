@@ -12,7 +12,7 @@ from utils.streams import usable_streams
 
 
 class ProjectError(Exception):
-    """A failure the user can fix: its message says what was found, expected and to do next."""
+    """A failure the user can fix: the message names what was found, expected, and next."""
 
     exit_status = 1
 

@@ -26,7 +26,7 @@ MIB = 1 << 20
 DEEPEST_JSON = 100
 LARGEST_LIST = 64 * MIB
 NO_MAPS = {errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
-"""How file systems say that they have no such map."""
+"""Errors of file systems without such maps."""
 LEFTOVER_SUFFIX = ".part"
 LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just starting
 
@@ -44,7 +44,7 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     final = Path(path)
     beside = final.with_name(_beside(final.name))
     try:
-        # Not tempfile: its files are readable by their owner alone, whatever the umask says.
+        # Not tempfile: its files are readable by their owner alone, whatever the umask is.
         handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             file = _file_of(handle, mode)
@@ -66,7 +66,7 @@ def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def restore_folder(folder: Path) -> bool:
-    """Make a folder again that vanished while it was in use, with a warning; say whether it had."""
+    """Make a folder again that vanished while in use, with a warning; return whether it had."""
     if folder.is_dir():
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN4
 
 
 def read_list(path: str | Path) -> list[str]:
-    r"""Read a list of names, one a line, kept exactly as they stand.
+    r"""Read a list of names, one a line, kept exactly.
 
     Lines end in "\n" or "\r\n"; a byte order mark is left out, blank lines too, with a warning
     where one is between names. An empty list, a name that comes twice, NUL and stray carriage

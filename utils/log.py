@@ -60,7 +60,7 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run; when it cannot be written any more, it says so once and stays away."""
+    """The log of a run; when it cannot be written any more, it warns once and stops writing."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in logging
         """Give the file up: a full disk is no reason to lose the work itself."""
@@ -70,7 +70,7 @@ class LogFile(logging.FileHandler):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The file."""
         return Path(self.baseFilename)
 
     def note_failure(self, error: BaseException) -> None:

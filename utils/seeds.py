@@ -41,7 +41,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]
     if not 0 <= position <= len(keys) == NUMPY_WORDS:  # numpy would read beyond its memory
-        raise ValueError(f"numpy's generator stands at {position} of {len(keys)} words")
+        raise ValueError(f"numpy's generator is at {position} of {len(keys)} words")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_initialized():

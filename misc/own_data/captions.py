@@ -19,7 +19,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 CAPTION = "caption"
 HELD_OUT = 0.1
-"""Share of the clips that validation and test have each where the table does not say."""
+"""Share of the clips that validation and test have each where the table names no split."""
 
 
 @dataclass(frozen=True)

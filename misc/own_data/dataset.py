@@ -77,7 +77,7 @@ def expert_file(out: Path, name: str) -> ExpertFile:
 
 
 def imported_file(expert: str) -> str:
-    """Return where the features of an imported expert lie, below structured-symlinks/."""
+    """Return the place of an imported expert's features below structured-symlinks/."""
     return f"aggregated_{expert}/{expert}-raw.hickle"
 
 

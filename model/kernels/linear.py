@@ -41,7 +41,7 @@ def linear(
 
 
 def _by_onednn(rows: torch.Tensor) -> bool:
-    """Whether oneDNN is there, is the faster one, and takes these products.
+    """Whether oneDNN exists, is the faster one, and takes these products.
 
     Without rows it has no gradient of the weight. Autocast would be passed over, and a compiler
     knows what to do with torch's own layer alone.

@@ -1,4 +1,4 @@
-"""The house: which room may import which, and where each outside library lives."""
+"""Which package may import which, and where each outside library is used."""
 
 import ast
 from pathlib import Path
