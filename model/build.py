@@ -17,7 +17,7 @@ from model.moee import (
     SingleExpert,
     SingleExpertModel,
 )
-from model.net_vlad import NetVLAD
+from model.pooling import VLAD, Pooling, build_pooling
 from model.retrieval_model import RetrievalModel
 from model.text_encoder import TextEncoder
 from utils.config import Config, ExpertConfig, TextConfig
@@ -32,6 +32,7 @@ def check_cenet(
     text: TextConfig,
     *,
     vlad_clusters: Mapping[str, int],
+    pooling: Mapping[str, str] | None,
     use_ce: str,
     mimic_ce_dims: bool,
     **_: object,
@@ -47,13 +48,16 @@ def check_cenet(
     elif mimic_ce_dims and len(experts) > 1:
         message = f'found true with {len(experts)} experts, expected false and use_ce "pairwise"'
         yield "mimic_ce_dims", message
+    kinds = pooling or {}
     for name in [expert.name for expert in experts if expert.tokens]:
-        if vlad_clusters.get(name, 0) < 1:
+        if kinds.get(name, VLAD) == VLAD and vlad_clusters.get(name, 0) < 1:
             found = f"found {vlad_clusters[name]}" if name in vlad_clusters else "missing"
             yield (
                 f"vlad_clusters.{name}",
                 f"{found}, expected a number from 1 up: the expert is a token sequence",
             )
+    if kinds.get("text", VLAD) != VLAD:
+        return
     if "text" not in vlad_clusters:
         yield "vlad_clusters.text", "missing, expected a number of clusters of captions"
     elif not vlad_clusters["text"] and text.max_tokens != 1:
@@ -75,6 +79,11 @@ def build_cenet(
     ],
     ghost_clusters: Annotated[
         dict[str, int] | None, "further clusters, by the same names, that are thrown away"
+    ] = None,
+    pooling: Annotated[
+        dict[str, Literal["vlad", "statistics", "attention"]] | None,
+        "how tokens, by the same names, become a vector: NetVLAD, or without padding by mean, "
+        "maximum and deviation, or by attention",
     ] = None,
     ce_shared_dim: Annotated[int, at_least(1), "width of the shared space of CE"] = 768,
     use_ce: Annotated[
@@ -102,17 +111,16 @@ def build_cenet(
     `vlad_clusters` and `ghost_clusters` are those of each expert of tokens, and of "text"; text
     with 0 clusters is not pooled. The arguments are the keys of `arch.args`, as published.
     """
-    ghosts = ghost_clusters or {}
-    pooling = {
-        expert.name: NetVLAD(expert.width, vlad_clusters[expert.name], ghosts.get(expert.name, 0))
-        for expert in experts
-        if expert.tokens
-    }
-    words = vlad_clusters["text"]
-    text_pooling = NetVLAD(text.width, words, ghosts.get("text", 0)) if words else None
+    kinds = pooling or {}
+
+    def pool(name: str, width: int) -> Pooling:
+        return build_pooling(name, width, kinds, vlad_clusters, ghost_clusters or {})
+
+    pools = {one.name: pool(one.name, one.width) for one in experts if one.tokens}
+    pools_words = kinds.get("text", VLAD) != VLAD or vlad_clusters["text"]
+    text_pooling = pool("text", text.width) if pools_words else None
     in_dims = [
-        pooling[expert.name].out_dim if expert.name in pooling else expert.width
-        for expert in experts
+        pools[expert.name].out_dim if expert.name in pools else expert.width for expert in experts
     ]
     kind: type[ExpertMixture]
     clips: CollaborativeExperts | SingleExpert | MixtureOfEmbeddingExperts
@@ -135,7 +143,7 @@ def build_cenet(
     return kind(
         [expert.name for expert in experts],
         text=TextEncoder(text.width, clips.out_dims, pooling=text_pooling),
-        pooling=pooling,
+        pooling=pools,
         clips=clips,
         average_captions=test_caption_mode == "avg",
         ignore_missing=keep_missing_modalities,

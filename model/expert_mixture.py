@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from model.net_vlad import NetVLAD
+from model.pooling import Pooling
 from model.retrieval_model import RetrievalModel, Rows
 from model.similarity import concatenated, plain_similarity, similarity
 from model.text_encoder import TextEncoder
@@ -19,8 +19,8 @@ from utils.errors import DataError
 class ExpertMixture(RetrievalModel):
     """Embed captions and clips once for each expert (Miech et al., 2018).
 
-    `names` orders the experts (sorted by name); `pooling` holds a NetVLAD for each expert that
-    is a sequence of tokens; `clips` embeds the M resulting vectors: M x (B, D), available (B, M)
+    `names` orders the experts (sorted by name); `pooling` holds that of each expert that is
+    a sequence of tokens; `clips` embeds the M resulting vectors: M x (B, D), available (B, M)
     -> M x (B, d). Rows of captions are M embeddings and the weights of the experts (Q, M); rows
     of clips are M embeddings and the availabilities (B, M). With `ignore_missing` the similarity
     is the plain sum over experts.
@@ -39,7 +39,7 @@ class ExpertMixture(RetrievalModel):
         names: Sequence[str],
         *,
         text: TextEncoder,
-        pooling: Mapping[str, NetVLAD],
+        pooling: Mapping[str, Pooling],
         clips: nn.Module,
         average_captions: bool = False,
         ignore_missing: bool = False,

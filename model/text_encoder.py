@@ -6,7 +6,7 @@ from torch import nn
 
 from model.gating import GatedEmbeddingUnit
 from model.kernels.linear import Linear
-from model.net_vlad import NetVLAD
+from model.pooling import Pooling
 
 
 class TextEncoder(nn.Module):
@@ -16,7 +16,7 @@ class TextEncoder(nn.Module):
     Without pooling the caption is its single word vector: N must be 1.
     """
 
-    def __init__(self, width: int, out_dims: list[int], *, pooling: NetVLAD | None) -> None:
+    def __init__(self, width: int, out_dims: list[int], *, pooling: Pooling | None) -> None:
         super().__init__()
         self.pooling = pooling
         pooled = width if pooling is None else pooling.out_dim

@@ -391,6 +391,7 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
         ("data_loader.args.feat_aggregation.audio.file", ["/x.pkl", "../x.pkl", "x.npy"]),
         ("arch.args.vlad_clusters.audio", [0, -3, "3"]),
         ("arch.args.vlad_clusters", [3, [], None]),
+        ("arch.args.pooling.audio", ["mean", "", None, 3]),
         ("arch.args.use_ce", ["pairwis", 1, True]),
         ("experts.modalities", [[], "audio", ["audio", "audio"], ["audio", 3], [""]]),
         ("optimizer.args.lr", [0, -0.1, "0.01", float("nan")]),
@@ -431,6 +432,11 @@ TABLE = "data_loader.args.feat_aggregation"
         ({"experts.drop_feats": "adio"}, "experts.drop_feats"),
         ({"arch.args.use_ce": "", "arch.args.mimic_ce_dims": 1}, "arch.args.mimic_ce_dims"),
         ({"arch.args.vlad_clusters.text": 0}, "arch.args.vlad_clusters.text"),
+        ({"arch.args.pooling.adio": "attention"}, "arch.args.pooling.adio"),
+        (
+            {"arch.args": {"pooling": {"text": "vlad"}, "vlad_clusters": {"text": 0}}},
+            "arch.args.vlad_clusters.text",
+        ),
         (
             {"data_loader.args.text_dropout": 0.5, "data_loader.args.fuse_captions": True},
             "data_loader.args.text_dropout",

@@ -137,7 +137,7 @@ class _Found:
         """Find names in the tables of clusters and tokens that no expert has."""
         arch = self._file.arch
         named = {(*DATA_ARGS, "max_tokens"): self._data.max_tokens}
-        for key in ("vlad_clusters", "ghost_clusters"):
+        for key in ("vlad_clusters", "ghost_clusters", "pooling"):
             named["arch", "args", key] = (arch.args.get(key) if arch else None) or {}
         known = {"text", *entries, *PLACES, *EXPERTS_WITHOUT_FEATURES}
         for place, names in named.items():
