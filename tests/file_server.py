@@ -42,6 +42,7 @@ class Faults:
     retry_after: str | None = None
     also_after: bytes = b""  # sent behind the body
     whole_answer: bytes | None = None  # sent as it is instead of everything else
+    for_ever: bytes = b""  # sent behind the whole answer, again and again, `drip` seconds apart
 
 
 @dataclass
@@ -108,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.owner.faults.get(path, Faults())
         if faults.whole_answer is not None:
             self.wfile.write(faults.whole_answer)
+            while faults.for_ever and not self.owner._stop.wait(faults.drip or 0):
+                self.wfile.write(faults.for_ever)
             self.close_connection = True
         elif faults.statuses and (status := faults.statuses.pop(0)) != 200:
             self.answer_status(status, faults.retry_after)
@@ -120,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_status(404)
         else:
             self.answer_file(self.owner.files[path], faults)
+
+    do_CONNECT = do_GET
 
     def answer_status(self, status, retry_after=None):
         page = f"<html><body>{status}</body></html>".encode()

@@ -34,8 +34,9 @@ CONTENT = random.Random(0).randbytes(300_000)
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
@@ -264,13 +265,40 @@ def test_a_server_that_drips_is_left_in_the_end(server, tmp_path):
         get(server, tmp_path, policy=policy)
 
 
-def test_a_server_of_a_few_bytes_a_second_is_left_in_the_end(server, tmp_path):
-    server.faults["/a.bin"] = Faults(drip=0.01)
-    policy = replace(PATIENT, tries=1, most_requests=2, rate_window=0.3, slowest=1000.0)
+OK = b"HTTP/1.1 200 OK\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+SLOW, LONG = r"bytes came in 0 s", "its headers take more than"
+ENDLESS = {
+    "a body of 100 bytes a second": (OK + b"Content-Length: 300000\r\n\r\n", b"x", 0.01, SLOW),
+    "chunks of 100 bytes a second": (CHUNKED, b"1\r\nx\r\n", 0.01, SLOW),
+    "slow interim answers": (b"", INTERIM, 0.03, SLOW),
+    "fast interim answers": (b"", INTERIM * 100, 0, LONG),
+    "a slow header": (OK + b"X: ", b"x", 0.01, SLOW),
+    "a long header": (OK + b"X: ", b"x" * 1000, 0, "LineTooLong"),
+    "many headers": (OK, b"X: x\r\n" * 100, 0, "got more than 100 headers"),
+    "slow trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: x\r\n", 0.01, SLOW),
+    "fast trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: x\r\n" * 100, 0, LONG),
+    "the size of a chunk": (CHUNKED, b"0" * 1000, 0, "size line exceeded|headers take more"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_answers_without_an_end_are_given_up(server, tmp_path, kind):
+    start, piece, pause, reason = ENDLESS[kind]
+    server.faults["/a.bin"] = Faults(whole_answer=start, for_ever=piece, drip=pause)
+    policy = replace(PATIENT, tries=2, rate_window=0.2)
     began = time.monotonic()
-    with pytest.raises(DownloadError, match="bytes came in"):
+    with pytest.raises(DownloadError, match=f"asked [23] times.*{reason}"):
         get(server, tmp_path, policy=policy)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 20
+
+
+def test_the_body_of_a_redirect_is_not_waited_for(server, tmp_path):
+    found = f"HTTP/1.1 302 Found\r\nLocation: {server.url('/a.bin')}\r\n\r\n".encode()
+    server.faults["/old.bin"] = Faults(whole_answer=found, for_ever=b"x" * 1000)
+    fetch(server.url("/old.bin"), tmp_path / "a.bin", policy=PATIENT)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
 def test_an_unreachable_server_says_what_was_tried(tmp_path):
@@ -544,11 +572,49 @@ def test_a_bar_with_size_and_rate_on_terminals_alone(server, tmp_path, monkeypat
 
 def test_an_environment_proxy_is_used(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.root)
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     fetch("http://mirror.invalid/a.bin", tmp_path / "a.bin", policy=PATIENT)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.requests[0].headers["Host"] == "mirror.invalid"
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
+def test_a_dead_proxy_is_named_and_not_the_server(tmp_path, monkeypatch, variable):
+    scheme = "https" if variable == "HTTPS_PROXY" else "http"
+    with socket.socket() as held:  # bound, but nobody listens
+        held.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv(variable, f"http://me:secret@{place}/")
+        with pytest.raises(UnreachableError) as caught:
+            fetch(f"{scheme}://mirror.invalid/a.bin", tmp_path / "a.bin", policy=PATIENT)
+    message = str(caught.value)
+    assert f"the proxy {place} of the variable {variable} cannot be used: " in message
+    assert "refused" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Faults(whole_answer=b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"), "failed: 407"),
+        (Faults(whole_answer=OK, for_ever=b"X: x\r\n" * 100), "headers"),
+        (Faults(whole_answer=OK, for_ever=b"X: x\r\n", drip=0.01), SLOW),
+    ],
+)
+def test_a_proxy_that_opens_no_tunnel_is_named(server, tmp_path, monkeypatch, answer, reason):
+    monkeypatch.setenv("https_proxy", server.root)
+    server.faults["443"] = answer  # of the address mirror.invalid:443
+    policy = replace(PATIENT, tries=2, rate_window=0.2)
+    with pytest.raises(DownloadError, match=reason) as caught:
+        fetch("https://mirror.invalid/a.bin", tmp_path / "a.bin", policy=policy)
+    place = server.root.removeprefix("http://")
+    assert f"the proxy {place} of the variable https_proxy" in str(caught.value)
+    assert len(server.requests) == 2
+
+
+def test_a_proxy_that_is_no_address_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://:8080")
+    with pytest.raises(DownloadError, match="gave up: the proxy :8080 of the variable http_proxy"):
+        fetch("http://mirror.invalid/a.bin", tmp_path / "a.bin", policy=PATIENT)
 
 
 def test_passwords_in_addresses_are_not_written_down(server, tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import logging
 import os
 import re
@@ -23,10 +22,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from tqdm import tqdm
 
 from utils.errors import DataError, DownloadError, UnreachableError, UsageError
+from utils.fetching.failures import FAILURES, Passing, TooSlow, Unreachable, failure_of
 from utils.fetching.manifest import (
     SNIFFED,
     Fetched,
@@ -41,6 +40,7 @@ from utils.fetching.manifest import (
 from utils.fetching.session import CarefulSession
 from utils.files import read_json, write_json
 from utils.progress import byte_bar
+from utils.shown import printable
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 
 # A server that names no version of its file (ETag, Last-Modified) is asked again for the last bytes
 # we have: when they differ, the file has changed and the parts do not belong together.
 OVERLAP = 4096
+LONGEST_ATTEMPT = 1000
 MOST_DIGITS = 18
 """Of a length that a server announces; a million terabytes have 19."""
 
@@ -140,18 +141,6 @@ def fetch(
     return Fetched(path, size, sha256, downloaded=True)
 
 
-class _Passing(Exception):  # noqa: N818  (a condition, not an error that anybody sees)
-    """A failure that a later try may mend."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(_printable(reason))
-        self.wait = wait
-
-
-class _Unreachable(_Passing):
-    """No connection could be made."""
-
-
 @dataclass
 class _Transfer:
     """One file on its way: `have` bytes of `total` lie in the partial file."""
@@ -195,21 +184,23 @@ class _Transfer:
     def run(self) -> None:
         """Ask until everything is here; raises DownloadError when that is hopeless."""
         policy, began = self.policy, time.monotonic()
-        asked, failures, most = 0, 0, self.have
-        with CarefulSession() as session, byte_bar(self.path.name, self.total, self.have) as bar:
-            session.max_redirects = policy.redirects
-            for _ in range(policy.most_requests):
-                asked += 1
+        failures, most = 0, self.have
+        with (
+            CarefulSession(policy.redirects, policy.slowest, policy.rate_window) as session,
+            byte_bar(self.path.name, self.total, self.have) as bar,
+        ):
+            for asked in range(1, policy.most_requests + 1):
                 if self.total is not None and self.have == self.total:
                     return
                 try:
                     self._ask(session, bar)
                     return
-                except _Passing as passing:
+                except Passing as passing:
                     reason = passing
-                    if asked == 1 and isinstance(passing, _Unreachable):
-                        break  # nobody is there: waiting helps where a server answered before
-                failures = 0 if self.have > most else failures + 1
+                if asked == 1 and isinstance(reason, Unreachable):
+                    break  # nobody is there: waiting helps where a server answered before
+                is_progress = self.have > most and not isinstance(reason, TooSlow)
+                failures = 0 if is_progress else failures + 1
                 most = max(most, self.have)
                 if failures >= policy.tries:
                     break
@@ -218,8 +209,8 @@ class _Transfer:
                 logger.info("%s: %s; again in %.1f s", self.path.name, reason, delay)
                 policy.sleep(delay)
         seconds = time.monotonic() - began
-        failure = UnreachableError if isinstance(reason, _Unreachable) else DownloadError
-        raise failure(
+        error = UnreachableError if isinstance(reason, Unreachable) else DownloadError
+        raise error(
             self._explain(
                 f"asked {asked} time{'s' if asked > 1 else ''} in {seconds:.0f} s, "
                 f"{self.have} bytes are here; the last answer: {reason}"
@@ -241,15 +232,11 @@ class _Transfer:
                 overlap = self._read_head(response, start)
                 bar.total, bar.n = self.total, self.have
                 self._read_body(response, overlap, bar)
-        except FINAL_FAILURES as error:
-            raise DownloadError(self._explain(f"gave up: {_reason(error)}")) from error
-        except PASSING_FAILURES as error:
-            kind = _Unreachable if _is_unreachable(error) else _Passing
-            raise kind(_reason(error)) from error
-        except ValueError as error:  # headers that the libraries did not expect
-            raise DownloadError(
-                self._explain(f"gave up: the answer cannot be understood: {_reason(error)}")
-            ) from error
+        except FAILURES as error:
+            failure = failure_of(error, self.url)
+            if isinstance(failure, Passing):
+                raise failure from error
+            raise DownloadError(self._explain(f"gave up: {failure}")) from error
 
     def _read_head(self, response: requests.Response, start: int) -> bytes:
         """Judge status and headers; returns the bytes we have that the body begins with."""
@@ -257,11 +244,11 @@ class _Transfer:
         if status in PASSING_STATUSES:
             wait = headers.get("Retry-After", "")
             seconds = float(wait) if wait.isascii() and wait.isdigit() else 0.0
-            raise _Passing(f"status {status} {response.reason}", seconds)
+            raise Passing(f"status {status} {response.reason}", seconds)
         if status == 416 and start > 0:
             reason = f"the server announced {self.total} bytes, but has none after {start}"
             self.start_over()
-            raise _Passing(reason)
+            raise Passing(reason)
         if status == 206 and start > 0:
             return self._continue(response, start)
         if status != 200:
@@ -300,7 +287,7 @@ class _Transfer:
         total = int(match[3]) if match else None
         if not match or int(match[1]) != start or total != (self.total or total) or changed:
             self.start_over()
-            raise _Passing(
+            raise Passing(
                 f"asked for {expected}, got {found or 'no Content-Range'}"
                 + (" of another version of the file" if changed else "")
             )
@@ -313,18 +300,12 @@ class _Transfer:
 
     def _read_body(self, response: requests.Response, overlap: bytes, bar: tqdm[Any]) -> None:
         """Append the body to the partial file, `overlap` bytes of it being there already."""
-        began, came = time.monotonic(), 0
         for chunk in _chunks(response, self.policy.chunk):
-            came += len(chunk)
-            if (seconds := time.monotonic() - began) > self.policy.rate_window:
-                if came < self.policy.slowest * seconds:
-                    raise _Passing(f"only {came} bytes came in {seconds:.0f} s")
-                began, came = time.monotonic(), 0
             if overlap:
                 known = min(len(overlap), len(chunk))
                 if chunk[:known] != overlap[:known]:
                     self.start_over()
-                    raise _Passing("the file on the server has changed")
+                    raise Passing("the file on the server has changed")
                 overlap, chunk = overlap[known:], chunk[known:]
             if self.have == 0 and len(chunk) >= SNIFFED:
                 try:
@@ -336,9 +317,9 @@ class _Transfer:
             if self.total is not None and self.have > self.total:
                 reason = f"more than the announced {self.total} bytes came"
                 self.start_over()
-                raise _Passing(reason)
+                raise Passing(reason)
         if self.total is not None and self.have < self.total:
-            raise _Passing(f"the connection ended after {self.have} of {self.total} bytes")
+            raise Passing(f"the connection ended after {self.have} of {self.total} bytes")
 
     def _write(self, chunk: bytes) -> None:
         view = memoryview(chunk)
@@ -366,27 +347,10 @@ class _Transfer:
     def _explain(self, tried: str) -> str:
         return (
             f"could not fetch {shown(self.url)}\n"
-            f"  tried: {_printable(tried)}\n"
+            f"  tried: {printable(tried, LONGEST_ATTEMPT)}\n"
             f"  by hand: curl -L -o {shlex.quote(str(self.path))} {shlex.quote(shown(self.url))}\n"
             "  then start again; or name a mirror with --root_url"
         )
-
-
-FINAL_FAILURES = (
-    requests.TooManyRedirects,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidHeader,
-    requests.exceptions.SSLError,
-)
-PASSING_FAILURES = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    ConnectionError,
-    TimeoutError,
-)
 
 
 def _chunks(response: requests.Response, size: int) -> Iterator[bytes]:
@@ -463,29 +427,6 @@ def _read_leniently(path: Path) -> dict[str, Any]:
     except (DataError, OSError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause in words: the libraries wrap it several times."""
-    cause: BaseException | None = error
-    while cause is not None:
-        error = cause
-        wrapped = (getattr(error, "reason", None), *error.args)
-        cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
-    text = re.sub(r"<?\w*Connection\([^)]*\)>?: ", "", str(error))
-    return f"{type(error).__name__}: {text}"[:300]
-
-
-def _is_unreachable(error: BaseException) -> bool:
-    """Say whether a request failed before there was a connection: refused, no such host, silent."""
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    no_connection = urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError
-    return isinstance(cause, no_connection)
-
-
-def _printable(text: str) -> str:
-    """Return what a server said without the characters by which it could move the cursor."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _free(path: Path) -> int:

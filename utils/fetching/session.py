@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import netrc
 import os
 from pathlib import Path
@@ -12,17 +13,23 @@ import requests
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
 
+from utils.fetching.pacing import PacedAdapter
+
 
 class CarefulSession(requests.Session):
     """Sends credentials to the host alone they are of, and follows no redirect from https to http.
+
+    Of a server slower than `slowest` bytes a second over `window` seconds it gives up the answer.
 
     Credentials come from the address or from the machine's entry in ~/.netrc (or $NETRC); its
     `default` entry, which `requests` would send to any host, is not used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redirects: int = 5, slowest: float = 1024.0, window: float = 60.0) -> None:
         super().__init__()
-        self.auth = _with_credentials
+        self.auth, self.max_redirects = _with_credentials, redirects
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, PacedAdapter(slowest, window))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return where a redirect leads; InvalidSchema when that gives up encryption."""
@@ -34,6 +41,9 @@ class CarefulSession(requests.Session):
                 raise requests.exceptions.InvalidSchema(
                     f"redirected from https to plain http, at {where}"
                 )
+        if target:  # requests would read and unpack the body, which may have no end
+            resp.close()
+            resp.raw = io.BytesIO()
         return target
 
     def rebuild_auth(
