@@ -10,50 +10,29 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from utils.config import Config, config_from_dict, load_config, parse_custom_args
-from utils.errors import DataError, ProjectError, UnreachableError, UsageError, run_main
-from utils.extraction_record import ExtractionRecord, refuse_other_features
+from utils.config import load_config, parse_custom_args
+from utils.errors import ProjectError, UsageError, run_main
 from utils.fetching.experiments import (
     ROOT_URL,
     Experiment,
-    fetch_run,
+    Source,
     find_experiment,
-    is_here,
     load_experiments,
-    sync_command,
     what_is_here,
 )
-from utils.files import atomic_writer, read_list, sha256_of, write_json, write_text
+from utils.files import atomic_writer, read_list, sha256_of
 from utils.log import start_logging
 
 if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers at once
     import torch
 
-    from model import RetrievalModel
     from results.published import Comparison
-    from results.ranks import Ranks
-    from text.captions import TextRecord
-    from trainer.checkpoint import Checkpoint
-    from trainer.evaluator import Evaluation, EvaluationData
 
 logger = logging.getLogger("eval")
-
-
-@dataclass(frozen=True)
-class TestData:
-    """A split opened for evaluation: its identity in results.json, makers of features, queries."""
-
-    split: EvaluationData
-    identity: dict[str, Any]
-    extractors: Mapping[str, ExtractionRecord | None]
-    captions: list[list[str]]
-    text: TextRecord | None
-    """What encoded the captions, where that is known."""
 
 
 def table_format(form: str) -> str:
@@ -118,51 +97,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def open_test_data(config: Config) -> TestData:
-    """Open the split that a configuration is evaluated on."""
-    from data_loader import build_dataset
-    from results.ranks import query_texts
-    from text.captions import record_of
-    from trainer.evaluator import EvaluationData
-
-    dataset = build_dataset(config, config.data.split_name)
-    captions = query_texts(dataset, average=config.arch.args.get("test_caption_mode") == "avg")
-    evaluation = EvaluationData(*dataset.evaluation())
-    text = record_of(dataset.text_file, config.text.encoder)
-    return TestData(evaluation, dataset.identity, dataset.extractors, captions, text)
-
-
-def load_model(config: Config, checkpoint: Checkpoint, device: torch.device) -> RetrievalModel:
-    """Build the configured model with a checkpoint's weights."""
-    from model import build_model
-    from trainer.checkpoint import load_weights
-
-    model = build_model(config, released=checkpoint.state_dict)
-    load_weights(model, checkpoint, config.path)
-    return model.to(device)
-
-
-def checkpoint_config(args: argparse.Namespace, checkpoint: Checkpoint) -> Config:
-    """Return the configuration to evaluate one checkpoint with."""
-    beside = checkpoint.path.parent / "config.json"
-    data_dir = None if args.data_dir == "data" else args.data_dir
-    changes = parse_custom_args(args.custom_args)
-    if args.config is None and not beside.is_file() and checkpoint.config is not None:
-        config = config_from_dict(checkpoint.config, beside, changes, data_dir=data_dir)
-    else:
-        config = load_config(args.config or beside, changes, data_dir=data_dir)
-    return config.for_evaluation()
-
-
-def queries(ids_file: str | None) -> tuple[list[str] | None, dict[str, object]]:
-    """Return the clips that count as queries (None: all), and their entries in the protocol."""
-    if ids_file is None:
-        return None, {}
-    clips = read_list(ids_file)
-    return clips, {"queried_clips": len(clips), "queried_list_sha256": sha256_of(ids_file)}
-
-
-def chosen_checkpoint(args: argparse.Namespace, named: str) -> Path:
+def checkpoint_named(args: argparse.Namespace, named: str) -> Path:
     """Return the checkpoint that --resume names: a file, the best of a run, of the newest run."""
     from trainer.runs import best_of, newest_best
 
@@ -174,121 +109,76 @@ def chosen_checkpoint(args: argparse.Namespace, named: str) -> Path:
     return found
 
 
-def score_checkpoint(args: argparse.Namespace, device: torch.device) -> int:
+def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
-    import torch
+    import numpy as np
 
-    from results.content import queries_of
+    from results.content import compared, results, write_results
     from results.graded import graded_results
-    from results.published import compare, render
-    from results.ranks import ranks_of, save_ranks
-    from trainer.evaluator import rank
+    from results.published import render
+    from results.scoring import Scorer, together
+    from trainer.device import describe
     from trainer.runs import seed_of
 
     started = time.perf_counter()
-    only, asked = queries(args.per_class)
+    only = read_list(args.per_class) if args.per_class else None
     saved = Path(args.save_similarities) if args.save_similarities else None
     if saved and (saved.is_dir() or not saved.parent.is_dir()):
         raise UsageError(f"--save_similarities {saved}: expected a file path in an existing folder")
-    alone = [score_alone(args, path, device) for path in args.resume]
-    first = alone[0]
-    for other in alone[1:]:
-        require_same_split(first, other)
-    sims = torch.stack([one.similarities for one in alone]).mean(dim=0)
-    scored = rank(sims, first.data.split, only, first.weights if len(alone) == 1 else None)
+    scorer, changes = Scorer(device, Path(args.data_dir), only), parse_custom_args(args.custom_args)
+    paths = [checkpoint_named(args, named) for named in args.resume]
+    scored = together([scorer.score(path, args.config, changes) for path in paths], only)
     if saved:
-        save_similarities(scored, saved)
-    config, name, data = first.config, first.config.name, first.data
-    if len(alone) > 1:
-        name = f"{name}, mean of {len(alone)}"
-        asked = {**asked, "ensemble": [str(path) for path in args.resume]}
-    seed = seed_of(first.checkpoint.path)
-    reached: dict[str, Any] = {**scored.metrics, "best_epoch": first.checkpoint.epoch}
-    seeds = {str(config.seed if seed is None else seed): reached}
-    parameters = sum(one.parameters for one in alone)
-    asks = queries_of(config)
-    comparison = compare(seeds, name=name, parameters=parameters, queries=asks)
-    ranks = ranks_of(scored, data.split.clips, captions=data.captions, only=only)
-    more: dict[str, object] = {}
+        with atomic_writer(saved) as file:
+            np.save(file, scored.evaluation.existing)
+    config, of_folder = scored.config, seed_of(scored.path)
+    seed = str(config.seed if of_folder is None else of_folder)
+    content = results(
+        config=config,
+        seeds={seed: scored.metrics},
+        identity=scored.data.identity,
+        parameters=scored.parameters,
+        device=describe(device),
+        seconds=time.perf_counter() - started,
+    )
+    name = config.name
+    if only is not None:
+        asked = {"queried_clips": len(only), "queried_list_sha256": sha256_of(args.per_class)}
+        content["protocol"] |= asked
+    if len(paths) > 1:
+        name = f"{name}, mean of {len(paths)}"
+        content["protocol"]["ensemble"] = args.resume
     if args.relevances:
-        more["graded"] = graded_results(Path(args.relevances), scored, data.split.clips)
-    folder = result_folder(args, config.name)
-    save_ranks(folder / f"seed-{next(iter(seeds))}", ranks)
-    write_results(folder, config, data, seeds, comparison, device, started, asked=asked, more=more)
-    print(render([comparison], args.format), end="")
+        grades = graded_results(Path(args.relevances), scored.evaluation, scored.split.clips)
+        content["graded"] = grades
+    row, folder = compared(content, name), result_folder(args, config.name)
+    write_results(folder, content, {seed: scored.ranks(only)}, row)
+    print(render([row], args.format), end="")
     logger.info("results: %s", folder / "results.json")
     return 0
 
 
-@dataclass(frozen=True)
-class Alone:
-    """A checkpoint's similarities (Q, V) of its test split, and the weights of its experts."""
-
-    checkpoint: Checkpoint
-    config: Config
-    data: TestData
-    parameters: int
-    similarities: torch.Tensor
-    weights: Any
-
-
-def score_alone(args: argparse.Namespace, path: str, device: torch.device) -> Alone:
-    """Compute the similarities of one checkpoint."""
-    import torch
-
-    from model import count_parameters
-    from text.captions import refuse_other_encoder
-    from trainer.checkpoint import load_checkpoint
-    from trainer.evaluator import evaluate
-
-    checkpoint = load_checkpoint(chosen_checkpoint(args, path))
-    config = checkpoint_config(args, checkpoint)
-    model = load_model(config, checkpoint, device)
-    data = open_test_data(config)
-    refuse_other_features(checkpoint.path, data.extractors, config.data.data_dir)
-    refuse_other_encoder(checkpoint.path.parent, data.text, config.data.data_dir)
-    found = evaluate(model, data.split, device=device)
-    parameters = count_parameters(model)
-    return Alone(
-        checkpoint, config, data, parameters, torch.from_numpy(found.similarities), found.weights
-    )
-
-
-def require_same_split(first: Alone, other: Alone) -> None:
-    """Raise DataError unless two checkpoints were scored on the same clips and captions."""
-    ours, theirs = first.data.split, other.data.split
-    same = list(ours.clips) == list(theirs.clips) and bool(
-        (ours.query_masks.cpu().numpy() == theirs.query_masks.cpu().numpy()).all()
-        if ours.query_masks.shape == theirs.query_masks.shape
-        else False
-    )
-    if not same or first.similarities.shape != other.similarities.shape:
-        raise DataError(
-            f"{first.checkpoint.path} and {other.checkpoint.path} are evaluated on other clips or "
-            "captions; an ensemble needs one test split"
-        )
-
-
 def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     """Score one published experiment or all; a failing one does not stop the others."""
+    from results.content import write_summary
     from results.published import render
 
     experiments = load_experiments()
     chosen = [find_experiment(args.experiment)] if args.experiment else [*experiments.values()]
-    comparisons, failures = [], []
+    rows, failures = [], []
     source = Source(args.root_url, Path(args.data_dir))
     for experiment in chosen:
         try:
-            comparison, failed = score_experiment(args, experiment, device, source)
-            comparisons += [comparison] if comparison else []
+            row, failed = score_experiment(args, experiment, device, source)
+            rows += [row] if row else []
             failures += failed
         except ProjectError as error:
             failures.append(f"{experiment.key}: {error}")
-    if comparisons:
-        print(render(comparisons, args.format), end="")
+    if rows:
+        print(render(rows, args.format), end="")
         if len(chosen) > 1:
             folder = result_folder(args, "all")
-            write_summary(folder, comparisons)
+            write_summary(folder, rows)
             logger.info("summary: %s", folder)
     if failures:
         lines = "\n".join(f"  {failure}" for failure in failures)
@@ -296,98 +186,34 @@ def score_experiments(args: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def require_features(experiment: Experiment, data_dir: Path, root_url: str) -> None:
-    """Raise DataError when features are missing, before any checkpoint is fetched."""
-    from data_loader import missing_files
-
-    config = load_config(experiment.config, data_dir=data_dir).for_evaluation()
-    missing = missing_files(config, config.data.split_name)
-    if missing:
-        others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
-        command = sync_command(experiment.dataset, data_dir, root_url)
-        raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
-    vocabulary = config.needs.vocabulary
-    if vocabulary is not None and not Path(vocabulary).is_file():
-        raise DataError(
-            f"{vocabulary} is missing; put vocab.txt of bert-base-cased there, which the captions "
-            "are split into word pieces by"
-        )
-
-
-class Source:
-    """Where published runs come from; a server that cannot be reached is asked once."""
-
-    def __init__(self, root_url: str, data_dir: Path) -> None:
-        self._root_url, self._data_dir = root_url, data_dir
-        self._failure: UnreachableError | None = None
-
-    def fetch(self, experiment: Experiment, seed: int) -> Path:
-        """Return the folder of a seed, fetched or verified; raises as `fetch_run` does."""
-        if self._failure is not None and not is_here(experiment, seed, self._data_dir):
-            raise self._failure
-        try:
-            return fetch_run(experiment, seed, root_url=self._root_url, data_dir=self._data_dir)
-        except UnreachableError as error:
-            self._failure = error
-            raise
-
-
 def score_experiment(
     args: argparse.Namespace, experiment: Experiment, device: torch.device, source: Source
 ) -> tuple[Comparison | None, list[str]]:
-    """Score all seeds of an experiment; return the comparison and the seeds that failed."""
-    from model import count_parameters
-    from results.published import compare
-    from results.ranks import ranks_of, save_ranks
-    from trainer.checkpoint import load_checkpoint
-    from trainer.evaluator import evaluate
+    """Score all seeds of an experiment; return its row of the table and the seeds that failed."""
+    from results.content import compared, results, write_results
+    from results.scoring import Scorer
+    from trainer.device import describe
 
     started = time.perf_counter()
-    data_dir = Path(args.data_dir)
-    seeds: dict[str, dict[str, Any]] = {}
-    ranks: dict[str, Ranks] = {}
-    failed: dict[str, list[int]] = {}  # reason -> seeds: a missing file often fails all
-    config: Config | None = None
-    opened: dict[Any, TestData] = {}
-    parameters = 0
-    require_features(experiment, data_dir, args.root_url)
-    for seed in experiment.runs:
-        try:
-            folder = source.fetch(experiment, seed)
-            file, named = experiment.config_file(seed, data_dir), {"name": experiment.name}
-            config = load_config(file, named, data_dir=data_dir).for_evaluation()
-            key = repr((config.data, config.experts, config.text))
-            if key not in opened:  # seeds share the data
-                opened[key] = open_test_data(config)
-            data = opened[key]
-            checkpoint = load_checkpoint(folder / "trained_model.pth")
-            model = load_model(config, checkpoint, device)
-            scored = evaluate(model, data.split, device=device)
-            ranks[str(seed)] = ranks_of(scored, data.split.clips, captions=data.captions)
-        except ProjectError as error:
-            failed.setdefault(str(error), []).append(seed)
-            continue
-        parameters = count_parameters(model)
-        seeds[str(seed)] = {**scored.metrics, "best_epoch": checkpoint.epoch}
-        logger.info("scored %s seed %d", experiment.key, seed)
-    failures = [
-        f"{experiment.key} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of))}: {reason}"
-        for reason, of in failed.items()
-    ]
-    if config is None or not seeds:
+    scored, failures = Scorer(device, source.data_dir).score_published(experiment, source)
+    if not scored:
         return None, failures
-    comparison = compare(
-        seeds,
-        name=experiment.key,
-        parameters=parameters,
+    *_, last = scored.values()
+    content = results(
+        config=last.config,
+        seeds={seed: one.metrics for seed, one in scored.items()},
+        identity=last.data.identity,
+        parameters=last.parameters,
+        device=describe(device),
+        seconds=time.perf_counter() - started,
         experiment=experiment,
     )
-    data = next(iter(opened.values()))
-    folder = result_folder(args, experiment.key)
-    for name, ranked in ranks.items():
-        save_ranks(folder / f"seed-{name}", ranked)
-    write_results(folder, config, data, seeds, comparison, device, started, failures)
-    return comparison, failures
+    if failures:
+        content["failed"] = failures
+    row = compared(content, experiment.key, experiment)
+    ranks = {seed: one.ranks() for seed, one in scored.items()}
+    write_results(result_folder(args, experiment.key), content, ranks, row)
+    return row, failures
 
 
 def result_folder(args: argparse.Namespace, name: str) -> Path:
@@ -400,58 +226,6 @@ def result_folder(args: argparse.Namespace, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     return stamped_folder(Path(args.data_dir) / "saved" / "eval" / name)
-
-
-def write_results(
-    folder: Path,
-    config: Config,
-    data: TestData,
-    seeds: dict[str, dict[str, Any]],
-    comparison: Comparison,
-    device: torch.device,
-    started: float,
-    failures: Sequence[str] = (),
-    *,
-    asked: Mapping[str, object] | None = None,
-    more: Mapping[str, object] | None = None,
-) -> None:
-    """Write results.json and the table beside it; `asked` adds to its protocol, `more` to it."""
-    from results.content import results
-    from trainer.device import describe
-
-    content = results(
-        config=config,
-        seeds=seeds,
-        split=config.data.split_name,
-        identity=data.identity,
-        parameters=comparison.parameters,
-        device=describe(device),
-        seconds=time.perf_counter() - started,
-    )
-    content["protocol"] |= {"queries": comparison.queries, **(asked or {})}
-    content |= more or {}
-    if comparison.experiment:
-        content |= {"experiment": comparison.name, "paper": comparison.experiment.paper}
-    if failures:
-        content["failed"] = list(failures)
-    write_json(folder / "results.json", content)
-    write_summary(folder, [comparison])
-
-
-def write_summary(folder: Path, comparisons: Sequence[Comparison]) -> None:
-    """Write the table for people and for programs."""
-    from results.published import render
-
-    write_text(folder / "summary.md", render(comparisons, "markdown"))
-    write_text(folder / "summary.json", render(comparisons, "json"))
-
-
-def save_similarities(scored: Evaluation, path: Path) -> None:
-    """Write the similarities of the captions that exist: float32 (n_captions, n_clips)."""
-    import numpy as np
-
-    with atomic_writer(path) as file:
-        np.save(file, scored.existing)
 
 
 def show_list(data_dir: Path) -> int:
@@ -481,7 +255,7 @@ def run(argv: Sequence[str] | None) -> int:
         return show_list(Path(args.data_dir))
     device = choose_device(args.device)
     if args.resume is not None:
-        return score_checkpoint(args, device)
+        return score_checkpoints(args, device)
     return score_experiments(args, device)
 
 

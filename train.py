@@ -139,7 +139,7 @@ def run_job(
     What can go wrong before the training does so before the folders of a new run are made.
     """
     from results.ranks import query_texts, write_ranks
-    from trainer.evaluator import Evaluation, EvaluationData
+    from trainer.evaluator import Evaluation
     from trainer.job import Job, Splits, train_seeds, warn_of_shared_clips
     from trainer.report import MetricsFile
     from trainer.runs import logged
@@ -152,12 +152,7 @@ def run_job(
         train, validation, test = load_splits(config)
         warn_of_shared_clips(train.clips, test.clips)
         train.to(device)
-        data = Splits(
-            train,
-            EvaluationData(*validation.evaluation()),
-            EvaluationData(*test.evaluation()),
-            train.extractors,
-        )
+        data = Splits(train, validation.evaluation(), test.evaluation(), train.extractors)
         if args.purge_exp_dir:
             purge(config, processes)
         source = args.resume if args.finetune else config.trainer.start_from
@@ -197,21 +192,19 @@ def report(
     job: Job, seeds: dict[str, dict[str, Any]], identity: dict[str, Any], started: float
 ) -> None:
     """Write results.json and print the table."""
-    from results.content import queries_of, results
-    from results.published import compare, render
+    from results.content import compared, results
+    from results.published import render
     from trainer.device import describe
     from trainer.job import parameters_of
     from utils.files import write_json
     from utils.log import note_in_files
 
     config, run = job.config.for_evaluation(), job.run
-    parameters = parameters_of(job.config)
     content = results(
         config=config,
         seeds=seeds,
-        split=config.data.split_name,
         identity=identity,
-        parameters=parameters,
+        parameters=parameters_of(job.config),
         device=describe(job.device),
         seconds=time.perf_counter() - started,
     )
@@ -224,8 +217,7 @@ def report(
 
         print(f"page:        {write_page_of_training(run.log, visualizer)}")
     name = f"{config.name} (--mini_train)" if run.mini else config.name
-    queries = queries_of(config)
-    table = render([compare(seeds, name=name, parameters=parameters, queries=queries)])
+    table = render([compared(content, name)])
     places = f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}"
     note_in_files("train", f"\n{table}\n{places}")
     print(f"{table}\n{places}")

@@ -13,7 +13,7 @@ from data_loader.queryd import QuerYD, QuerYDSegments
 from data_loader.sounddescs import SoundDescs
 from data_loader.soundscenes_dataset import SoundScenes
 from utils.config import Config
-from utils.errors import UsageError, nearest
+from utils.errors import DataError, UsageError, nearest
 
 DATASETS: dict[str, type[BaseDataset]] = {
     layout.__name__: layout
@@ -30,6 +30,7 @@ __all__ = [
     "find_archive",
     "find_sources",
     "missing_files",
+    "require_files",
 ]
 
 
@@ -44,6 +45,23 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
 def missing_files(config: Config, split: str) -> list[Path]:
     """Return the files of a split that are not there; ConfigError when there is no such split."""
     return find_sources(config, split).missing()
+
+
+def require_files(config: Config, command: str) -> None:
+    """Raise DataError when files are missing that a configuration is evaluated on.
+
+    `command` fetches the features.
+    """
+    missing = missing_files(config, config.data.split_name)
+    if missing:
+        others = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
+        raise DataError(f"{missing[0]}{others} missing; fetch them with: {command}")
+    vocabulary = config.needs.vocabulary
+    if vocabulary is not None and not Path(vocabulary).is_file():
+        raise DataError(
+            f"{vocabulary} is missing; put vocab.txt of bert-base-cased there, which the captions "
+            "are split into word pieces by"
+        )
 
 
 def find_sources(config: Config, split: str) -> Sources:

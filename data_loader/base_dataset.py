@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from data_loader.split import (
 from data_loader.store import FeatureStore
 from text.token_ids import CaptionIds
 from text.wordpiece import WordPieces
-from utils.batches import Features, Frames, PlannedBatch
+from utils.batches import EvaluationData, Features, Frames, PlannedBatch
 from utils.config import Config
 from utils.errors import DataError
 from utils.extraction_record import read_record
@@ -50,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.6
 """`feature_device: auto` moves features that take at most this part of the device's free memory."""
-
-Evaluation = tuple[Tensor, Mapping[str, Features], dict[str, Tensor], Tensor, list[str]]
-"""text (V, K, N, T), experts, available, query_masks (V, K), clips."""
 
 MISSING_CAPTION = ["0"]
 """The words of a caption that does not exist, as published; nothing reads them."""
@@ -296,8 +293,8 @@ class BaseDataset(Layout):
             logger.info("the last batch would be of one clip: it is left out of every epoch")
         return plan
 
-    def evaluation(self) -> Evaluation:
-        """Return the whole split: text (V, K, N, T), experts, available, query_masks (V, K), clips.
+    def evaluation(self) -> EvaluationData:
+        """Return the whole split.
 
         K is num_test_captions (1 with fused captions), the first captions of each clip. Where a
         clip has fewer, its query mask is 0 and its text zeros.
@@ -315,13 +312,8 @@ class BaseDataset(Layout):
         clips = torch.arange(len(self), device=tensors.device)
         text, experts, available = self._deliver((text, *tensors.experts(clips)), self._device)
         masks = torch.from_numpy(exists.astype(np.float32)).to(self._device)
-        return (
-            text.view(len(self), per_clip, *text.shape[1:]),
-            experts,
-            available,
-            masks,
-            self.clips,
-        )
+        text = text.view(len(self), per_clip, *text.shape[1:])
+        return EvaluationData(text, experts, available, masks, self.clips)
 
     def _require_whole_files(self) -> None:
         for packed in self.opened:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model import build_model
 from model.bert_files import read_weights
 from search.embedder import Embedder
 from text import TextEncoder, build_encoder
 from text.captions import RUN_FILE, entry_of, read_record, record_of_run, record_path
 from text.encoder import require_equal
-from trainer.checkpoint import Checkpoint, load_checkpoint, load_weights
-from utils.config import Config, config_from_dict, load_config
+from trainer.checkpoint import Checkpoint, config_of, load_checkpoint, load_model
+from utils.config import Config
 from utils.errors import UsageError
 from utils.extraction_record import read_run_records
 
@@ -64,15 +63,9 @@ def load_embedder(
     `text` is the entry of another encoder, for runs that do not record theirs.
     """
     loaded = read_checkpoint(checkpoint)
-    beside = checkpoint.parent / "config.json"
-    if beside.is_file() or loaded.config is None:
-        config = load_config(beside)
-    else:
-        config = config_from_dict(loaded.config, beside)
-    config = config.for_evaluation()
+    config = config_of(loaded).for_evaluation()
     encoder = open_encoder(config, checkpoint.parent, text)
-    model = build_model(config)
-    load_weights(model, loaded, config.path)
+    model = load_model(config, loaded)
     trained_on = read_run_records(checkpoint.parent)
     return Embedder(config, model.eval(), encoder, weights, trained_on)
 

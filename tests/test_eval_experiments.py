@@ -20,12 +20,12 @@ import pytest
 import requests
 import torch
 
-import data_loader
 import eval as evaluation
 import train
 from file_server import FileServer
 from model import build_model
 from released import STEPS, released_config, write_released
+from results import scoring
 from small_runs import Finished, working_in
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
@@ -178,8 +178,8 @@ class Home:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            build = data_loader.build_dataset
-            patch.setattr(data_loader, "build_dataset", build_dataset)
+            build = scoring.build_dataset
+            patch.setattr(scoring, "build_dataset", build_dataset)
             status = main([str(flag) for flag in flags])
         assert "Traceback" not in err.getvalue()
         asked = [request.path for request in self.server.requests[before:]]

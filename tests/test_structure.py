@@ -14,7 +14,7 @@ ROOMS = {
     "data_loader": {"data_loader", "text", "utils"},
     "soundscenes": {"soundscenes", "audio", "text", "utils"},
     "trainer": {"trainer", "model", "utils"},
-    "results": {"results", "model", "data_loader", "utils"},
+    "results": {"results", "trainer", "model", "text", "data_loader", "utils"},
     "search": {"search", "trainer", "model", "audio", "text", "data_loader", "utils"},
     "retrieval": {"search"},
     "misc": {

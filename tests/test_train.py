@@ -25,7 +25,7 @@ from synthetic import write_dataset, write_features, write_list
 from trainer import loop
 from trainer.checkpoint import load_checkpoint, load_weights
 from trainer.distributed import Processes
-from trainer.evaluator import EvaluationData, evaluate
+from trainer.evaluator import evaluate
 from trainer.runs import open_run
 from trainer.start import Start
 from utils.config import load_config
@@ -140,7 +140,7 @@ def test_the_results_are_those_of_the_test_split(place, trained):
             dataset = build_dataset(config, split)
             model = build_model(config)
             load_weights(model, load_checkpoint(trained.trained_model), config.path)
-            data = EvaluationData(*dataset.evaluation())
+            data = dataset.evaluation()
             found[split] = evaluate(model, data, device=torch.device("cpu")).metrics
     reached = trained.results["seeds"]["0"]
     for task in ("t2v_metrics", "v2t_metrics"):

@@ -19,10 +19,10 @@ from trainer.checkpoint import (
     load_checkpoint,
     load_weights,
     previous_of,
-    restore_optimizer,
     share_file,
 )
 from trainer.optimizer import build_optimizer
+from trainer.optimizer_state import restore_optimizer
 from utils.config import load_config
 from utils.errors import CheckpointError
 from utils.files import read_json

@@ -1,7 +1,5 @@
 """The evaluator: against the model called as a whole, and the metrics called by themselves."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,8 @@ from model import build_model
 from model.device_ranks import ranks_on_device
 from model.metric import t2v_metrics, v2t_metrics
 from small_runs import CE
-from trainer.evaluator import EvaluationData, evaluate
-from utils.batches import Frames
+from trainer.evaluator import evaluate
+from utils.batches import EvaluationData, Frames
 from utils.config import load_config
 from utils.errors import DataError
 
@@ -109,7 +107,7 @@ def test_frames_are_cut_and_moved_as_a_whole(model, data, monkeypatch):
     monkeypatch.setattr(
         model, "encode_clips", lambda experts, *rest: seen.append(experts) or encode(experts, *rest)
     )
-    scored = evaluate(model, replace(data, experts={**data.experts, "audio": frames}), device=CPU)
+    scored = evaluate(model, data._replace(experts={**data.experts, "audio": frames}), device=CPU)
     plain = evaluate(model, data, device=CPU)
     np.testing.assert_allclose(scored.similarities, plain.similarities, atol=1e-6)
     parts = [experts["audio"] for experts in seen[:3]]
@@ -158,20 +156,20 @@ def test_clips_that_are_not_in_the_split(model, data):
 
 def test_fewer_clips_than_the_list_says(model, data):
     with pytest.raises(DataError, match=r"lists 9 clips, the data is of \[8, 9\]"):
-        evaluate(model, replace(data, text=data.text[:-1]), device=CPU)
+        evaluate(model, data._replace(text=data.text[:-1]), device=CPU)
     with pytest.raises(DataError, match="lists 9 clips"):
-        evaluate(model, replace(data, query_masks=data.query_masks[1:]), device=CPU)
+        evaluate(model, data._replace(query_masks=data.query_masks[1:]), device=CPU)
 
 
 def test_a_similarity_that_is_no_number_names_both_clips(model, data):
     experts = {**data.experts, "audio": data.experts["audio"].clone()}
     experts["audio"][3, 0, 0] = torch.inf
     with pytest.raises(DataError, match="caption of clip 'clip 0' and clip 'clip 3' is nan"):
-        evaluate(model, replace(data, experts=experts), device=CPU)
+        evaluate(model, data._replace(experts=experts), device=CPU)
     text = data.text.clone()
     text[6, 1, 0, 0] = torch.nan
     with pytest.raises(DataError, match="caption of clip 'clip 6'"):
-        evaluate(model, replace(data, text=text), device=CPU)
+        evaluate(model, data._replace(text=text), device=CPU)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -186,5 +184,5 @@ def test_the_model_is_left_as_it_was(model, data, training):
 def test_the_mode_returns_also_after_a_failure(model, data):
     model.train()
     with pytest.raises(KeyError):
-        evaluate(model, replace(data, experts={}), device=CPU)
+        evaluate(model, data._replace(experts={}), device=CPU)
     assert model.training

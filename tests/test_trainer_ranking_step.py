@@ -13,10 +13,11 @@ from model.loss import build_loss
 from small_runs import CE
 from trainer.cuda_graphs import gradients_of
 from trainer.device import set_precision
-from trainer.evaluator import EvaluationData, evaluate
+from trainer.evaluator import evaluate
 from trainer.loop import READ_LOSSES_EVERY
 from trainer.optimizer import Ranger, build_optimizer
 from trainer.ranking_step import CompiledStep, RankingStep, build_step
+from utils.batches import EvaluationData
 from utils.config import load_config
 
 SMALL = {

@@ -87,7 +87,6 @@ def test_results():
     content = results(
         config=config,
         seeds=reached,
-        split="test",
         identity=identity,
         parameters=42,
         device="cpu",

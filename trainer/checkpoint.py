@@ -11,19 +11,15 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from model.retrieval_model import RetrievalModel
-from trainer.optimizer import Ranger
-from utils.declared import arguments_of, keys_of
+from model import RetrievalModel, build_model
+from utils.config import Config, config_from_dict, load_config
 from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
 from utils.kinds import is_finite_number, shown
-from utils.problems import Problems
 from utils.reading.checkpoints import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
 ARCHITECTURE = "CENet"
-LOSS = "loss."  # before the names of a loss's parameters, in messages
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -116,6 +112,30 @@ def load_weights(
         raise CheckpointError(f"{checkpoint.path} does not fit {config_file}: {error}") from error
 
 
+def config_of(
+    checkpoint: Checkpoint,
+    config_file: str | Path | None = None,
+    changes: Mapping[str, object] | None = None,
+    *,
+    data_dir: str | Path | None = None,
+) -> Config:
+    """Load the configuration of a checkpoint: `config_file`, or config.json beside it, or its own.
+
+    `changes` and `data_dir` as in `load_config`, which also says what is raised.
+    """
+    beside = checkpoint.path.parent / "config.json"
+    if checkpoint.config and config_file is None and not beside.is_file():
+        return config_from_dict(checkpoint.config, beside, changes, data_dir=data_dir)
+    return load_config(config_file or beside, changes, data_dir=data_dir)
+
+
+def load_model(config: Config, checkpoint: Checkpoint) -> RetrievalModel:
+    """Build the configured model with a checkpoint's weights; raises as `load_weights` does."""
+    model = build_model(config, released=checkpoint.state_dict)
+    load_weights(model, checkpoint, config.path)
+    return model
+
+
 def load_loss(loss: nn.Module, checkpoint: Checkpoint) -> None:
     """Load the state of a loss; most have none. Raises CheckpointError for another loss's."""
     own = loss.state_dict()
@@ -196,103 +216,3 @@ def _keep_previous(path: Path) -> None:
 def is_count(value: object) -> TypeGuard[int]:
     """Say whether a value of a file is a whole number from 0 up."""
     return isinstance(value, int) and is_finite_number(value) and value >= 0
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    model: RetrievalModel,
-    checkpoint: Checkpoint,
-    loss: nn.Module | None = None,
-) -> None:
-    """Load a checkpoint's optimiser state, matched by the names of its parameters.
-
-    Raises CheckpointError when the file has none, or one that does not fit or cannot be true.
-    """
-    stored = checkpoint.optimizer
-    if stored is None:
-        raise CheckpointError(
-            f"{checkpoint.path} holds no optimiser state; start a new run from its weights with "
-            "--finetune and trainer.finetune_optimizer false"
-        )
-    loss = nn.Module() if loss is None else loss
-    of_loss = dict(loss.named_parameters())
-    buffers = {model.published_name(name) for name, _ in model.named_buffers()}
-    stored_names = [
-        *(k for k in checkpoint.state_dict if k not in buffers and not k.endswith(BUFFERS)),
-        *(f"{LOSS}{key}" for key in checkpoint.loss if key in of_loss),
-    ]
-    names = [model.published_name(name) for name, _ in model.named_parameters()]
-    names += [f"{LOSS}{name}" for name in of_loss]
-    try:
-        groups = stored["param_groups"]
-        indices = [index for group in groups for index in group["params"]]
-        if sorted(indices) != list(range(len(indices))):
-            raise ValueError("its parameters are not numbered from 0 up")
-        index_of = {stored_names[index]: index for index in indices}
-        order = {index_of[name]: position for position, name in enumerate(names)}
-        state = {order[i]: dict(value) for i, value in stored["state"].items() if i in order}
-        settings = _settings(optimizer, groups[0])
-        kept = _state_keys(optimizer, settings)
-        parameters = [*model.parameters(), *of_loss.values()]
-        for position, entries in state.items():
-            _check_state(names[position], entries, kept, parameters[position])
-        group = {**optimizer.state_dict()["param_groups"][0], **settings}
-        optimizer.load_state_dict({"state": state, "param_groups": [group]})
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CheckpointError(
-            f"{checkpoint.path}: its optimiser state does not fit {type(optimizer).__name__}: "
-            f"{reason}; start a new run from its weights with --finetune and "
-            "trainer.finetune_optimizer false"
-        ) from error
-
-
-def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a stored group that a configuration can set too, by its rules.
-
-    What else a foreign file holds there is left out. Raises ValueError naming a wrong one.
-    """
-    settings = {key: group[key] for key in keys_of(type(optimizer))}
-    problems = Problems("its settings")
-    arguments_of(type(optimizer), settings, problems)
-    problems.raise_if_any(ValueError)
-    return settings
-
-
-def _state_keys(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> set[str]:
-    """Return the entries that an optimiser keeps for each parameter."""
-    kept = {"step", "exp_avg", "exp_avg_sq"}
-    kept |= {"slow_buffer"} if isinstance(optimizer, Ranger) else set()
-    return kept | ({"max_exp_avg_sq"} if settings.get("amsgrad") else set())
-
-
-def _check_state(
-    name: str, entries: Mapping[str, Any], keys: set[str], parameter: torch.Tensor
-) -> None:
-    """Refuse a parameter's state that no training leaves, with a ValueError naming the entry."""
-    if entries.keys() != keys:
-        raise ValueError(f"of {name} it keeps {sorted(map(str, entries))}, expected {sorted(keys)}")
-    for key, value in entries.items():
-        found = _wrong_step(value) if key == "step" else _wrong_moments(key, value, parameter)
-        if found:
-            raise ValueError(f"{key} of {name} {found}")
-
-
-def _wrong_step(value: Any) -> str | None:  # noqa: ANN401
-    """Return the problem of a count of steps, which some optimisers keep in a tensor."""
-    count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-    if is_finite_number(count) and count == int(count) >= 0:
-        return None
-    return f"is {shown(count)}, expected a whole number from 0 up"
-
-
-def _wrong_moments(key: str, value: object, parameter: torch.Tensor) -> str | None:
-    """Return the problem of a tensor that goes with a parameter."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        found = f"of {value.dtype}" if isinstance(value, torch.Tensor) else shown(value)
-        return f"is {found}, expected a tensor of floating-point numbers"
-    if value.shape != parameter.shape:
-        return f"is {tuple(value.shape)}, expected {tuple(parameter.shape)}"
-    if not torch.isfinite(value).all():
-        return "holds NaN or infinite values"
-    return "holds negative values" if key.endswith("_sq") and (value < 0).any() else None

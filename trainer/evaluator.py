@@ -11,27 +11,12 @@ from model import RetrievalModel, Rows
 from model.device_ranks import ranks_on_device
 from model.metric import summarise, t2v_ranks, v2t_ranks
 from trainer.distributed import ALONE, Processes, gather_rows
-from utils.batches import Experts, Features, Frames
+from utils.batches import EvaluationData, Features, Frames
 from utils.errors import DataError
 
 CLIPS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 256
 PASSES = 4  # arrays of all scores that are held at a time, on a GPU
-
-
-@dataclass(frozen=True)
-class EvaluationData:
-    """The data that a split is evaluated on.
-
-    text (V, K, N, D), experts {name: (V, N, D) or (V, D)}, available {name: (V,)},
-    query_masks (V, K) of 0/1, clips: V names.
-    """
-
-    text: torch.Tensor
-    experts: Experts
-    available: Mapping[str, torch.Tensor]
-    query_masks: torch.Tensor
-    clips: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from trainer.checkpoint import (
     load_loss,
     load_weights,
     previous_of,
-    restore_optimizer,
 )
 from trainer.device import describe
 from trainer.distributed import Processes
-from trainer.evaluator import Evaluation, EvaluationData, evaluate
+from trainer.evaluator import Evaluation, evaluate
 from trainer.keeper import BEST, LAST, exact_states
 from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Record
 from trainer.ranking_step import build_step
 from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
@@ -32,6 +32,7 @@ from trainer.runs import Run, last_usable, set_damaged_aside
 from trainer.start import Start, check_settings, listed
 from trainer.training import Training
 from trainer.weight_average import WeightAverage
+from utils.batches import EvaluationData
 from utils.config import Config
 from utils.errors import CheckpointError, DataError, ProjectError
 from utils.extraction_record import ExtractionRecord, refuse_other_features, write_run_records

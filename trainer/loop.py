@@ -15,10 +15,11 @@ from tqdm import tqdm
 from model import PreparedModel
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.distributed import ALONE, Processes, gather_batch
-from trainer.evaluator import EvaluationData, evaluate
+from trainer.evaluator import evaluate
 from trainer.keeper import LAST, Keeper
 from trainer.progress import Progress, Record
 from trainer.training import Training
+from utils.batches import EvaluationData
 from utils.config import TrainerConfig
 from utils.errors import CheckpointError, ProjectError
 from utils.progress import no_bar

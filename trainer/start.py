@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import Checkpoint, config_of, load_checkpoint
 from trainer.distributed import Processes
 from trainer.keeper import BEST
 from trainer.runs import (
@@ -23,7 +23,7 @@ from trainer.runs import (
     open_run,
     purge_runs,
 )
-from utils.config import Config, config_from_dict, load_config
+from utils.config import Config, config_from_dict
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.fetching.experiments import fetch_run, find_experiment
 
@@ -115,12 +115,10 @@ def config_of_run(named: Path, config_file: str | None, changes: Mapping[str, ob
         checkpoint = load_checkpoint(named)
     except (CheckpointError, DataError) as error:
         raise CheckpointError(f"{error}{damaged_hint(named)}") from error
-    stored, beside = checkpoint.config or {}, named.parent / "config.json"
-    if "name" in stored:
-        changes = {**changes, "name": stored["name"]}
-    if stored and config_file is None and not beside.is_file():
-        return config_from_dict(stored, beside, changes)
-    return load_config(config_file or beside, changes)
+    name = (checkpoint.config or {}).get("name")
+    return config_of(
+        checkpoint, config_file, changes if name is None else {**changes, "name": name}
+    )
 
 
 def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:

@@ -19,9 +19,9 @@ from trainer.checkpoint import (
     load_checkpoint,
     load_loss,
     load_weights,
-    restore_optimizer,
 )
 from trainer.keeper import BEST
+from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Progress
 from trainer.weight_average import WeightAverage
 from utils.errors import CheckpointError, DataError

@@ -5,7 +5,7 @@ B clips or texts, N tokens or frames, D the width of an expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
@@ -68,3 +68,18 @@ def needs_of(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> Batch
 Features = Union["torch.Tensor", Frames]
 Experts = Mapping[str, Features]
 Available = Union[Mapping[str, "torch.Tensor"], "torch.Tensor"]
+
+
+class EvaluationData(NamedTuple):
+    """A whole split: V clips, the first K captions of each."""
+
+    text: torch.Tensor
+    """(V, K, N, T)"""
+    experts: Experts
+    """{name: (V, N, D) or (V, D)}"""
+    available: Mapping[str, torch.Tensor]
+    """{name: (V,)}"""
+    query_masks: torch.Tensor
+    """(V, K), 0 for a caption that does not exist."""
+    clips: Sequence[str]
+    """V names."""

@@ -28,13 +28,13 @@ from model import RetrievalModel, build_model
 from model.loss import MaxMarginRankingLoss, build_loss
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.device import choose_device, describe, set_precision
-from trainer.evaluator import EvaluationData, evaluate
+from trainer.evaluator import evaluate
 from trainer.loop import Batch, Fit, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
 from trainer.ranking_step import CompiledStep, Precision, RankingStep, build_step
 from trainer.training import Training
-from utils.batches import Frames
+from utils.batches import EvaluationData, Frames
 from utils.config import Config, load_config
 from utils.stop import StopSignals
 

@@ -16,8 +16,7 @@ from data_loader.batches import ClipTensors, EpochPlan, TrainingBatch, plan_epoc
 from data_loader.packed_sources import PackedFeatures, PackedText
 from data_loader.split import SplitCaptions, SplitExpert
 from misc.benchmarking.made_up_data import TOKENS, WORDS
-from trainer.evaluator import EvaluationData
-from utils.batches import PlannedBatch
+from utils.batches import EvaluationData, PlannedBatch
 from utils.config import Config
 
 TOPIC = 64

@@ -32,10 +32,11 @@ from model.loss import build_loss
 from model.metric import t2v_ranks, v2t_ranks
 from model.retrieval_model import RetrievalModel
 from trainer.device import choose_device, describe, set_precision
-from trainer.evaluator import EvaluationData, evaluate
+from trainer.evaluator import evaluate
 from trainer.optimizer import build_optimizer
 from trainer.ranking_step import build_step
 from utils.allocator import SETTLED, keep_memory, set_thresholds
+from utils.batches import EvaluationData
 from utils.config import Config, load_config
 from utils.errors import ProjectError
 
@@ -193,7 +194,7 @@ def evaluation(settings: Mapping[str, Any]) -> Figures:
     figures: Figures = {}
     for name, of in (("validation", config), ("test", config.for_evaluation())):
         split = of.data.split_name
-        data = EvaluationData(*build_dataset(of, split).to(device).evaluation())
+        data = build_dataset(of, split).to(device).evaluation()
 
         def ours(data: EvaluationData = data) -> None:
             evaluate(model, data, device=device)

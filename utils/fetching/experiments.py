@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.errors import DataError, UsageError, nearest
+from utils.errors import DataError, UnreachableError, UsageError, nearest
 from utils.fetching.download import Policy, fetch
 from utils.fetching.manifest import shown
 from utils.files import read_json
@@ -195,6 +195,24 @@ def fetch_run(
     for file in experiment.files:
         fetch(f"{url}/{file}", folder / file, check=checks[file], policy=policy)
     return folder
+
+
+class Source:
+    """The address of published runs; a server that cannot be reached is asked once."""
+
+    def __init__(self, root_url: str, data_dir: Path) -> None:
+        self.root_url, self.data_dir = root_url, data_dir
+        self._failure: UnreachableError | None = None
+
+    def fetch(self, experiment: Experiment, seed: int) -> Path:
+        """Return the folder of a seed, fetched or verified; raises as `fetch_run` does."""
+        if self._failure is not None and not is_here(experiment, seed, self.data_dir):
+            raise self._failure
+        try:
+            return fetch_run(experiment, seed, root_url=self.root_url, data_dir=self.data_dir)
+        except UnreachableError as error:
+            self._failure = error
+            raise
 
 
 def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> list[Presence]:
