@@ -174,7 +174,7 @@ class MMT(RetrievalModel):
         ids, mask = text.flatten(0, 1).long().unbind(dim=2)  # (Q, W) each
         first = self.switches.caption_from == "first"
         if first and ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            longest = int(mask.sum(dim=1).max()) if len(mask) else 0  # padding is behind
+            longest = int(mask.sum(dim=1).max()) if len(mask) else 1  # padding is behind
             ids, mask = ids[:, :longest], mask[:, :longest]
         tokens = self.text_bert(ids, mask > 0, needed=1 if first else None)  # (Q, 1 or W, H)
         if first:

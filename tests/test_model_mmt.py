@@ -8,6 +8,7 @@ from golden_mmt import cases, load_case
 from model import bert, count_parameters
 from model.loss import MaxMarginRankingLoss
 from model.mmt import MMT, ClipTransformer, Switches, drop_unattended, types_of
+from trainer.ranking_step import RankingStep
 from utils.batches import Frames
 from utils.errors import CheckpointError
 
@@ -127,6 +128,21 @@ def check_gradients(model, loss, arrays, run, without):
         key = f"{run}/buf/{model.published_name(name)}"
         if key in arrays:
             close(buffer, arrays[key])
+
+
+def test_bfloat16_has_almost_the_same_gradients():
+    case, arrays = load_case("mmt2_missing")
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        model = build(case).train()
+        model.load_published(recorded_state(arrays))
+        step = RankingStep(model, MaxMarginRankingLoss(case["margin"]), precision=precision)
+        step(*inputs(arrays, "train1/in/", model.names)).backward()
+        parts = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+        gradients.append(torch.cat(parts))
+    exact, rounded = gradients
+    assert not torch.equal(exact, rounded)
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.99
 
 
 def test_a_recorded_training():

@@ -141,6 +141,7 @@ def test_parts_are_gathered_with_their_shapes(equal_twin):
         (3, 0),
     ]
     assert gather_rows([torch.ones(0, 3)], [0, 2])[0].shape == (2, 3)
+    assert gather_rows([torch.tensor([7, 8])], [2, 1])[0].tolist() == [14, 16, 0]  # of clips
 
 
 def test_gradients_of_others_stay_as_they_are(equal_twin):

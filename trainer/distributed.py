@@ -155,11 +155,12 @@ def gather_rows(parts: Sequence[torch.Tensor], sizes: Sequence[int]) -> tuple[to
     """
     if len(sizes) == 1:
         return tuple(parts)
-    rows = torch.cat([part.flatten(1) for part in parts], dim=1)  # sent all at once
     widths = [math.prod(part.shape[1:]) for part in parts]
-    pieces = _GatherRows.apply(rows, sizes).split(widths, dim=1)
+    flat = [part.reshape(len(part), width) for part, width in zip(parts, widths, strict=True)]
+    pieces = _GatherRows.apply(torch.cat(flat, dim=1), sizes).split(widths, dim=1)  # all at once
     return tuple(
-        piece.unflatten(1, part.shape[1:]) for piece, part in zip(pieces, parts, strict=True)
+        piece.reshape(len(piece), *part.shape[1:])
+        for piece, part in zip(pieces, parts, strict=True)
     )
 
 
