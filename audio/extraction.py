@@ -26,7 +26,7 @@ from audio.extractor import Extractor, Tokens
 from audio.listing import Sound
 from audio.reading import Wave, read, read_blocks, sound_length
 from utils.errors import DataError
-from utils.extraction_record import ExtractionRecord, read_record, write_record
+from utils.extraction_record import ExtractionRecord, read_record, record_from, write_record
 from utils.reading.pickles import dump_plain, load_plain
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Part:
             isinstance(content.get(key), dict) for key in ("features", "stamps", "skipped")
         ):
             raise DataError(f"{path}: is no part of an extraction; remove it and extract again")
-        record = ExtractionRecord.from_json(content.get("record"), path)
+        record = record_from(content.get("record"), path)
         stamps = {name: (stamp[0], stamp[1]) for name, stamp in content["stamps"].items()}
         return cls(record, content["features"], stamps, content["skipped"])
 

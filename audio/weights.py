@@ -12,15 +12,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.declared import read_table
 from utils.errors import ConfigError, DataError, DownloadError, nearest
 from utils.fetching.download import fetch
-from utils.files import read_json, sha256_of
+from utils.files import sha256_of
 
 SOURCES = Path(__file__).resolve().parent.parent / "configs" / "extractors.json"
 FOLDER = Path("data") / "weights"
@@ -30,13 +31,12 @@ FOLDER = Path("data") / "weights"
 class Source:
     """Where a file of weights comes from: an address, or a package that holds it."""
 
-    file: str
-    licence: str
-    url: str | None = None
-    sha256: str | None = None
-    """Its first digits, as many as are known; None: nothing is published."""
-    package: str | None = None
-    requirement: str | None = None
+    file: Annotated[str, "its name"]
+    licence: Annotated[str, "of the weights"]
+    url: Annotated[str | None, "address"] = None
+    sha256: Annotated[str | None, "its first digits, as many as are published"] = None
+    package: Annotated[str | None, "name of the package to import"] = None
+    requirement: Annotated[str | None, "the package to install"] = None
 
     def verify(self, path: Path) -> None:
         """Raise DownloadError unless the file is the one that was published."""
@@ -50,14 +50,11 @@ class Source:
 
 def weight_source(name: str) -> Source:
     """Return where the weights called `name` come from; ConfigError for an unknown name."""
-    sources = read_json(SOURCES)
+    sources = read_table(Source, SOURCES)
     if name not in sources:
         known = ", ".join(sources)
         raise ConfigError(f"{name!r} has no weights{nearest(name, sources)} (known: {known})")
-    try:
-        return Source(**sources[name])
-    except TypeError as error:
-        raise ConfigError(f"{SOURCES}: {name}: {error}") from None
+    return sources[name]
 
 
 def locate_weights(name: str, given: Path | None = None, folder: Path | None = None) -> Path:

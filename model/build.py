@@ -1,6 +1,6 @@
 """Models by their names in configurations, and how a configuration becomes one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +21,7 @@ from model.pooling import VLAD, Pooling, build_pooling
 from model.retrieval_model import RetrievalModel
 from model.text_encoder import TextEncoder
 from utils.config import Config, ExpertConfig, TextConfig
-from utils.declared import built_with
+from utils.declared import Mistakes, built_with
 from utils.kinds import at_least, choice
 
 __all__ = ["MODELS", "RetrievalModel", "build_model", "count_parameters"]
@@ -36,7 +36,7 @@ def check_cenet(
     use_ce: str,
     mimic_ce_dims: bool,
     **_: object,
-) -> Iterator[tuple[str, str]]:
+) -> Mistakes:
     """Yield the key and the problem of arguments that do not go together."""
     if use_ce and mimic_ce_dims:
         yield "mimic_ce_dims", 'found true, expected false beside use_ce "pairwise"'

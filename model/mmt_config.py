@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import torch
 
 from model import bert
-from model.bert_files import load_bert, read_weights, weights_file
+from model.bert_files import check_heads, load_bert, read_weights, weights_file
 from model.mmt import MMT, ClipTransformer, Switches
 from utils.batches import BatchNeeds
 from utils.config import ExpertConfig, TextConfig
-from utils.declared import built_with
+from utils.declared import Mistakes, built_with
 from utils.errors import CheckpointError, DataError
 from utils.files import open_regular
 from utils.kinds import above, at_least, between
@@ -28,45 +28,43 @@ CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
 """`txt_agg`: BERT, fine-tuned, and the place of the caption among its tokens."""
 
 
+Count = Annotated[int, at_least(1)]
+Dropout = Annotated[float, between(0, 1, open_high=True)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class TextBertParams:
+class BertParams:
+    """The arguments that both transformers have."""
+
+    intermediate_size: Annotated[Count, "width between the two dense layers"] = 3072
+    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
+    hidden_dropout_prob: Annotated[Dropout, "dropout of tokens"] = 0.1
+    attention_probs_dropout_prob: Annotated[Dropout, "dropout of attention"] = 0.1
+
+    check = staticmethod(check_heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBertParams(BertParams):
     """The section `arch.args.txt_bert_params`; the defaults are those of bert-base-cased."""
 
-    hidden_size: Annotated[int, at_least(1), "width of a token"] = 768
-    num_hidden_layers: Annotated[int, at_least(1), "layers"] = 12
-    num_attention_heads: Annotated[int, at_least(1), "heads, which share the width"] = 12
-    intermediate_size: Annotated[int, at_least(1), "width between the two dense layers"] = 3072
-    max_position_embeddings: Annotated[int, at_least(1), "longest sequence"] = 512
-    type_vocab_size: Annotated[
-        int, at_least(1), "kinds of segments, of which the first is used"
-    ] = 2
-    vocab_size: Annotated[int | None, at_least(1), "word pieces; null: as many as `vocab` has"] = (
-        None
-    )
-    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
-    hidden_dropout_prob: Annotated[float, between(0, 1, open_high=True), "dropout of tokens"] = 0.1
-    attention_probs_dropout_prob: Annotated[
-        float, between(0, 1, open_high=True), "dropout of attention"
-    ] = 0.1
+    hidden_size: Annotated[Count, "width of a token"] = 768
+    num_hidden_layers: Annotated[Count, "layers"] = 12
+    num_attention_heads: Annotated[Count, "heads, which share the width"] = 12
+    max_position_embeddings: Annotated[Count, "longest sequence"] = 512
+    type_vocab_size: Annotated[Count, "kinds of segments, of which the first is used"] = 2
+    vocab_size: Annotated[Count | None, "word pieces; null: as many as `vocab` has"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipBertParams:
+class ClipBertParams(BertParams):
     """The section `arch.args.vid_bert_params`, as published."""
 
-    hidden_size: Annotated[int, at_least(1), "width of a token and of embeddings"] = 512
-    num_hidden_layers: Annotated[int, at_least(1), "layers"] = 4
-    num_attention_heads: Annotated[int, at_least(1), "heads, which share the width"] = 4
-    intermediate_size: Annotated[int, at_least(1), "width between the two dense layers"] = 3072
-    max_position_embeddings: Annotated[
-        int, at_least(1), "positions; later frames share the last one"
-    ] = 102
-    type_vocab_size: Annotated[int, at_least(1), "types: one for each expert and one besides"] = 10
-    hidden_dropout_prob: Annotated[float, between(0, 1, open_high=True), "dropout of tokens"] = 0.1
-    attention_probs_dropout_prob: Annotated[
-        float, between(0, 1, open_high=True), "dropout of attention"
-    ] = 0.1
-    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
+    hidden_size: Annotated[Count, "width of a token and of embeddings"] = 512
+    num_hidden_layers: Annotated[Count, "layers"] = 4
+    num_attention_heads: Annotated[Count, "heads, which share the width"] = 4
+    max_position_embeddings: Annotated[Count, "positions; later frames share the last one"] = 102
+    type_vocab_size: Annotated[Count, "types: one for each expert and one besides"] = 10
     hidden_act: Annotated[Literal["gelu"], "between the two dense layers"] = "gelu"
     layer_norm_eps: Annotated[float, "no effect: 1e-12 everywhere"] = 1e-12
     vocab_size_or_config_json_file: Annotated[int, "no effect"] = 10
@@ -80,12 +78,8 @@ def check_mmt(
     vid_bert_params: ClipBertParams,
     same_dim: int,
     **_: object,
-) -> Iterator[tuple[str, str]]:
+) -> Mistakes:
     """Yield the key and the problem of arguments that do not go together."""
-    for key, params in (("txt_bert_params", txt_bert_params), ("vid_bert_params", vid_bert_params)):
-        if params.hidden_size % params.num_attention_heads:
-            message = f"found {params.num_attention_heads}, expected a divisor of hidden_size"
-            yield f"{key}.num_attention_heads", f"{message}, which is {params.hidden_size}"
     if same_dim != vid_bert_params.hidden_size:
         message = f"found {same_dim}, expected vid_bert_params.hidden_size"
         yield "same_dim", f"{message}, which is {vid_bert_params.hidden_size}"

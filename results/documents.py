@@ -6,14 +6,17 @@ All are written by `python misc/tables.py --documents`; a run is taken in by its
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from model.metric import METRICS, TASKS, published_key
-from results.tables import Spread
+from results.runs import load_run
+from results.tables import Spread, spread
+from utils.declared import read_values
 from utils.errors import DataError
 from utils.fetching.experiments import (
     JOINED,
@@ -24,6 +27,7 @@ from utils.fetching.experiments import (
     unpublished_configs,
 )
 from utils.files import read_json, write_text
+from utils.kinds import Range, list_of, nullable, real
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "published-results.md"
@@ -33,9 +37,35 @@ NAMED = {"R@1": "R1", "geometric mean": "geom"}
 """Columns of the page of names."""
 
 HEADINGS = {published_key(name): metric.heading for name, metric in METRICS.items()}
-Row = Mapping[str, Any]
-"""One measurement: config, data, published_features, command, machine, date, seeds, and values
-as in the registry: task ("t2v", "v2t") -> metric -> [mean, deviation]."""
+Spreads = Annotated[
+    dict[
+        str,
+        Annotated[
+            tuple[float | None, ...],
+            list_of(nullable(real(Range(-math.inf))), "a list of a mean and a deviation", 2),
+        ],
+    ],
+    "published key of a metric -> mean and deviation",
+]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement."""
+
+    config: Annotated[str, "key of the experiment"]
+    data: Annotated[str, "name of the data"]
+    published_features: Annotated[bool, "it belongs beside the published row"]
+    command: Annotated[str, "that measured it"]
+    machine: Annotated[str, "that it was measured on"]
+    date: Annotated[str, "of the measurement"]
+    seeds: Annotated[int, "number of seeds"]
+    t2v: Spreads
+    v2t: Spreads
+
+    def of(self, task: str) -> Mapping[str, Sequence[float | None]]:
+        """Return the metrics of a direction."""
+        return self.t2v if task == "t2v" else self.v2t
 
 
 @dataclass(frozen=True)
@@ -53,9 +83,9 @@ class Source:
 def take_in(source: Source) -> None:
     """Keep a results.json as a measurement, in place of an earlier one of its config and data."""
     new = measured_row(source)
-    measured = [row for row in load_measured() if not _same(row, new)]
-    measured.append(new)
-    lines = ",\n".join(json.dumps(row) for row in measured)
+    place = (new.config, new.data)
+    kept = [row for row in load_measured() if (row.config, row.data) != place]
+    lines = ",\n".join(json.dumps(asdict(row)) for row in [*kept, new])
     write_text(MEASURED, f"[\n{lines}\n]\n")
 
 
@@ -65,42 +95,38 @@ def write_documents() -> None:
     write_text(NAMES, render_names())
 
 
-def load_measured() -> list[Row]:
+def load_measured() -> list[Measurement]:
     """Return the measurements made with this project, in the order they were added."""
     rows = read_json(MEASURED)
     if not isinstance(rows, list):
         raise DataError(f"{MEASURED}: expected a list of measurements")
-    return rows
+    return [read_values(Measurement, row, f"{MEASURED}: row {n}") for n, row in enumerate(rows, 1)]
 
 
-def measured_row(source: Source) -> Row:
+def measured_row(source: Source) -> Measurement:
     """Return the row of a results.json."""
-    results = read_json(source.results)
-    try:
-        if results.get("mini_train") or "queried_clips" in results.get("protocol", {}):
-            raise DataError(
-                f"{source.results}: is of a part (--mini_train, --per_class) of an experiment"
-            )
-        return {
-            "config": results.get("experiment", results["config"]),
-            "data": source.data,
-            "published_features": source.published_features,
-            "command": source.command,
-            "machine": source.machine,
-            "date": time.strftime("%Y-%m-%d"),
-            "seeds": len(results["seeds"]),
-            **{
-                task: {
-                    published_key(metric): [_rounded(found[part]) for part in ("mean", "std")]
-                    for metric, found in results["summary"][f"{task}_metrics"].items()
-                }
-                for task in TASKS
-            },
-        }
-    except (LookupError, TypeError, AttributeError) as error:
+    run = load_run(source.results)
+    if run.mini or "queried_clips" in run.content["protocol"]:
         raise DataError(
-            f"{source.results}: is not a results.json of train.py or eval.py: {error}"
-        ) from None
+            f"{source.results}: is of a part (--mini_train, --per_class) of an experiment"
+        )
+    values = {
+        task: {
+            published_key(metric): tuple(map(_rounded, spread(run.values(task, metric))))
+            for metric in run.metrics
+        }
+        for task in TASKS
+    }
+    return Measurement(
+        config=run.experiment,
+        data=source.data,
+        published_features=source.published_features,
+        command=source.command,
+        machine=source.machine,
+        date=time.strftime("%Y-%m-%d"),
+        seeds=len(run.seeds),
+        **values,
+    )
 
 
 def render_page() -> str:
@@ -135,20 +161,20 @@ def render_page() -> str:
                 size = f"{experiment.parameters:,}"
                 lines.append(_row([experiment.paper, label, size, *values]))
                 lines += [
-                    _row(["", "*measured here*", "", *_values(row[task], keys)])
+                    _row(["", "*measured here*", "", *_values(row.of(task), keys)])
                     for row in load_measured()
-                    if row["published_features"] and row["config"] == experiment.key
+                    if row.published_features and row.config == experiment.key
                 ]
         lines += _flags(experiments)
     lines += ["", "## Measured with this code", ""]
     lines += ["Rows of other data than the published are not to be compared with the tables above."]
     for task, title in TASKS.items():
-        keys = _keys_in([row[task] for row in load_measured()])
+        keys = _keys_in([row.of(task) for row in load_measured()])
         lines += ["", f"### Measured, {title}", ""]
         lines += _table(["data", "config", "seeds", *_headings(keys)])
         for row in load_measured():
-            cells = [row["data"], f"`{row['config']}`", str(row["seeds"])]
-            lines.append(_row([*cells, *_values(row[task], keys)]))
+            cells = [row.data, f"`{row.config}`", str(row.seeds)]
+            lines.append(_row([*cells, *_values(row.of(task), keys)]))
     lines += ["", "### With which commands, where and when", "", *_sources()]
     return "\n".join(lines) + "\n"
 
@@ -156,7 +182,7 @@ def render_page() -> str:
 def _sources() -> list[str]:
     """Return the command, machine and date of each measurement."""
     return [
-        f"* {row['data']}, `{row['config']}`: `{row['command']}`; {row['machine']}, {row['date']}"
+        f"* {row.data}, `{row.config}`: `{row.command}`; {row.machine}, {row.date}"
         for row in load_measured()
     ]
 
@@ -212,11 +238,6 @@ def _row(cells: Sequence[str]) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _same(row: Row, other: Row) -> bool:
-    """Return whether two rows are of the same config and data."""
-    return bool((row["config"], row["data"]) == (other["config"], other["data"]))
 
 
 def render_names() -> str:

@@ -12,18 +12,53 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from model.metric import TASKS
 from results.ranks import RANKS, Ranks, read_ranks
+from utils.declared import Mistakes, read_values
 from utils.errors import DataError, UsageError
 from utils.files import read_json
+from utils.kinds import MAPPING, Range
 
 RESULTS = "results.json"
 CURVES = "metrics.jsonl"
 LONGEST_CURVES = 256 << 20
 PROTOCOL = {"ties": "mean of all orders"}
 """Terms that results.json of earlier versions leaves out."""
+
+
+Values = Annotated[dict[str, float], Range(-math.inf), "value of each metric"]
+
+
+@dataclass(frozen=True)
+class SeedResults:
+    """The metrics of a seed, those its version had."""
+
+    t2v_metrics: Values
+    v2t_metrics: Values
+
+    @staticmethod
+    def check(t2v_metrics: Mapping[str, float], v2t_metrics: Mapping[str, float]) -> Mistakes:
+        """Yield the problem of a direction without a metric."""
+        for key, values in (("t2v_metrics", t2v_metrics), ("v2t_metrics", v2t_metrics)):
+            if not values:
+                yield key, "holds no metric"
+
+
+@dataclass(frozen=True)
+class ResultsFile:
+    """The part of results.json that a run is compared by."""
+
+    config: Annotated[str, "name of the run"]
+    protocol: Annotated[dict[str, Any], MAPPING, "how queries were made and ranked"]
+    seeds: Annotated[dict[str, SeedResults], "of each seed"]
+
+    @staticmethod
+    def check(seeds: Mapping[str, SeedResults], **_: object) -> Mistakes:
+        """Yield the problem of a file without a seed."""
+        if not seeds:
+            yield "seeds", "holds no seed"
 
 
 @dataclass(frozen=True)
@@ -153,23 +188,11 @@ def _log_folder(models: Path) -> Path:
 
 def _load_one(file: Path) -> StoredRun:
     content = read_json(file)
-    try:
-        seeds = {str(seed): dict(values) for seed, values in content["seeds"].items()}
-        for values in seeds.values():
-            for task in TASKS:
-                numbers = values[f"{task}_metrics"].values()
-                if not numbers or not all(
-                    isinstance(number, int | float) and math.isfinite(number) for number in numbers
-                ):
-                    raise ValueError("a metric is no number")
-        if not seeds or not isinstance(content["protocol"], dict):
-            raise ValueError("no seed or no protocol is in it")
-        name = str(content["config"])
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{file}: is no {RESULTS} of train.py or eval.py: {error}") from None
+    found = read_values(ResultsFile, content, file, more=True)
+    seeds = content["seeds"]
     places = {seed: file.parent / f"seed-{seed}" / RANKS for seed in seeds}
     return StoredRun(
-        name=name,
+        name=found.config,
         files=(file,),
         content=content,
         seeds=seeds,

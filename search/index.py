@@ -16,8 +16,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 
 from model.kernels.linear import linear
 from search.scoring import Clips, Floats, Hit, Queries, best_of_files
+from utils.declared import read_values
 from utils.errors import DataError, ProjectError
+from utils.kinds import MAPPING
 
 WINDOW = np.dtype([("file", "<i8"), ("pattern", "<i8"), ("start", "<f8"), ("end", "<f8")])
 CATALOGUE = "catalogue.sqlite"
@@ -64,6 +67,18 @@ class IndexedFile(NamedTuple):
     moments: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class About:
+    """The header of an index, as its catalogue holds it."""
+
+    format: Annotated[int, "of the files"]
+    width: Annotated[int, "of a vector"]
+    identity: Annotated[dict[str, Any], MAPPING, "of the model and the features"]
+    generation: Annotated[int, "number in the names of the files"]
+    rows: Annotated[int, "rows that count"]
+    features: Annotated[dict[str, Any] | None, MAPPING, "extractor of each expert"] = None
+
+
 class Index:
     """An index in a folder; see the head of this file.
 
@@ -89,9 +104,8 @@ class Index:
     def _begin(self) -> None:
         """Create the tables in a new index; check those of an old one."""
         self._catalogue.execute("PRAGMA synchronous=FULL")
-        mine = {"format": FORMAT, "width": self.width, "identity": self._identity}
-        found = self._about() if self._has_tables() else {}
-        if not found:
+        if not self._has_tables():
+            mine = {"format": FORMAT, "width": self.width, "identity": self._identity}
             with self._writing():
                 for statement in TABLES.split(";"):
                     self._catalogue.execute(statement)
@@ -99,18 +113,21 @@ class Index:
                     self._catalogue.execute(
                         "INSERT OR IGNORE INTO about VALUES (?, ?)", (key, json.dumps(value))
                     )
-            found = self._about()
-        different = sorted(key for key in mine if found.get(key) != mine[key])
-        if different:
-            raise other_features(str(self.folder), found.get("identity"), self._identity)
+        found = self._about()
+        if (found.format, found.width, found.identity) != (FORMAT, self.width, self._identity):
+            raise other_features(str(self.folder), found.identity, self._identity)
 
     def _has_tables(self) -> bool:
         query = "SELECT count(*) FROM sqlite_master WHERE name = 'about'"
         return bool(self._catalogue.execute(query).fetchone()[0])
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> About:
         rows = self._catalogue.execute("SELECT key, value FROM about")
-        return {key: json.loads(value) for key, value in rows}
+        try:
+            values = {key: json.loads(value) for key, value in rows}
+            return read_values(About, values, CATALOGUE)
+        except (ValueError, DataError) as error:
+            raise self._damaged(str(error)) from error
 
     def _damaged(self, reason: str) -> UnusableIndexError:
         return UnusableIndexError(
@@ -128,8 +145,8 @@ class Index:
         with self._reading():
             about = self._about()
             removed = self._catalogue.execute("SELECT first, rows FROM removed").fetchall()
-            self._rows = int(about["rows"])
-            self._vectors, self._windows = self._map(int(about["generation"]), self._rows)
+            self._rows = about.rows
+            self._vectors, self._windows = self._map(about.generation, self._rows)
         self._live: NDArray[np.bool_] = np.ones(self._rows, bool)
         for first, rows in removed:
             self._live[first : first + rows] = False
@@ -184,7 +201,7 @@ class Index:
             self._catalogue.execute(
                 "INSERT OR IGNORE INTO about VALUES ('features', ?)", (json.dumps(records),)
             )
-            found = self._about()["features"]
+            found = self._about().features
         if found != json.loads(json.dumps(records)):
             raise other_features(str(self.folder), found, dict(records))
 
@@ -194,7 +211,7 @@ class Index:
             return
         with self._writing():
             about = self._about()
-            rows, paths = int(about["rows"]), self._files(int(about["generation"]))
+            rows, paths = about.rows, self._files(about.generation)
             self._forget([file.path for file in files])
             windows = []
             for file in files:
@@ -211,8 +228,8 @@ class Index:
                 windows.append(part)
                 rows += count
             vectors = [np.ascontiguousarray(file.clips.vectors, "<f4") for file in files]
-            self._append(paths[0], 4 * self.width * int(about["rows"]), vectors)
-            self._append(paths[1], WINDOW.itemsize * int(about["rows"]), windows)
+            self._append(paths[0], 4 * self.width * about.rows, vectors)
+            self._append(paths[1], WINDOW.itemsize * about.rows, windows)
             self._set("rows", rows)
         self.refresh()
 
@@ -252,15 +269,15 @@ class Index:
         """Copy the rows that count to a new generation when most do not."""
         query = "SELECT coalesce(sum(rows), 0) FROM removed"
         removed = self._catalogue.execute(query).fetchone()[0]
-        if 2 * removed > int(self._about()["rows"]):
+        if 2 * removed > self._about().rows:
             self.compact()
 
     def compact(self) -> None:
         """Copy the rows that count to a new generation of files; the old one goes."""
         with self._writing():
             about = self._about()
-            old = int(about["generation"])
-            vectors, windows = self._map(old, int(about["rows"]))
+            old = about.generation
+            vectors, windows = self._map(old, about.rows)
             paths = self._files(old + 1)
             for path in paths:
                 path.unlink(missing_ok=True)

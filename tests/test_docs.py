@@ -19,7 +19,7 @@ import yaml
 import train
 from data_loader import find_archive
 from misc import tables
-from model.metric import METRICS
+from model.metric import METRICS, TASKS
 from results import documents
 from results.content import PROJECT_VERSION
 from synthetic import write_dataset
@@ -392,7 +392,9 @@ def sections(text):
     "part", [{"mini_train": True, "protocol": {}}, {"protocol": {"queried_clips": 3}}]
 )
 def test_results_of_a_part_are_no_measurement(tmp_path, part, capsys):
-    (tmp_path / "results.json").write_text(json.dumps(part))
+    metrics = {"t2v_metrics": {"R1": 1.0}, "v2t_metrics": {"R1": 1.0}}
+    results = {"config": "a", "seeds": {"0": metrics}, **part}
+    (tmp_path / "results.json").write_text(json.dumps(results))
     flags = {
         "--add": str(tmp_path / "results.json"),
         "--data": "a",
@@ -405,7 +407,7 @@ def test_results_of_a_part_are_no_measurement(tmp_path, part, capsys):
 
 def test_figures_name_the_command_that_made_them():
     for row in documents.load_measured():
-        assert all(row[key] for key in ("command", "machine", "date", "data"))
+        assert all(vars(row)[key] for key in ("command", "machine", "date", "data"))
 
 
 def test_result_pages_are_what_the_script_writes():
@@ -421,11 +423,11 @@ def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
         ("NAMES", "names.md"),
     ):
         monkeypatch.setattr(documents, name, tmp_path / file)
-    metrics = {m: {"mean": 12.345, "std": 0.5} for m in METRICS}
+    seeds = [{f"{task}_metrics": dict.fromkeys(METRICS, n) for task in TASKS} for n in (12, 13)]
     results = {
         "config": "clotho-train-vggish-vggsound",
-        "seeds": {"0": {}, "1": {}},
-        "summary": {"t2v_metrics": metrics, "v2t_metrics": metrics},
+        "protocol": {},
+        "seeds": dict(enumerate(seeds)),
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     call = ["--add", str(tmp_path / "results.json"), "--data", "ours", "--machine", "m"]
@@ -433,9 +435,9 @@ def test_a_result_is_taken_in_once(tmp_path, monkeypatch):
     for _ in range(2):
         assert tables.main([*call, "--command", "python train.py"]) == 0
     (row,) = json.loads((tmp_path / "measured.json").read_text())
-    assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.345, 0.5])
+    assert (row["seeds"], row["t2v"]["R10"]) == (2, [12.5, 0.7071])
     page = (tmp_path / "page.md").read_text()
-    assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.3 (0.5) |" in page
+    assert "| ours | `clotho-train-vggish-vggsound` | 2 | 12.5 (0.7) |" in page
 
 
 # -- the record -------------------------------------------------------------------------------

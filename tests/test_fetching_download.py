@@ -112,7 +112,7 @@ def test_a_file_put_there_by_hand_is_checked_and_adopted(server, tmp_path):
 def test_a_broken_manifest_is_named(server, tmp_path):
     get(server, tmp_path)
     manifest_path(tmp_path / "a.bin").write_text("[]")
-    with pytest.raises(DataError, match="is not a manifest"):
+    with pytest.raises(DataError, match=r"a\.bin\.manifest\.json: .*remove it"):
         get(server, tmp_path)
 
 

@@ -18,7 +18,7 @@ from model.mmt_config import (
 )
 from test_model_mmt import inputs
 from utils.config import ExpertConfig, TextConfig, load_config
-from utils.errors import CheckpointError, DataError
+from utils.errors import CheckpointError, ConfigError, DataError
 from utils.reading.checkpoints import read_torch_checkpoint
 
 FOLDER = DATA / "published_ckpt_clotho_mmt"
@@ -105,7 +105,6 @@ def test_pretrained_weights_are_read(tmp_path):
     [
         ({}, []),
         ({"same_dim": 64}, ["same_dim"]),
-        ({"txt_bert_params": TextBertParams(num_attention_heads=5)}, ["txt_bert_params"]),
         ({"txt_bert_params": TextBertParams(max_position_embeddings=20)}, ["txt_bert_params"]),
         (
             {"vid_bert_params": ClipBertParams(type_vocab_size=2), "same_dim": 512},
@@ -117,6 +116,13 @@ def test_what_does_not_go_together(changes, keys):
     arguments = {"txt_bert_params": SMALL_TEXT, "vid_bert_params": SMALL_CLIPS, "same_dim": 32}
     found = check_mmt(EXPERTS, TEXT, **(arguments | changes))
     assert [key.split(".")[0] for key, _ in found] == keys
+
+
+@pytest.mark.parametrize("params", ["txt_bert_params", "vid_bert_params"])
+def test_heads_share_the_width(params):
+    key = f"arch.args.{params}.num_attention_heads"
+    with pytest.raises(ConfigError, match=f"{key}: found 5, expected a divisor"):
+        load_config(FOLDER / "config.json", {key: 5})
 
 
 def test_an_averaged_expert_has_no_frames():

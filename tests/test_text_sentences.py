@@ -107,7 +107,7 @@ def reshape(weights):
         ({"config": {**CONFIG, "model_type": "roberta"}}, "roberta"),
         ({"config": {**CONFIG, "num_attention_heads": 3}}, "num_attention_heads"),
         ({"config": {**CONFIG, "hidden_size": "8"}}, "hidden_size"),
-        ({"config": [1]}, "hidden_size"),
+        ({"config": [1]}, "config.json"),
         ({"pieces": ["a"]}, "vocab.txt"),
         ({"pieces": [*PIECES, "cat"]}, "vocab.txt"),
     ],

@@ -375,7 +375,7 @@ def test_records_that_no_training_leaves(runner, change):
     runner.fit(epochs=1)
     checkpoint = load_checkpoint(runner.folder / "last.pth")
     checkpoint.progress["history"][0].update(change)
-    with pytest.raises(CheckpointError, match=r"last\.pth: .*history is .*--finetune"):
+    with pytest.raises(CheckpointError, match=r"last\.pth: .*history: found .*--finetune"):
         runner.new().restore(checkpoint)
 
 

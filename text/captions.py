@@ -13,12 +13,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from text.build import build_encoder
 from text.encoder import TextEncoder, Vectors, WordlessTextError, require_equal
+from utils.config import read_text_features
+from utils.declared import read_file
 from utils.errors import DataError, ProjectError
-from utils.files import read_json, write_json
+from utils.files import write_json
+from utils.kinds import MAPPING
 from utils.reading.pickles import dump_plain
 
 logger = logging.getLogger(__name__)
@@ -33,12 +36,10 @@ AT_ONCE = 1024
 class TextRecord:
     """The encoder of a file of text features."""
 
-    encoder: dict[str, Any]
-    """Its entry, {"type": ..., "args": ...}."""
-    identity: dict[str, Any]
-    words: int
-    dropped: int
-    """Words that the encoder did not know, of all `words`."""
+    encoder: Annotated[dict[str, Any], MAPPING, 'its entry, {"type": ..., "args": ...}']
+    identity: Annotated[dict[str, Any], MAPPING, "the encoder's files and settings"]
+    words: Annotated[int, "of all captions"]
+    dropped: Annotated[int, "words that the encoder did not know"]
 
     def open(self, place: str) -> TextEncoder:
         """Build the encoder anew; DataError naming `place` when its files have changed."""
@@ -87,13 +88,7 @@ def record_path(features: Path) -> Path:
 
 def read_record(path: Path) -> TextRecord:
     """Read a record; DataError when it is missing or is none."""
-    content = read_json(path)
-    keys = TextRecord.__dataclass_fields__.keys()
-    if not isinstance(content, dict) or content.keys() != keys:
-        raise DataError(f"{path}: expected the record of a text encoder, with {', '.join(keys)}")
-    if not isinstance(content["encoder"], dict) or not isinstance(content["identity"], dict):
-        raise DataError(f"{path}: expected an encoder and its identity, each with keys")
-    return TextRecord(**content)
+    return read_file(TextRecord, path)
 
 
 def record_of(features: Path | None, entry: Mapping[str, Any] | None) -> TextRecord | None:
@@ -133,10 +128,8 @@ def refuse_other_encoder(folder: Path, record: TextRecord | None, place: object)
 
 def entry_of(feature: str, table: Path) -> dict[str, Any] | None:
     """Return the encoder's entry of a text feature in a table, None where it names none."""
-    content = read_json(table)
-    found = content.get(feature) if isinstance(content, dict) else None
-    entry = found.get("encoder") if isinstance(found, dict) else None
-    return entry if isinstance(entry, dict) else None
+    features = read_text_features(table)
+    return features[feature].encoder if feature in features else None
 
 
 def _owner(batch: Sequence[tuple[str, str]], encoder: TextEncoder) -> str:

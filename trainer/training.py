@@ -24,6 +24,7 @@ from trainer.keeper import BEST
 from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Progress
 from trainer.weight_average import WeightAverage
+from utils.declared import read_values
 from utils.errors import CheckpointError, DataError
 from utils.kinds import is_finite_number, shown
 from utils.seeds import random_state, restore_random_state
@@ -100,9 +101,8 @@ class Training:
                 self.scheduler.last_epoch = epoch
             return
         try:
-            names = asdict(Progress())
-            self.progress = Progress(**{name: copy.deepcopy(stored[name]) for name in names})
-            self.progress.check()
+            own = {name: copy.deepcopy(stored[name]) for name in asdict(Progress())}
+            self.progress = read_values(Progress, own, "progress", error=ValueError)
             if self.progress.epoch != epoch:
                 raise ValueError(f"epoch is {self.progress.epoch} in one place, {epoch} in another")
             if self.scheduler is not None:

@@ -49,6 +49,8 @@ ANYTHING = Kind("anything", lambda value: value)
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Declared = Callable[..., T]
+Mistakes = Iterator[tuple[str, str]]
+"""The key and the problem of each, as `check` yields them."""
 
 
 @dataclass(frozen=True)
@@ -191,38 +193,52 @@ def arguments_of(declared: Declared[Any], values: object, problems: Problems) ->
     return Reader(problems).section(keys_of(declared), values)
 
 
-def read_record(
+def read_values(
     declared: Declared[T],
-    value: object,
+    values: object,
     source: object,
     *,
     error: type[Exception] = DataError,
     more: bool = False,
+    advice: str = "",
 ) -> T:
     """Return what a callable makes of a mapping of `source`; an error of all its mistakes.
 
-    `more`: the mapping may have keys of no concern.
+    `more`: the mapping may have keys of no concern. `advice` ends the message.
     """
     problems = Problems(str(source))
     reader = Reader(problems, lambda _: ANYTHING if more else None)
-    found: T = Section(declared).read(value, (), reader)
-    problems.raise_if_any(error)
+    found: T = Section(declared).read(values, (), reader)
+    problems.raise_if_any(error, advice)
     return found
 
 
-def read_file(declared: Declared[T], path: FilePath, *, more: bool = False) -> T:
+def read_file(declared: Declared[T], path: FilePath, *, more: bool = False, advice: str = "") -> T:
     """Return what a callable makes of a JSON file; DataError with all mistakes."""
-    return read_record(declared, read_json(path), path, more=more)
+    return read_values(declared, read_json(path), path, more=more, advice=advice)
+
+
+def read_table(declared: Declared[T], path: FilePath) -> dict[str, T]:
+    """Return what a callable makes of each entry of a JSON file; DataError with all mistakes."""
+    problems = Problems(str(path))
+    found = AnyNames(Key(Section(declared))).read(read_json(path), (), Reader(problems))
+    problems.raise_if_any(DataError)
+    return found
 
 
 def _keys_of(declared: Declared[Any]) -> dict[str, Key]:
-    """Return the declared parameters of a callable, or fields of a dataclass, by name."""
+    """Return the declared parameters of a callable, or fields of a dataclass, by name.
+
+    A field whose default is made anew for each has to be given.
+    """
     called: Any = declared
     if isinstance(declared, type) and not dataclasses.is_dataclass(declared):
         called = declared.__init__  # type: ignore[misc]
     hints = typing.get_type_hints(called, include_extras=True)
+    fields = dataclasses.fields(called) if dataclasses.is_dataclass(called) else ()
+    anew = {one.name for one in fields if one.default_factory is not dataclasses.MISSING}
     return {
-        name: _key(hints[name], parameter.default)
+        name: _key(hints[name], REQUIRED if name in anew else parameter.default)
         for name, parameter in inspect.signature(declared).parameters.items()
         if typing.get_origin(hints.get(name)) is typing.Annotated
     }
@@ -262,6 +278,8 @@ def _key(hint: Any, default: object) -> Key:  # noqa: ANN401
 def _node(hint: Any, notes: tuple[object, ...], meaning: str) -> Node:  # noqa: ANN401
     """Return the node of a type; a node among the notes beside it comes before the type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _node(hint.__origin__, hint.__metadata__, meaning)
     if origin in (UnionType, typing.Union):
         [inner_type] = (one for one in inner if one is not NoneType)
         node = _node(inner_type, notes, meaning)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from utils.declared import read_table, read_values
 from utils.errors import DataError
 from utils.files import read_json, write_json
 
@@ -23,36 +24,25 @@ RUN_FILE = "extractors.json"
 class ExtractionRecord:
     """What features depend on besides the sound."""
 
-    extractor: str
-    version: int
-    weights_sha256: str | None = None
-    """Of the network's weights; None for extractors without any."""
-    options: Mapping[str, bool] = field(default_factory=dict)
+    extractor: Annotated[str, "its name"]
+    version: Annotated[int, "of the extractor"]
+    weights_sha256: Annotated[str | None, "of the network's weights; null: it has none"] = None
+    options: Annotated[Mapping[str, bool], "its switches"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, which `from_json` takes."""
+        """Return plain values, which `record_from` takes."""
         return {**asdict(self), "options": dict(self.options)}
-
-    @classmethod
-    def from_json(cls, value: object, place: object) -> ExtractionRecord:
-        """Return the record that plain values describe; DataError naming `place` otherwise."""
-        if not isinstance(value, dict) or value.keys() != cls.__dataclass_fields__.keys():
-            raise DataError(f"{place}: is no record of an extraction; remove it and extract again")
-        name, version, sha256, options = (value[key] for key in cls.__dataclass_fields__)
-        if (
-            not isinstance(name, str)
-            or type(version) is not int
-            or not isinstance(sha256, str | None)
-            or not isinstance(options, dict)
-        ):
-            raise DataError(f"{place}: is no record of an extraction; remove it and extract again")
-        return cls(name, version, sha256, options)
 
     def __str__(self) -> str:
         """Return one line for people."""
         weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
         options = "".join(f", {name}" for name, is_on in self.options.items() if is_on)
         return f"{self.extractor} version {self.version}{weights}{options}"
+
+
+def record_from(value: object, place: object) -> ExtractionRecord:
+    """Return the record that plain values of `place` describe; DataError for others."""
+    return read_values(ExtractionRecord, value, place, advice="remove it and extract again")
 
 
 def record_path(features: Path) -> Path:
@@ -68,7 +58,7 @@ def write_record(features: Path, record: ExtractionRecord) -> None:
 def read_record(features: Path) -> ExtractionRecord | None:
     """Return the record beside a file of features; None when there is none, as published."""
     path = record_path(features)
-    return ExtractionRecord.from_json(read_json(path), path) if path.exists() else None
+    return record_from(read_json(path), path) if path.exists() else None
 
 
 def refuse_mix(
@@ -116,7 +106,4 @@ def read_run_records(folder: Path) -> dict[str, ExtractionRecord | None]:
     path = folder / RUN_FILE
     if not path.exists():
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected the record of each expert; remove it")
-    return {name: ExtractionRecord.from_json(value, path) for name, value in content.items()}
+    return dict(read_table(ExtractionRecord, path))

@@ -62,15 +62,16 @@ class Problems:
         more = len(self.found) - len(lines)
         return [*lines, f"and {more} more"] if more else lines
 
-    def raise_if_any(self, error: type[Exception] = ConfigError) -> None:
-        """Raise one error of all mistakes."""
+    def raise_if_any(self, error: type[Exception] = ConfigError, advice: str = "") -> None:
+        """Raise one error of all mistakes, and of what to do about them."""
         lines = self.lines()
+        end = f"; {advice}" if advice else ""
         if len(lines) == 1:
             [(path, _)] = self.found
             own = self._file_of(path) in (self.source, OVERRIDES, CUSTOM_ARGS)
-            raise error(lines[0] if own else f"{lines[0]} (inherited by {self.source})")
+            raise error(lines[0] + end if own else f"{lines[0]} (inherited by {self.source})")
         if lines:
-            raise error("\n  ".join([f"{len(self.found)} mistakes in {self.source}", *lines]))
+            raise error("\n  ".join([f"{len(self.found)} mistakes in {self.source}{end}", *lines]))
 
     def _file_of(self, path: Path) -> str:
         for end in range(len(path), 0, -1):

@@ -8,7 +8,14 @@ the key and the nearest known name. docs/configuration.md lists every key.
 
 from utils.config.custom_args import custom_tag, parse_custom_args
 from utils.config.load import config_from_dict, load_config
-from utils.config.sections import Config, DataConfig, ExpertConfig, TextConfig, TrainerConfig
+from utils.config.sections import (
+    Config,
+    DataConfig,
+    ExpertConfig,
+    TextConfig,
+    TrainerConfig,
+    read_text_features,
+)
 
 __all__ = [
     "Config",
@@ -20,4 +27,5 @@ __all__ = [
     "custom_tag",
     "load_config",
     "parse_custom_args",
+    "read_text_features",
 ]

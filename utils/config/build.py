@@ -19,12 +19,12 @@ from utils.config.sections import (
     FeatureEntry,
     File,
     TextConfig,
+    read_text_features,
 )
 from utils.config.tables import table
 from utils.config.values import TOKENS
 from utils.declared import ANY, Key, Part, Reader, Section, keys_of, leaves
 from utils.errors import DataError, nearest
-from utils.files import read_json
 from utils.kinds import shown
 from utils.problems import Path as KeyPath
 from utils.problems import Problems
@@ -33,8 +33,6 @@ OPTIONAL_SECTIONS = ("lr_scheduler", "eval_settings", "visualizer")
 """Sections that may be null or false, which is the same as leaving them out."""
 
 DATA_ARGS = ("data_loader", "args")
-TEXT_KEYS = {"dim", "encoder"}
-"""Keys of an entry of the table of text features; the second one is for encoding queries."""
 EXPERT_TABLE = (*DATA_ARGS, "feat_aggregation")
 
 
@@ -169,25 +167,15 @@ class _Found:
             self._add((key,), f"found {shown(named)}, expected a file inside the repository")
             return None
         try:
-            widths = read_json(path)
+            features = read_text_features(path)
         except DataError as error:
             self._add((key,), str(error))
             return None
-        if not isinstance(widths, dict) or feature not in widths:
-            hint = nearest(feature, widths if isinstance(widths, dict) else ())
-            self._add(
-                ("experts", "text_feat"), f"{shown(feature)} is not in {label_of(path)}{hint}"
-            )
+        if feature not in features:
+            message = f"{shown(feature)} is not in {label_of(path)}{nearest(feature, features)}"
+            self._add(("experts", "text_feat"), message)
             return None
-        entry = widths[feature]
-        width = entry.get("dim") if isinstance(entry, dict) and set(entry) <= TEXT_KEYS else None
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            self._add(
-                (key,),
-                f'{label_of(path)}: {feature}: found {shown(entry)}, expected {{"dim": width}}',
-            )
-            return None
-        return width
+        return features[feature].dim
 
     def arch(self, experts: list[ExpertConfig], text: TextConfig | None) -> Part | None:
         """Return the model with all its arguments; its class may refuse combinations of them."""

@@ -24,7 +24,7 @@ from utils.config.values import (
     TEMPORAL,
     path_below,
 )
-from utils.declared import OneOf, Part
+from utils.declared import OneOf, Part, read_table
 from utils.kinds import MAPPING, at_least, between, nullable, whole
 
 DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
@@ -56,6 +56,19 @@ class TextConfig:
     max_tokens: int
     encoder: dict[str, Any] | None = None
     """Its entry, {"type": ..., "args": ...}, where the configuration names it."""
+
+
+@dataclass(frozen=True)
+class TextFeature:
+    """An entry of the table of text features."""
+
+    dim: Annotated[int, at_least(1), "width"]
+    encoder: Annotated[dict[str, Any] | None, MAPPING, "what encodes queries alike"] = None
+
+
+def read_text_features(path: Path) -> dict[str, TextFeature]:
+    """Read the table of text features; DataError with all its mistakes."""
+    return read_table(TextFeature, path)
 
 
 @dataclass(frozen=True, kw_only=True)

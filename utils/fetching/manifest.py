@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
 
-from utils.errors import DataError, DownloadError, ProjectError
-from utils.files import read_json, sha256_of, write_json
+from utils.declared import read_file
+from utils.errors import DownloadError, ProjectError
+from utils.files import sha256_of, write_json
 
 SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
 HTML = re.compile(
@@ -51,6 +52,15 @@ class Wanted:
     refresh: str  # what a user does to have it fetched again
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """The part of `<name>.manifest.json` that is compared."""
+
+    sha256: Annotated[str, "of the file"]
+    size: Annotated[int, "bytes"]
+    date: Annotated[str, "of the download"]
+
+
 def manifest_path(path: Path) -> Path:
     """Return where the manifest of `path` lies."""
     return path.with_name(path.name + ".manifest.json")
@@ -68,7 +78,7 @@ def verify(wanted: Wanted, *, may_differ: bool = False) -> Fetched | None:
         raise DownloadError(f"{path} is in the way: expected a file there; move it and start again")
     size, sha256 = path.stat().st_size, sha256_of(path)
     recorded = _read_manifest(path)
-    if not recorded:
+    if recorded is None:
         try:
             accept(wanted, path, as_recorded=False)
         except DownloadError as error:
@@ -76,13 +86,13 @@ def verify(wanted: Wanted, *, may_differ: bool = False) -> Fetched | None:
                 return None
             raise DownloadError(f"{path} has no manifest and cannot be used: {error}") from error
         write_manifest(wanted, size, sha256, note="found here, not fetched")
-    elif (size, sha256) != (recorded.get("size"), recorded.get("sha256")):
+    elif (size, sha256) != (recorded.size, recorded.sha256):
         if may_differ:
             return None
         raise DownloadError(
-            f"{path} is not the file that was fetched on {recorded.get('date')}: "
+            f"{path} is not the file that was fetched on {recorded.date}: "
             f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
-            f"{recorded.get('sha256')} ({recorded.get('size')} bytes)\n"
+            f"{recorded.sha256} ({recorded.size} bytes)\n"
             f"  to fetch it again: {wanted.refresh}"
         )
     return Fetched(path, size, sha256, downloaded=False)
@@ -103,11 +113,11 @@ def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
             f"found {found} ({size} bytes)"
         )
     sha256 = sha256_of(content)
-    expected = _read_manifest(wanted.path).get("sha256") if as_recorded else None
-    if expected not in (None, sha256):
+    recorded = _read_manifest(wanted.path) if as_recorded else None
+    if recorded is not None and recorded.sha256 != sha256:
         raise DownloadError(
             f"{source}: checksum mismatch: the manifest of the file fetched earlier says "
-            f"sha256 {expected}, found {sha256} ({size} bytes)\n"
+            f"sha256 {recorded.sha256}, found {sha256} ({size} bytes)\n"
             f"  to take the new file: {wanted.refresh}"
         )
     if wanted.check is not None:
@@ -135,15 +145,12 @@ def check_first_bytes(start: bytes, name: str, source: str) -> None:
         )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of `path`, {} without one; raises DataError for an unreadable one."""
-    manifest = manifest_path(path)
-    if not manifest.exists():
-        return {}
-    recorded = read_json(manifest)
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("sha256"), str):
-        raise DataError(f"{manifest} is not a manifest: no sha256 in it; remove it and start again")
-    return recorded
+def _read_manifest(path: Path) -> Manifest | None:
+    """Return the manifest of `path`, None without one; raises DataError for an unreadable one."""
+    file = manifest_path(path)
+    if not file.exists():
+        return None
+    return read_file(Manifest, file, more=True, advice="remove it and start again")
 
 
 def write_manifest(wanted: Wanted, size: int, sha256: str, **more: str) -> None:
