@@ -16,8 +16,10 @@ from model import PreparedModel
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.distributed import ALONE, Processes, gather_batch
 from trainer.evaluator import evaluate
+from trainer.gradient_cache import CachedGradients
 from trainer.keeper import LAST, Keeper
 from trainer.progress import Progress, Record
+from trainer.ranking_step import RankingStep
 from trainer.training import Training
 from utils.batches import EvaluationData
 from utils.config import TrainerConfig
@@ -85,13 +87,7 @@ def fit(training: Training, task: Fit) -> None:
     batches = task.data.batches_per_epoch
     _check_batches(progress, batches)
     keeper = Keeper(training, task.folder, settings, task.config, writes=task.processes.is_writer)
-    gradients = gradients_of(
-        training.step,
-        training.optimizer,
-        replay=settings.cuda_graphs,
-        device=task.device,
-        alone=task.processes.is_alone,
-    )
+    gradients = _gradients(training, task)
     bar = _bar_of(task, progress)
     with task.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
@@ -110,6 +106,22 @@ def fit(training: Training, task: Fit) -> None:
         if _stopped_early(progress, settings):
             logger.info("stopped early: %d validations without improvement", progress.stale)
         keeper.finish()
+
+
+def _gradients(training: Training, task: Fit) -> Gradients:
+    """Return how gradients are computed: part by part, replayed, or as usual."""
+    settings, step = task.settings, training.step
+    if settings.embed_at_once is not None:
+        if not isinstance(step, RankingStep):
+            raise TypeError(f"{type(step).__name__} embeds and compares in one")
+        return CachedGradients(step, training.optimizer, settings.embed_at_once)
+    return gradients_of(
+        step,
+        training.optimizer,
+        replay=settings.cuda_graphs,
+        device=task.device,
+        alone=task.processes.is_alone,
+    )
 
 
 def _bar_of(task: Fit, progress: Progress) -> tqdm:

@@ -12,6 +12,7 @@ from model import RetrievalModel, Rows
 from trainer.distributed import ALONE, Processes, gather_rows, gather_sizes, share_training
 from utils.batches import Available, Experts
 from utils.config import Config
+from utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,32 @@ class RankingStep(nn.Module):
         clips: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the loss of the batch."""
+        captions, embedded = self.embed(text, experts, available)
+        return self.compare(captions, embedded, text, experts, available, clips)
+
+    def embed(
+        self, text: torch.Tensor, experts: Experts, available: Available
+    ) -> tuple[Rows, Rows]:
+        """Return the rows of captions and of clips, in float32."""
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             captions = self.model.encode_captions(text)
             embedded = self.model.encode_clips(experts, available)
+        return _exact(captions), _exact(embedded)
+
+    def compare(
+        self,
+        captions: Rows,
+        embedded: Rows,
+        text: torch.Tensor,
+        experts: Experts,
+        available: Available,
+        clips: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the loss of the rows of a batch."""
         per_text = text.shape[1]
         sizes = gather_sizes(len(text), text.device)
-        captions = gather_rows(_exact(captions), [per_text * size for size in sizes])
-        embedded = gather_rows(_exact(embedded), sizes)
+        captions = gather_rows(captions, [per_text * size for size in sizes])
+        embedded = gather_rows(embedded, sizes)
         sims = self.model.merge_captions(self.model.score(captions, embedded), per_text)
         if self.takes_same:
             return self.loss(sims, same=self._same(text, clips, sizes))
@@ -149,8 +169,14 @@ def build_step(
 ) -> nn.Module:
     """Return the configured step of a model and a loss: shared or compiled.
 
-    Both are on their device already.
+    Both are on their device already. Raises UsageError where several processes are to embed a
+    batch part by part.
     """
+    if config.trainer.embed_at_once is not None and not processes.is_alone:
+        raise UsageError(
+            f"trainer.embed_at_once is {config.trainer.embed_at_once}, expected null with "
+            f"{processes.world_size} processes, each of which embeds its share of a batch alone"
+        )
     step = share_training(
         RankingStep(model, loss, precision=config.trainer.precision),
         processes,

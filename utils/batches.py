@@ -38,6 +38,13 @@ class PlannedBatch(NamedTuple):
     """(B,) each, on the device: of its clips, say, and of their captions."""
 
 
+def rows_of(features: Features, rows: slice) -> Features:
+    """Return some rows of an expert."""
+    if isinstance(features, Frames):
+        return Frames(*(part[rows] for part in features))
+    return features[rows]
+
+
 def gathered(batch: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a batch as it is, a planned one gathered."""
     return batch.gather(*batch.places) if isinstance(batch, PlannedBatch) else batch

@@ -224,6 +224,9 @@ class _Found:
         if data.fuse_captions and data.text_dropout:
             message = "found more than 0, expected 0 beside fuse_captions"
             self._add((*DATA_ARGS, "text_dropout"), message)
+        if trainer.compile and trainer.embed_at_once is not None:
+            message = f"found {trainer.embed_at_once}, expected null beside trainer.compile"
+            self._add(("trainer", "embed_at_once"), message)
         epochs, period = trainer.epochs, trainer.save_period
         if epochs is not None and period is not None and epochs < period:
             message = f"found {period}, expected no more than trainer.epochs, which is {epochs}"

@@ -230,6 +230,11 @@ class TrainerConfig:
         between(0, 1, open_high=True),
         "decay of the average of weights that is evaluated and saved; 0: the weights themselves",
     ] = 0.0
+    embed_at_once: Annotated[
+        int | None,
+        at_least(4),
+        "clips embedded at a time, for batches larger than memory; null: the whole batch",
+    ] = None
     precision: Annotated[Literal["fp32", "tf32", "bf16"], "arithmetic of matrix products"] = "fp32"
     compile: Annotated[bool, "compile the model with torch.compile"] = False
     cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = True
