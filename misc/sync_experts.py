@@ -16,7 +16,8 @@ from utils.errors import DataError, ProjectError, run_main
 from utils.fetching.download import fetch
 from utils.fetching.experiments import ROOT_URL, sync_command
 from utils.files import sha256_of, write_text
-from utils.reading.archives import check_archive, unpack, verify_unpacked
+from utils.reading.archives import check_archive
+from utils.reading.unpacking import unpack, verify_unpacked
 
 if TYPE_CHECKING:
     from data_loader import BaseDataset

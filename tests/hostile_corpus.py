@@ -34,8 +34,9 @@ from data_loader.readers import read_captions, read_features, read_text_features
 from surroundings import working_in
 from trainer.checkpoint import load_checkpoint
 from utils.config import load_config
+from utils.errors import DataError
 from utils.files import read_json, read_list
-from utils.reading.archives import Limits, unpack
+from utils.reading.unpacking import unpack, verify_unpacked
 from watching import Watch, bounded_memory, read_once
 
 CANARY = "was-executed"
@@ -648,54 +649,163 @@ LISTS = [
 
 # Archives
 
+PREFIX = "data/Set/"
 
-def member(path, content=b"", kind=tarfile.REGTYPE, link="", mode=0o644, **headers):
+
+def member(path, content=b"e", /, *, kind=tarfile.REGTYPE, link="", **headers):
+    """A member of an archive; `headers`: of the pax format."""
     info = tarfile.TarInfo(path)
-    info.type, info.linkname, info.mode, info.pax_headers = kind, link, mode, headers
+    info.type, info.linkname, info.pax_headers = kind, link, headers
     info.size = len(content) if kind == tarfile.REGTYPE else 0
     return info, content
 
 
-def tar(*members):
+def symlink(path, target):
+    return member(PREFIX + path, kind=tarfile.SYMTYPE, link=target)
+
+
+def hardlink(path, target):
+    return member(PREFIX + path, kind=tarfile.LNKTYPE, link=target)
+
+
+def tar(*members, form=tarfile.PAX_FORMAT):
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(fileobj=packed, mode="w", format=form, errors="surrogateescape") as archive:
         for info, content in members:
             archive.addfile(info, io.BytesIO(content))
     return gzip.compress(packed.getvalue(), mtime=0)
 
 
+def header(kind, size, path="x"):
+    """A header of any size, with the right checksum."""
+    info = tarfile.TarInfo(path)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def raw(*blocks):
+    return gzip.compress(b"".join(blocks) + bytes(20480), 1)
+
+
+def endless_map():
+    """An old file with holes, whose map goes on from block to block."""
+    first = bytearray(header(tarfile.GNUTYPE_SPARSE, 512, "data/Set/a"))
+    first[482], first[148:156] = 1, b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    return raw(first, (b"1".rjust(12, b"0") * 42 + b"\1" + bytes(7)) * 20_000)
+
+
 def tar_bomb(path):
     """A gigabyte of zeros."""
     with tarfile.open(path, "w:gz") as archive:
-        info = tarfile.TarInfo("data/zeros")
+        info = tarfile.TarInfo("data/Set/zeros")
         info.size = 1 << 30
         with Path("/dev/zero").open("rb") as zeros:
             archive.addfile(info, zeros)
 
 
-def unpacked(path, limits=Limits(max_members=100)):  # noqa: B008  a frozen value
-    """Unpack beside the archive; everything stays below `out`, and nothing may be run from there."""
-    unpack(path, path.parent / "out", limits=limits)
-    for file in (path.parent / "out").rglob("*"):
-        assert not file.lstat().st_mode & 0o7000
+def unpacked(path):
+    """Unpack beside the archive, where all stays below `out` and nothing may be run from."""
+    out = (path.parent / "out").resolve()
+    try:
+        unpack(path, out, prefix=PREFIX)
+    except DataError:
+        assert verify_unpacked(path, out) is None
+        raise
+    finally:
+        for file in out.rglob("*"):
+            assert file.resolve().is_relative_to(out)
+            assert not file.lstat().st_mode & 0o7000
 
 
+FINE = member("data/Set/good", b"good")
+HOLES = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "data/Set/b"}
+SET_ID = member("data/Set/run", b"#!/bin/sh\n")
+SET_ID[0].mode = 0o6777
+NAMES = {
+    "climbing out": ("data/Set/../../evil", r"'\.\.'"),
+    "climbing in the middle": ("data/Set/a/../../../evil", r"'\.\.'"),
+    "climbing and back": ("data/Set/../Set/evil", r"'\.\.'"),
+    "climbing at once": ("../evil", r"'\.\.'"),
+    "only dots": ("data/Set/..", r"'\.\.'"),
+    "absolute": ("/tmp/evil", "absolute"),
+    "absolute below data": ("/data/Set/evil", "absolute"),
+    "beside the data set": ("data/Other/evil", "is not below"),
+    "beside data": ("configs/evil.json", "is not below"),
+    "the data set as a file": ("data/Set", "is not below"),
+    "the data set's name and more": ("data/Settings/evil", "is not below"),
+    "a name twice": ("data/Set/good", "twice"),
+    "a name twice, with dots": ("data/./Set//good", "twice"),
+    "a folder where a file is": ("data/Set/good/inner", "not a folder"),
+    "a newline in a name": ("data/Set/a\nb", "control"),
+    "an escape sequence in a name": ("data/Set/\x1b[2Jx", "control"),
+    "a name of 300 letters": ("data/Set/" + "n" * 300, "long"),
+    "a path of 1,200 letters": ("data/Set/" + "nnnnnnnnn/" * 120 + "n", "long"),
+    "forty folders deep": ("data/Set/" + "n/" * 40 + "n", "long"),
+}
+TARGETS = (
+    "/etc/passwd",
+    "..",
+    "../..",
+    "../../x",
+    "good/../../../x",
+    "./../x",
+    "",
+    "a\nb",
+    "n" * 2000,
+)
+KINDS = {
+    "a character device": tarfile.CHRTYPE,
+    "a block device": tarfile.BLKTYPE,
+    "a pipe": tarfile.FIFOTYPE,
+    "an unknown kind": b"Z",
+}
+HEADERS = {
+    "a name of gigabytes": header(tarfile.GNUTYPE_LONGNAME, 8 << 30),
+    "a link name of gigabytes": header(tarfile.GNUTYPE_LONGLINK, 8 << 30),
+    "attributes of gigabytes": header(tarfile.XHDTYPE, 8 << 30),
+    "global attributes of gigabytes": header(tarfile.XGLTYPE, 8 << 30),
+    "old attributes of gigabytes": header(tarfile.SOLARIS_XHDTYPE, 8 << 30),
+    "a negative size": header(tarfile.REGTYPE, -(1 << 40), "data/Set/a"),
+    "an old file with holes": header(tarfile.GNUTYPE_SPARSE, 512, "data/Set/a") + bytes(512),
+    "a name of negative size": header(tarfile.GNUTYPE_LONGNAME, -512),
+    "headers of headers without end": header(tarfile.XGLTYPE, 0) * 5000,
+    "exabytes in one file": header(tarfile.REGTYPE, 1 << 60, "data/Set/a"),
+}
 archive = Kind("archive", ".tar.gz", unpacked)
-GOOD_FILE = member("data/a.txt", b"fine")
 ARCHIVES = [
-    archive("a path with ..", tar(member("data/../../x", b"out")), r"'\.\.'"),
-    archive("a symbolic link out", tar(member("data/l", kind=tarfile.SYMTYPE, link="../../../etc")), "link"),
-    archive("a file through a symbolic link", tar(member("data/b/", kind=tarfile.DIRTYPE), member("data/l", kind=tarfile.SYMTYPE, link="b"), member("data/l/x", b"out")), ""),
-    archive("symbolic links in a circle", tar(member("data/a", kind=tarfile.SYMTYPE, link="b"), member("data/b", kind=tarfile.SYMTYPE, link="a")), "link"),
-    archive("a hard link out", tar(member("data/l", kind=tarfile.LNKTYPE, link="/etc/passwd")), "link|absolute"),
-    archive("a device", tar(member("data/d", kind=tarfile.CHRTYPE)), "device"),
-    archive("control characters in a name", tar(member("data/a\nb\x1b[2J", b"x")), "control"),
-    archive("a name of 2,000 letters", tar(member("data/" + "x" * 2000, b"x")), "long"),
+    *(archive(label, tar(FINE, member(path)), says) for label, (path, says) in NAMES.items()),
+    *(archive(f"a link to {target[:20]!r}", tar(FINE, symlink("l", target)), "link whose target") for target in TARGETS),
+    *(archive(label, tar(FINE, member("data/Set/x", kind=kind)), "device") for label, kind in KINDS.items()),
+    *(archive(label, raw(content)) for label, content in HEADERS.items()),
+    archive("a folder, then a file of its name", tar(member("data/Set/a/b"), member("data/Set/a")), "twice"),
+    archive("a name that is not UTF-8", tar(FINE, member("data/Set/\udcff"), form=tarfile.GNU_FORMAT), "UTF-8"),
+    archive("a link to what is not UTF-8", tar(FINE, symlink("l", "\udcff"), form=tarfile.GNU_FORMAT), "UTF-8"),
+    archive("a header of 100,000 letters", tar(FINE, member("data/Set/" + "n" * 100_000), form=tarfile.GNU_FORMAT), "long"),
+    archive("an attribute with a negative size", tar(member("data/Set/a", size="-512"), FINE)),
+    archive("an attribute with a huge size", tar(member("data/Set/a", size=str(1 << 60)), FINE)),
+    archive("an attribute with a size of 5,000 digits", tar(member("data/Set/a", size="9" * 5000), FINE)),
+    archive("an attribute with another name", tar(member("data/Set/a", **{"path": "/tmp/evil"})), "absolute"),
+    archive("holes by attributes", tar(member("data/Set/a", b"1\n0\n512\n" + bytes(504), **HOLES, **{"GNU.sparse.realsize": "9"}))),
+    archive("holes of a size that is no number", tar(member("data/Set/a", **{"GNU.sparse.size": "abc"}), FINE)),
+    archive("a map of holes without end", tar(member("data/Set/a", b"99999999\n" + b"1\n" * (1 << 20), **HOLES))),
+    archive("an old map of holes without end", endless_map()),
+    archive("a hard link out", tar(hardlink("a", "precious"), FINE), "is not below"),
+    archive("a hard link that climbs", tar(hardlink("a", "data/Set/../../precious")), r"'\.\.'"),
+    archive("a hard link to an absolute path", tar(hardlink("a", "/etc/passwd")), "absolute"),
+    archive("a hard link to what comes later", tar(hardlink("a", "data/Set/good"), FINE), "no file before"),
+    archive("a hard link to a link", tar(symlink("l", "good"), hardlink("a", "data/Set/l")), "no file before"),
+    archive("a file through a link", tar(symlink("l", "."), member("data/Set/l/evil")), "not a folder"),
+    archive("a file over a link", tar(symlink("l", "good"), member("data/Set/l")), "twice"),
+    archive("links in a circle", tar(FINE, symlink("a", "b"), symlink("b", "a")), "link"),
+    archive("a folder alone", tar(member("data/Set", kind=tarfile.DIRTYPE)), "holds no file"),
     archive("a gigabyte of zeros", tar_bomb, "unpack"),
-    archive("attributes of 10 MB", tar(member("data/a", b"x", comment="x" * 10_000_000)), outcome="read"),
-    archive("an archive cut short", tar(member("data/a", os.urandom(5000)))[:-2000], "damaged|incomplete"),
-    archive("no archive at all", b"\x1f\x8bnonsense", "damaged|gzip"),
-    archive("set-user-ID is not kept", tar(member("data/run", b"#!/bin/sh\n", mode=0o6777)), outcome="read"),
+    archive("a bomb behind the end", tar(FINE) + gzip.compress(bytes(100 << 20), 1), "times as many"),
+    archive("a bomb of copies", tar(member("data/Set/a", bytes(1 << 20)), *(hardlink(str(n), "data/Set/a") for n in range(200))), "times as many"),
+    archive("attributes of 10 MB", tar(member("data/Set/a", comment="x" * 10_000_000)), outcome="read"),
+    archive("an archive cut short", tar(member("data/Set/a", os.urandom(5000)))[:-2000], "damaged|incomplete"),
+    archive("no archive at all", b"\x1f\x8bnonsense", "damaged"),
+    archive("set-user-ID is not kept", tar(SET_ID), outcome="read"),
 ]  # fmt: skip
 
 CASES = [*PICKLES, *CHECKPOINTS, *HDF5S, *JSONS, *LISTS, *ARCHIVES]
