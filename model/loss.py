@@ -2,7 +2,8 @@
 
 A loss whose `forward` takes `same` (B, B) of bool learns which pairs match besides: caption i
 describes clip j as well, because the captions are equal or the clip is the same one. The trainer
-finds them (trainer/ranking_step.py). Parameters of a loss are trained with those of the model.
+finds them (trainer/ranking_step.py). One that takes `estimated` (B, B) learns from trained models,
+its `teachers`. Parameters of a loss are trained with those of the model.
 """
 
 import math
@@ -92,16 +93,60 @@ class InfoNCE(nn.Module):
 
     def forward(self, sims: torch.Tensor, same: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of sims (B, B), a scalar."""
+        return self.towards(sims, *_shares(_matching(sims, same).to(sims.dtype)))
+
+    def towards(
+        self, sims: torch.Tensor, of_captions: torch.Tensor, of_clips: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean cross-entropy to targets (B, B), a row for each caption and clip."""
         if self.log_scale is None:
             logits = sims / self.temperature
         else:
             logits = sims * self.log_scale.clamp(max=MOST_LOG_SCALE).exp()
-        target = _matching(sims, same).to(sims.dtype)
         losses = [
-            F.cross_entropy(one, part / part.sum(1, True), label_smoothing=self.label_smoothing)
-            for one, part in ((logits, target), (logits.T, target.T))
+            F.cross_entropy(one, target, label_smoothing=self.label_smoothing)
+            for one, target in ((logits, of_captions), (logits.T, of_clips))
         ]
         return (losses[0] + losses[1]) / 2
+
+
+class CorrespondenceDistillation(nn.Module):
+    """InfoNCE whose targets are the correspondences that trained models estimate.
+
+    Primus et al., "Estimated Audio-Caption Correspondences Improve Language-Based Audio Retrieval",
+    2024. The target of a caption is the softmax over the clips of the batch of the teachers' mean
+    similarity, that of a clip the one over captions; the pairs that match keep a share of each.
+    """
+
+    def __init__(
+        self,
+        teachers: Annotated[
+            tuple[str, ...], "checkpoints, or folders of runs or seeds with trained_model.pth"
+        ],
+        teacher_temperature: Annotated[
+            float, above(0), "what the teachers' similarities are divided by"
+        ] = 0.07,
+        matching: Annotated[float, between(0, 1), "share of the pairs that match"] = 0.0,
+        temperature: Annotated[float, above(0), "what similarities are divided by at first"] = 0.07,
+        learned: Annotated[bool, "the temperature is trained too"] = False,
+    ) -> None:
+        super().__init__()
+        self.contrast = InfoNCE(temperature, learned)
+        self.teachers = teachers
+        self.teacher_temperature = teacher_temperature
+        self.matching = matching
+
+    def forward(
+        self, sims: torch.Tensor, estimated: torch.Tensor, same: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of sims (B, B) and the teachers' similarities (B, B), a scalar."""
+        soft = estimated / self.teacher_temperature
+        known = _shares(_matching(sims, same).to(sims.dtype))
+        targets = [
+            self.matching * known[side] + (1 - self.matching) * one.softmax(dim=1)
+            for side, one in enumerate((soft, soft.T))
+        ]
+        return self.contrast.towards(sims, *targets)
 
 
 class SigmoidLoss(nn.Module):
@@ -133,11 +178,17 @@ def _matching(sims: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
     return diagonal if same is None else diagonal | same
 
 
+def _shares(matching: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return targets that pairs which match (B, B) share: of captions, and of clips."""
+    return matching / matching.sum(1, True), matching.T / matching.T.sum(1, True)
+
+
 LOSSES: dict[str, type[nn.Module]] = {
     "MaxMarginRankingLoss": MaxMarginRankingLoss,
     "SeveralPositivesLoss": SeveralPositivesLoss,
     "InfoNCE": InfoNCE,
     "SigmoidLoss": SigmoidLoss,
+    "CorrespondenceDistillation": CorrespondenceDistillation,
 }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from model import RetrievalModel, Rows
 from trainer.distributed import ALONE, Processes, gather_rows, gather_sizes, share_training
+from trainer.teachers import load_teachers
 from utils.batches import Available, Experts
 from utils.config import Config
 from utils.errors import UsageError
@@ -30,18 +31,24 @@ class RankingStep(nn.Module):
     the whole one.
     `bf16` embeds in bfloat16 and compares in float32. Input as RetrievalModel.forward, and the
     numbers of the clips (B,) for a loss whose forward has an argument `ids`; one with an argument
-    `same` (B, B) receives which captions are equal or of the same clip. Output the loss, a scalar.
+    `same` (B, B) receives which captions are equal or of the same clip, one with an argument
+    `estimated` (B, B) the mean similarity of the teachers. Output the loss, a scalar.
     """
 
     def __init__(
-        self, model: RetrievalModel, loss: nn.Module, *, precision: Precision = "fp32"
+        self,
+        model: RetrievalModel,
+        loss: nn.Module,
+        *,
+        precision: Precision = "fp32",
+        teachers: Sequence[RetrievalModel] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
-        taken = inspect.signature(loss.forward).parameters
-        self.takes_ids = "ids" in taken
-        self.takes_same = "same" in taken
+        self.teachers = tuple(teachers)
+        """Models in evaluation mode, which are no part of this module."""
+        self.taken = frozenset(inspect.signature(loss.forward).parameters)
         self.precision = precision
 
     def forward(
@@ -74,18 +81,30 @@ class RankingStep(nn.Module):
         clips: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the loss of the rows of a batch."""
-        per_text = text.shape[1]
         sizes = gather_sizes(len(text), text.device)
-        captions = gather_rows(captions, [per_text * size for size in sizes])
-        embedded = gather_rows(embedded, sizes)
-        sims = self.model.merge_captions(self.model.score(captions, embedded), per_text)
-        if self.takes_same:
-            return self.loss(sims, same=self._same(text, clips, sizes))
-        if not self.takes_ids:
-            return self.loss(sims)
-        if clips is None:
-            raise TypeError(f"{type(self.loss).__name__} takes ids, which the batches lack")
-        return self.loss(sims, ids=gather_rows((clips,), sizes)[0])
+        sims = _scored(self.model, captions, embedded, text.shape[1], sizes)
+        beside: dict[str, torch.Tensor] = {}
+        if "same" in self.taken:
+            beside["same"] = self._same(text, clips, sizes)
+        if "estimated" in self.taken:
+            beside["estimated"] = self._estimated(text, experts, available, sizes)
+        if "ids" in self.taken:
+            if clips is None:
+                raise TypeError(f"{type(self.loss).__name__} takes ids, which the batches lack")
+            beside["ids"] = gather_rows((clips,), sizes)[0]
+        loss: torch.Tensor = self.loss(sims, **beside)
+        return loss
+
+    @torch.no_grad()
+    def _estimated(
+        self, text: torch.Tensor, experts: Experts, available: Available, sizes: Sequence[int]
+    ) -> torch.Tensor:
+        """Return the mean similarity (B, B) of the teachers."""
+        each = []
+        for teacher in self.teachers:
+            rows = teacher.encode_captions(text), teacher.encode_clips(experts, available)
+            each.append(_scored(teacher, *rows, text.shape[1], sizes))
+        return torch.stack(each).mean(dim=0)
 
     @staticmethod
     def _same(text: torch.Tensor, clips: torch.Tensor | None, sizes: Sequence[int]) -> torch.Tensor:
@@ -97,6 +116,14 @@ class RankingStep(nn.Module):
             return same
         numbers = gather_rows((clips,), sizes)[0]
         return same | (numbers[:, None] == numbers)
+
+
+def _scored(
+    model: RetrievalModel, captions: Rows, clips: Rows, per_text: int, sizes: Sequence[int]
+) -> torch.Tensor:
+    """Return the similarities (B, B) of the rows of all processes."""
+    captions = gather_rows(captions, [per_text * size for size in sizes])
+    return model.merge_captions(model.score(captions, gather_rows(clips, sizes)), per_text)
 
 
 def _fingerprints(captions: torch.Tensor) -> torch.Tensor:
@@ -164,6 +191,12 @@ class CompiledStep(nn.Module):
         )
 
 
+def _teachers_of(config: Config, model: RetrievalModel, loss: nn.Module) -> list[RetrievalModel]:
+    """Load the models that a loss learns from, onto the device of the model."""
+    places = getattr(loss, "teachers", ())
+    return load_teachers(places, config, next(model.parameters()).device) if places else []
+
+
 def build_step(
     config: Config, model: RetrievalModel, loss: nn.Module, processes: Processes = ALONE
 ) -> nn.Module:
@@ -178,7 +211,12 @@ def build_step(
             f"{processes.world_size} processes, each of which embeds its share of a batch alone"
         )
     step = share_training(
-        RankingStep(model, loss, precision=config.trainer.precision),
+        RankingStep(
+            model,
+            loss,
+            precision=config.trainer.precision,
+            teachers=_teachers_of(config, model, loss),
+        ),
         processes,
         unused_parameters=model.has_unused_parameters,
     )

@@ -1,0 +1,66 @@
+"""Teachers: trained models that a new one learns from, batch by batch."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from model import RetrievalModel
+from trainer.checkpoint import config_of, load_checkpoint, load_model
+from trainer.keeper import BEST
+from utils.config import Config
+from utils.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def load_teachers(
+    places: Sequence[str], config: Config, device: torch.device
+) -> list[RetrievalModel]:
+    """Load the models at these places on a device, in evaluation mode and without gradients.
+
+    Raises UsageError for a place without checkpoints, and for a model that takes other batches
+    than `config` brings: its experts have to be among those of the configuration.
+    """
+    teachers = []
+    for path in (path for place in places for path in checkpoints_at(place)):
+        checkpoint = load_checkpoint(path)
+        of_teacher = config_of(checkpoint)
+        _check(path, of_teacher, config)
+        teachers.append(load_model(of_teacher, checkpoint).to(device).eval().requires_grad_(False))
+        logger.info("learning from %s", path)
+    return teachers
+
+
+def checkpoints_at(place: str) -> list[Path]:
+    """Return a checkpoint, or the best one of a seed's folder, or of each seed of a run's."""
+    path = Path(place)
+    if not path.is_dir():
+        return [path]
+    own = path / BEST
+    found = [own] if own.is_file() else sorted(path.glob(f"*/{BEST}"))
+    if not found:
+        raise UsageError(
+            f"loss.args.teachers: {place} holds no {BEST}; expected a checkpoint, or the folder of "
+            "a run or of one of its seeds"
+        )
+    return found
+
+
+def _check(path: Path, teacher: Config, config: Config) -> None:
+    """Raise UsageError where a teacher reads other experts, captions or forms of them."""
+    ours = {expert.name: replace(expert, flaky=True) for expert in config.experts}
+    other = [e.name for e in teacher.experts if ours.get(e.name) != replace(e, flaky=True)]
+    if other:
+        raise UsageError(
+            f"loss.args.teachers: {path} reads experts that {config.path} does not have, or has in "
+            f"another form: {', '.join(other)}; name teachers of the same features"
+        )
+    if (teacher.text, teacher.needs) != (config.text, config.needs):
+        raise UsageError(
+            f"loss.args.teachers: {path} reads captions as {teacher.text.feature}, up to "
+            f"{teacher.text.max_tokens} words, {config.path} as {config.text.feature}, up to "
+            f"{config.text.max_tokens}; name teachers of the same text"
+        )
