@@ -18,7 +18,7 @@ from utils.config import ExpertConfig, TextConfig
 from utils.declared import Mistakes, built_with
 from utils.errors import CheckpointError, DataError
 from utils.files import open_regular
-from utils.kinds import above, at_least, between
+from utils.kinds import PLACE, above, at_least, between
 
 CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
     "bertftn": "first",
@@ -149,9 +149,9 @@ def build_mmt(
     experts: Sequence[ExpertConfig],
     text: TextConfig,
     *,
-    vocab: Annotated[str, "file of word pieces, one a line, such as vocab.txt of BERT"],
+    vocab: Annotated[str, PLACE, "file of word pieces, one a line, such as vocab.txt of BERT"],
     txt_bert_weights: Annotated[
-        str | None, "file or folder of BERT's weights to start from; null: random ones"
+        str | None, PLACE, "file or folder of BERT's weights to start from; null: random ones"
     ] = None,
     txt_bert_params: Annotated[TextBertParams, "the captions' transformer"] = TextBertParams(),
     vid_bert_params: Annotated[ClipBertParams, "the clips' transformer"] = ClipBertParams(),

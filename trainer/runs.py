@@ -51,9 +51,12 @@ class Reached:
     v2t_metrics: Values
 
     @staticmethod
-    def check(best_epoch: int, **metrics: dict[str, float]) -> Mistakes:
-        """Yield the problem of a direction without a metric."""
-        yield from ((key, "holds no metric") for key, values in metrics.items() if not values)
+    def check(
+        t2v_metrics: dict[str, float], v2t_metrics: dict[str, float], **_: object
+    ) -> Mistakes:
+        """Yield the problem of results without a metric."""
+        if not t2v_metrics or not v2t_metrics:
+            yield "t2v_metrics", "found no metric, expected some in both directions"
 
 
 @dataclass(frozen=True)

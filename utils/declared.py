@@ -2,7 +2,8 @@
 
 A parameter (or the field of a dataclass) whose annotation is `Annotated` is a key: its type, range
 and default bound its values, a text beside them gives its meaning. A static method `check` takes
-the same, and yields the key and the problem of values that do not go together.
+the same, and yields the key and the problem of values that do not go together; it is asked where
+the arguments that it names are right.
 
     @dataclass(frozen=True)
     class RunFile:
@@ -55,11 +56,12 @@ Mistakes = Iterator[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Key:
-    """One key: what it holds, its default (REQUIRED: there is none) and its meaning."""
+    """One key: what it holds, its default (REQUIRED: there is none), its meaning, and all notes."""
 
     node: Node
     default: Any = REQUIRED
     meaning: str = ""
+    notes: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -118,8 +120,10 @@ class Section:
     def read(self, value: object, path: Path, reader: Reader) -> Any:  # noqa: ANN401
         """Return what `declared` makes of its arguments, None among them where one is wrong."""
         arguments = reader.section(keys_of(self.declared), value, path)
-        if hasattr(self.declared, "check") and not reader.problems.at(path):
-            for key, message in self.declared.check(**arguments):
+        check = getattr(self.declared, "check", None)
+        read = inspect.signature(check).parameters if check else ()
+        if check and not any(reader.problems.at((*path, name)) for name in read):
+            for key, message in check(**arguments):
                 reader.problems.add((*path, key), message)
         return self.declared(**arguments)
 
@@ -271,8 +275,9 @@ def built_with(**attributes: Callable[..., Any]) -> Callable[[F], F]:
 
 
 def _key(hint: Any, default: object) -> Key:  # noqa: ANN401
-    meaning = next((note for note in hint.__metadata__ if isinstance(note, str)), "")
-    return Key(_node(hint.__origin__, hint.__metadata__, meaning), default, meaning)
+    notes = hint.__metadata__
+    meaning = next((note for note in notes if isinstance(note, str)), "")
+    return Key(_node(hint.__origin__, notes, meaning), default, meaning, notes)
 
 
 def _node(hint: Any, notes: tuple[object, ...], meaning: str) -> Node:  # noqa: ANN401

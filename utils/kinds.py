@@ -171,6 +171,7 @@ FLAG = Kind(
     lambda value: bool(checked(value, isinstance(value, int) and value in (0, 1))),
 )
 TEXT = Kind("text that is not empty", lambda value: checked(value, is_text(value)))
+PLACE = Kind("a name or path", TEXT.convert)
 TEXT_OR_EMPTY = Kind("text", lambda value: checked(value, value == "" or is_text(value)))
 MAPPING = Kind("a section with keys", lambda value: checked(value, isinstance(value, dict)))
 EMPTY = Kind(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from utils.batches import needs_of
 from utils.config import tables
-from utils.config.experts import PLACES, files_of, problem_of, width_of
+from utils.config.experts import PLACES, expert_of
 from utils.config.files import label_of, resolve_inside
 from utils.config.released import EXPERTS_WITHOUT_FEATURES, accepted
 from utils.config.sections import (
@@ -16,13 +16,11 @@ from utils.config.sections import (
     DataArgs,
     DataConfig,
     ExpertConfig,
-    FeatureEntry,
     File,
     TextConfig,
     read_text_features,
 )
 from utils.config.tables import table
-from utils.config.values import TOKENS
 from utils.declared import ANY, Key, Part, Reader, Section, keys_of, leaves
 from utils.errors import DataError, nearest
 from utils.kinds import shown
@@ -39,14 +37,15 @@ EXPERT_TABLE = (*DATA_ARGS, "feat_aggregation")
 def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | None:
     """Return the configuration, None when a mistake was found; all of them are noted."""
     values = {key: value for key, value in raw.items() if value or key not in OPTIONAL_SECTIONS}
-    file = File(**Reader(problems, accepted, all_keys).section(keys_of(File), values))
-    found = _Found(file, problems, path.parent)
-    experts, text, layout = found.experts(), found.text(), found.layout()
-    arch = found.arch(experts, text)
-    found.check_values(experts)
+    file: File = Section(File).read(values, (), Reader(problems, accepted, all_keys))
+    args = file.data_loader.args
+    experts, text = find_experts(file, problems), find_text(file, problems, path.parent)
+    layout, arch = find_layout(args, problems), find_arch(file, experts, text, problems)
+    if args.expert_dropout and len(experts) == 1:
+        message = "found more than 0, expected 0 with one expert, which is never hidden"
+        problems.add((*DATA_ARGS, "expert_dropout"), message)
     if problems.found or text is None or arch is None or layout is None:
         return None
-    args = file.data_loader.args
     data = DataConfig(
         **{
             **vars(args),
@@ -85,158 +84,114 @@ def protocol_of(args: DataArgs) -> dict[str, Any]:
     return {"fuse_captions": fused, "num_test_captions": captions}
 
 
-class _Found:
-    """The values of a file, None where one is wrong; finds mistakes of several keys together."""
-
-    def __init__(self, file: File, problems: Problems, folder: Path) -> None:
-        self._file = file
-        self._problems = problems
-        self._folder = folder
-        self._data = file.data_loader.args
-
-    def experts(self) -> list[ExpertConfig]:
-        """Return the experts in use that are right, sorted by name."""
-        section, entries = self._file.experts, self._data.feat_aggregation
-        wanted, dropped = section.modalities or (), section.drop_feats or ()
-        for key, names in (("modalities", wanted), ("drop_feats", dropped)):
-            for name in names:
-                if name not in entries:
-                    hint = nearest(name, entries)
-                    self._add(("experts", key), f"unknown expert {shown(name)}{hint}")
-        self._check_names(entries)
-        used = sorted(set(wanted) - set(dropped))
-        if wanted and not used:
-            message = "found all of modalities, expected some to be left"
-            self._add(("experts", "drop_feats"), message)
-        built = [self._expert(name, entries[name]) for name in used if name in entries]
-        return [expert for expert in built if expert is not None]
-
-    def _expert(self, name: str, entry: FeatureEntry) -> ExpertConfig | None:
+def find_experts(file: File, problems: Problems) -> list[ExpertConfig]:
+    """Return the experts in use that are right, sorted by name."""
+    section, args = file.experts, file.data_loader.args
+    entries, places = args.feat_aggregation, args.max_tokens
+    wanted, dropped = section.modalities or (), section.drop_feats or ()
+    for key, names in (("modalities", wanted), ("drop_feats", dropped)):
+        for name in names:
+            if name not in entries:
+                message = f"unknown expert {shown(name)}{nearest(name, entries)}"
+                problems.add(("experts", key), message)
+    check_names(file, problems)
+    used = sorted(set(wanted) - set(dropped))
+    if wanted and not used:
+        message = "found all of modalities, expected some to be left"
+        problems.add(("experts", "drop_feats"), message)
+    experts = []
+    for name in used:
         place = (*EXPERT_TABLE, name)
-        if self._problems.at(place) or self._problems.at(("experts", "face_dim")):
-            return None
-        problem = problem_of(name, entry, self._file.experts.face_dim)
-        if problem is not None:
-            self._add(place, problem)
-            return None
-        tokens = entry.temporal == TOKENS
-        if tokens and name not in self._data.max_tokens:
-            self._missing((*DATA_ARGS, "max_tokens", name), "the expert is a token sequence")
-        return ExpertConfig(
-            name=name,
-            width=width_of(name, entry, self._file.experts.face_dim) or 0,
-            tokens=tokens,
-            max_tokens=self._data.max_tokens.get(name) if tokens else None,
-            flaky=entry.flaky,
-            files=files_of(name, entry),
-        )
-
-    def _check_names(self, entries: Mapping[str, Any]) -> None:
-        """Find names in the tables of clusters and tokens that no expert has."""
-        arch = self._file.arch
-        named = {(*DATA_ARGS, "max_tokens"): self._data.max_tokens}
-        for key in ("vlad_clusters", "ghost_clusters", "pooling"):
-            named["arch", "args", key] = (arch.args.get(key) if arch else None) or {}
-        known = {"text", *entries, *PLACES, *EXPERTS_WITHOUT_FEATURES}
-        for place, names in named.items():
-            for name in names:
-                if name not in known:
-                    hint = "" if self._problems.are_many else nearest(name, known)
-                    self._add((*place, name), f"there is no expert of this name{hint}")
-
-    def text(self) -> TextConfig | None:
-        """Return the form of captions."""
-        section, words = self._file.experts, self._data.max_tokens
-        if "text" not in words:
-            self._missing((*DATA_ARGS, "max_tokens", "text"))
-        if section.text_feat is None or self._file.text_embedding_model_configs is None:
-            return None
-        width = self._text_width(section.text_feat)
-        if width is None or words.get("text") is None:
-            return None
-        return TextConfig(
-            section.text_feat, width, section.text_agg, words["text"], section.text_encoder
-        )
-
-    def _text_width(self, feature: str) -> int | None:
-        """Look up the width of a text feature in the table the configuration names."""
-        key = "text_embedding_model_configs"
-        named = self._file.text_embedding_model_configs
-        path = resolve_inside(named, self._folder)
-        if path is None or not path.is_file():
-            self._add((key,), f"found {shown(named)}, expected a file inside the repository")
-            return None
+        if name not in entries or problems.at(place) or problems.at(("experts", "face_dim")):
+            continue
         try:
-            features = read_text_features(path)
-        except DataError as error:
-            self._add((key,), str(error))
-            return None
-        if feature not in features:
-            message = f"{shown(feature)} is not in {label_of(path)}{nearest(feature, features)}"
-            self._add(("experts", "text_feat"), message)
-            return None
-        return features[feature].dim
+            expert = expert_of(name, entries[name], section.face_dim, places.get(name))
+        except ValueError as error:
+            problems.add(place, str(error))
+            continue
+        if expert.tokens and name not in places:
+            message = "missing, expected a number: the expert is a token sequence"
+            problems.add((*DATA_ARGS, "max_tokens", name), message)
+        experts.append(expert)
+    return experts
 
-    def arch(self, experts: list[ExpertConfig], text: TextConfig | None) -> Part | None:
-        """Return the model with all its arguments; its class may refuse combinations of them."""
-        arch = self._file.arch
-        if arch is None:
-            return None
-        model = table(tables.MODELS)()[arch.type]
-        args = dict(arch.args)
-        if "ce_shared_dim" in keys_of(model):
-            args["ce_shared_dim"] = self._file.experts.ce_shared_dim
-        known = text is not None and not any(
-            self._problems.at(place) for place in (("arch",), ("experts",), EXPERT_TABLE)
+
+def check_names(file: File, problems: Problems) -> None:
+    """Find names in the tables of clusters and tokens that no expert has."""
+    args, arch = file.data_loader.args, file.arch
+    named = {(*DATA_ARGS, "max_tokens"): args.max_tokens}
+    for key in ("vlad_clusters", "ghost_clusters"):
+        named["arch", "args", key] = (arch.args.get(key) if arch else None) or {}
+    known = {"text", *args.feat_aggregation, *PLACES, *EXPERTS_WITHOUT_FEATURES}
+    for place, names in named.items():
+        for name in names:
+            if name not in known:
+                hint = "" if problems.are_many else nearest(name, known)
+                problems.add((*place, name), f"there is no expert of this name{hint}")
+
+
+def find_text(file: File, problems: Problems, folder: Path) -> TextConfig | None:
+    """Return the form of captions, whose width is in the table that the configuration names."""
+    section, words = file.experts, file.data_loader.args.max_tokens
+    if "text" not in words:
+        problems.add((*DATA_ARGS, "max_tokens", "text"), "missing, expected a number")
+    key, feature = "text_embedding_model_configs", section.text_feat
+    named = file.text_embedding_model_configs
+    if feature is None or named is None:
+        return None
+    path = resolve_inside(named, folder)
+    if path is None or not path.is_file():
+        problems.add((key,), f"found {shown(named)}, expected a file inside the repository")
+        return None
+    try:
+        features = read_text_features(path)
+    except DataError as error:
+        problems.add((key,), str(error))
+        return None
+    if feature not in features:
+        message = f"{shown(feature)} is not in {label_of(path)}{nearest(feature, features)}"
+        problems.add(("experts", "text_feat"), message)
+        return None
+    if words.get("text") is None:
+        return None
+    width, encoder = features[feature].dim, section.text_encoder
+    return TextConfig(feature, width, section.text_agg, words["text"], encoder)
+
+
+def find_arch(
+    file: File, experts: list[ExpertConfig], text: TextConfig | None, problems: Problems
+) -> Part | None:
+    """Return the model with all its arguments; its class may refuse combinations of them."""
+    if file.arch is None:
+        return None
+    model, args = table(tables.MODELS)()[file.arch.type], dict(file.arch.args)
+    if "ce_shared_dim" in keys_of(model):
+        args["ce_shared_dim"] = file.experts.ce_shared_dim
+    wrong = any(problems.at(place) for place in (("arch",), ("experts",), EXPERT_TABLE))
+    if text is not None and not wrong and hasattr(model, "check"):
+        for key, message in model.check(experts, text, **args):
+            problems.add(("arch", "args", *key.split(".", 1)), message)
+    return Part(file.arch.type, args)
+
+
+def find_layout(args: DataArgs, problems: Problems) -> str | None:
+    """Return the class of the data set, None where it is not known."""
+    known, layout = table(tables.DATASETS)(), args.layout or args.dataset_name
+    if layout is None or problems.at((*DATA_ARGS, "layout")):
+        return None
+    if layout not in known:
+        problems.add(
+            (*DATA_ARGS, "dataset_name"),
+            f"unknown data set {shown(layout)}{nearest(layout, known)} (known: "
+            f"{', '.join(sorted(known))}; one's own needs `layout`, one of these)",
         )
-        for key, message in (
-            model.check(experts, text, **args) if known and hasattr(model, "check") else ()
-        ):
-            self._add(("arch", "args", *key.split(".", 1)), message)
-        return Part(arch.type, args)
-
-    def layout(self) -> str | None:
-        """Return the class of the data set, None where it is not known."""
-        data, known = self._data, table(tables.DATASETS)()
-        layout = data.layout or data.dataset_name
-        if layout is None or self._problems.at((*DATA_ARGS, "layout")):
-            return None
-        if layout not in known:
-            self._add(
-                (*DATA_ARGS, "dataset_name"),
-                f"unknown data set {shown(layout)}{nearest(layout, known)} (known: "
-                f"{', '.join(sorted(known))}; one's own needs `layout`, one of these)",
-            )
-            return None
-        splits = known[layout].split_lists
-        if data.split_name is not None and data.split_name not in splits:
-            found, hint = shown(data.split_name), nearest(data.split_name, splits)
-            message = f"found {found}, expected {' or '.join(splits)}{hint}"
-            self._add((*DATA_ARGS, "split_name"), message)
-        return layout
-
-    def check_values(self, experts: Sequence[ExpertConfig]) -> None:
-        """Find values of a section that exclude each other."""
-        data, trainer = self._data, self._file.trainer
-        if data.expert_dropout and len(experts) == 1:
-            message = "found more than 0, expected 0 with one expert, which is never hidden"
-            self._add((*DATA_ARGS, "expert_dropout"), message)
-        if data.fuse_captions and data.text_dropout:
-            message = "found more than 0, expected 0 beside fuse_captions"
-            self._add((*DATA_ARGS, "text_dropout"), message)
-        if trainer.compile and trainer.embed_at_once is not None:
-            message = f"found {trainer.embed_at_once}, expected null beside trainer.compile"
-            self._add(("trainer", "embed_at_once"), message)
-        epochs, period = trainer.epochs, trainer.save_period
-        if epochs is not None and period is not None and epochs < period:
-            message = f"found {period}, expected no more than trainer.epochs, which is {epochs}"
-            self._add(("trainer", "save_period"), message)
-
-    def _missing(self, path: KeyPath, reason: str = "") -> None:
-        self._add(path, f"missing, expected a number{': ' if reason else ''}{reason}")
-
-    def _add(self, path: KeyPath, message: str) -> None:
-        self._problems.add(path, message)
+        return None
+    splits = known[layout].split_lists
+    if args.split_name is not None and args.split_name not in splits:
+        found, hint = shown(args.split_name), nearest(args.split_name, splits)
+        message = f"found {found}, expected {' or '.join(splits)}{hint}"
+        problems.add((*DATA_ARGS, "split_name"), message)
+    return layout
 
 
 def all_keys() -> dict[str, KeyPath]:

@@ -1,8 +1,8 @@
-"""The table of experts: the files and the width of each, by the published rules."""
+"""The experts in use: the files and the width of each, by the published rules."""
 
 from __future__ import annotations
 
-from utils.config.sections import FeatureEntry
+from utils.config.sections import ExpertConfig, FeatureEntry
 from utils.config.values import TOKENS
 
 TOKEN_WIDTHS = {
@@ -19,7 +19,7 @@ FACE = "face"
 """The averaged expert that data sets have a place for; its width is experts.face_dim."""
 
 PLACES = (*TOKEN_WIDTHS, FACE)
-_FOLDER_OPTIONS = {
+FOLDER_OPTIONS = {
     "fps": "{}fps",
     "pixel_dim": "{}px",
     "stride": "stride{}",
@@ -36,56 +36,48 @@ def is_visual(name: str) -> bool:
     return bool(kind) and bool(model) and number.isdigit() and "/" not in name
 
 
-def files_of(name: str, entry: FeatureEntry) -> tuple[str, ...] | None:
-    """Return an expert's files below root_feat_folder; None: the data set has the place.
+def expert_of(
+    name: str, entry: FeatureEntry, face_dim: int | None, max_tokens: int | None
+) -> ExpertConfig:
+    """Return an expert in use; ValueError where its files, their form or its width is not known."""
+    tokens = entry.temporal == TOKENS
+    averages = [] if tokens else entry.temporal.split("-")
+    files: tuple[str, ...] | None = None
+    if entry.file is not None:
+        files = (entry.file,)
+        if entry.width is None:
+            raise ValueError("an expert with a `file` needs its `width`")
+        if len(averages) > 1:
+            raise ValueError(f'one `file` holds one kind of average, found "{entry.temporal}"')
+    elif name in PLACES:
+        if tokens == (name == FACE):
+            right = "avg" if tokens else TOKENS
+            found = f'found temporal "{entry.temporal}"'
+            raise ValueError(f'{found}, expected "{right}" for the features known')
+    elif not is_visual(name):
+        raise ValueError("the place of its features is not known; give `file` and `width`")
+    elif tokens:
+        raise ValueError('tokens need `file` and `width`, or temporal "avg" their folder')
+    else:
+        files = visual_files(name, entry)
+    known = getattr(entry.feat_dims, entry.type) or TOKEN_WIDTHS.get(name)
+    of_all = face_dim if name == FACE else known and known * max(1, len(averages))
+    width = entry.width or of_all
+    if width is None:
+        raise ValueError("its width is not known; give `width`")
+    return ExpertConfig(name, width, tokens, max_tokens if tokens else None, entry.flaky, files)
+
+
+def visual_files(name: str, entry: FeatureEntry) -> tuple[str, ...]:
+    """Return the files of a visual expert, one per average, by the published rule.
 
     `aggregated_<type>_<fps>fps_<pixel_dim>px_stride<stride>[_offset<o>][_inner_stride<i>]
-    [_num_segments<s>]/<model>-<aggregate>[-logits].pickle`, one file per aggregate; an option
-    that is null is left out.
+    [_num_segments<s>]/<model>-<average>[-logits].pickle`; an option that is null is left out.
     """
-    if entry.file is not None:
-        return (entry.file,)
-    if name in PLACES:
-        return None
     kind, _, rest = name.partition(".")
     model = rest.rpartition(".")[0]
-    values = {option: getattr(entry, option) for option in _FOLDER_OPTIONS}
-    parts = [form.format(values[option]) for option, form in _FOLDER_OPTIONS.items()
-             if values[option] is not None]  # fmt: skip
+    options = [(form, getattr(entry, option)) for option, form in FOLDER_OPTIONS.items()]
+    parts = [form.format(value) for form, value in options if value is not None]
     folder = "_".join(["aggregated", kind.replace("-", "_"), *parts])
     ending = "-logits" if entry.type == "logits" else ""
     return tuple(f"{folder}/{model}-{part}{ending}.pickle" for part in entry.temporal.split("-"))
-
-
-def width_of(name: str, entry: FeatureEntry, face_dim: int | None) -> int | None:
-    """Return the width of an expert's token or averaged vector; None: it is not known."""
-    if entry.width is not None:
-        return entry.width
-    if name == FACE:
-        return face_dim
-    given: int | None = getattr(entry.feat_dims, entry.type)
-    width = given or TOKEN_WIDTHS.get(name)
-    if width is None or entry.temporal == TOKENS:
-        return width
-    return width * len(entry.temporal.split("-"))
-
-
-def problem_of(name: str, entry: FeatureEntry, face_dim: int | None) -> str | None:
-    """Return the reason why an expert's files, their form or their width are not known, or None."""
-    tokens = entry.temporal == TOKENS
-    if entry.file is not None:
-        if entry.width is None:
-            return "an expert with a `file` needs its `width`"
-        if not tokens and "-" in entry.temporal:
-            return f'one `file` holds one kind of average, found temporal "{entry.temporal}"'
-    elif name in PLACES:
-        if tokens != (name != FACE):
-            right = "avg" if name == FACE else TOKENS
-            return f'found temporal "{entry.temporal}", expected "{right}" for the features known'
-    elif not is_visual(name):
-        return "the place of its features is not known; give `file` and `width`"
-    elif tokens:
-        return 'a sequence of tokens needs `file` and `width`, or temporal "avg" its folder'
-    if width_of(name, entry, face_dim) is None:
-        return "its width is not known; give `width`"
-    return None

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from utils.config.published_mmt import from_published_mmt, is_published_mmt
+from utils.config.sections import File
+from utils.declared import OneOf, keys_of
 from utils.errors import ConfigError, DataError, nearest
 from utils.files import read_json
 from utils.kinds import shown
@@ -28,8 +30,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 MERGED_SECTIONS = {"experts", "arch", "data_loader", "optimizer", "loss", "trainer"}
 """A file that has them all is whole: it can do without the files it inherits from."""
 
-OF_A_CLASS = (("arch",), ("loss",))
-"""Sections whose arguments belong to a class: a layer with another class starts without them."""
+BEGUN_ANEW = ("arch", "loss")
+"""Sections in which another class keeps no arguments of the one before, not even by equal names."""
 
 _logger = logging.getLogger(__name__)
 
@@ -40,14 +42,10 @@ class Merged:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[tuple[str, ...], str] = field(default_factory=dict)
-    layers: dict[tuple[str, ...], int] = field(default_factory=dict)
-    """The number of the layer that gave each key last; for a type, that changed it."""
-    _labels: list[str] = field(default_factory=list)
+    _files_left: int = MOST_FILES
 
     def add(self, layer: Mapping[str, Any], label: str) -> None:
-        """Lay one more file over what is there: dicts merge, everything else replaces."""
-        if self._labels[-1:] != [label]:
-            self._labels.append(label)
+        """Lay one more layer over the others: dicts merge, everything else replaces."""
         self._merge(self.values, layer, label, ())
 
     def _merge(
@@ -55,15 +53,13 @@ class Merged:
     ) -> None:
         if len(path) > MOST_DEPTH:
             raise ConfigError(f"{label}: is nested too deeply")
-        if path in OF_A_CLASS and layer.get("type", target.get("type")) != target.get("type"):
-            target.pop("args", None)
+        if {"type", "args"} <= target.keys() and layer.get("type") not in (None, target["type"]):
+            target["args"] = _kept(path, layer["type"], target["args"])
         for name, value in layer.items():
             if not isinstance(name, str):
                 raise ConfigError(f"{label}: the key {shown(name)} is not text")
             inner = (*path, name)
             self.origins[inner] = label
-            if name != "type" or target.get(name) != value:
-                self.layers[inner] = len(self._labels)
             if isinstance(value, Mapping):
                 if not isinstance(target.get(name), dict):
                     target[name] = {}
@@ -71,19 +67,74 @@ class Merged:
             else:
                 target[name] = copy.deepcopy(value)
 
+    def add_file(self, path: Path, heirs: tuple[Path, ...] = ()) -> None:
+        """Read a file below those that inherit from it, which `heirs` names."""
+        self._files_left -= 1
+        if self._files_left < 0:
+            raise ConfigError(f"{label_of(heirs[0])}: inherits from more than {MOST_FILES} files")
+        layer = read_config_file(path)
+        if heirs:
+            layer.pop("name", None)
+        self.add_heir(layer, label_of(path), path.parent, (*heirs, path.resolve()))
 
-def read_merged(path: Path) -> Merged:
-    """Read a configuration and all it inherits from."""
-    merged = Merged()
-    _Reader().add_file(path, merged, ())
-    return merged
+    def add_heir(
+        self,
+        layer: Mapping[str, Any],
+        label: str,
+        folder: Path,
+        heirs: tuple[Path, ...] = (),
+    ) -> None:
+        """Lay a layer over the files that it inherits from."""
+        if is_published_mmt(layer):
+            layer = from_published_mmt(layer, label)
+        for parent in _parents(layer, label, folder):
+            if parent in heirs:
+                chain = " -> ".join(label_of(place) for place in (*heirs, parent))
+                raise ConfigError(f"{label}: inherit_from leads back to itself: {chain}")
+            self.add_file(parent, heirs)
+        self.add({key: value for key, value in layer.items() if key != "inherit_from"}, label)
 
 
-def merge_dict(raw: Mapping[str, Any], label: str, folder: Path) -> Merged:
-    """Merge a configuration given as a dict over the files it inherits from."""
-    merged = Merged()
-    _Reader().add_layer(raw, label, folder, merged, ())
-    return merged
+def _kept(path: tuple[str, ...], chosen: object, args: object) -> object:
+    """Return the arguments that another class keeps: where they may be shared, those it has."""
+    key = keys_of(File).get(".".join(path))
+    if key is None or not isinstance(key.node, OneOf) or not isinstance(args, dict):
+        return args
+    if path[0] in BEGUN_ANEW or not isinstance(chosen, str) or chosen not in key.node.table():
+        return {}
+    return {name: args[name] for name in args.keys() & key.node.args_of(chosen).keys()}
+
+
+def _parents(layer: Mapping[str, Any], label: str, folder: Path) -> list[Path]:
+    """Return the files that a layer inherits from."""
+    named = layer.get("inherit_from") or ""
+    if not isinstance(named, str):
+        raise ConfigError(
+            f"{label}: inherit_from: found {shown(named)}, expected one text of file names "
+            "separated by commas"
+        )
+    parents: list[Path] = []
+    absent: list[Path] = []
+    for name in (part.strip() for part in named.split(",") if named):
+        parent = resolve_inside(name, folder)
+        if parent is None or not name:
+            raise ConfigError(
+                f"{label}: inherit_from: found {shown(name)}, expected a file inside the "
+                "repository or beside the configuration"
+            )
+        (parents if _is_file(parent) else absent).append(parent)
+    if not absent:
+        return parents
+    names = [label_of(parent) for parent in absent]
+    if not layer.keys() >= MERGED_SECTIONS:
+        hint = _nearest_config(names[0])
+        raise ConfigError(f"{label}: inherit_from: {names[0]} is not there{hint}")
+    _logger.warning(
+        "%s: inherit_from names %s, which is not here; the file is complete without it",
+        label,
+        ", ".join(names),
+    )
+    return []
 
 
 def find_config(path: str | Path) -> Path:
@@ -104,7 +155,7 @@ def label_of(path: Path) -> str:
 def resolve_inside(named: str, folder: Path) -> Path | None:
     """Resolve a path written inside a configuration.
 
-    Relative ones start at the repository; absolute ones must lie inside it or inside `folder`,
+    Relative ones start at the repository; absolute ones have to be inside it or inside `folder`,
     the configuration's own. None: the path leads elsewhere.
     """
     try:
@@ -127,68 +178,6 @@ def _nearest_config(name: str) -> str:
     return nearest(name, known)
 
 
-class _Reader:
-    """Follows `inherit_from` through files, each layer below the one that names it."""
-
-    def __init__(self) -> None:
-        self._files_left = MOST_FILES
-
-    def add_file(self, path: Path, merged: Merged, heirs: tuple[Path, ...]) -> None:
-        self._files_left -= 1
-        if self._files_left < 0:
-            raise ConfigError(f"{label_of(heirs[0])}: inherits from more than {MOST_FILES} files")
-        layer = read_config_file(path)
-        if heirs:
-            layer.pop("name", None)
-        self.add_layer(layer, label_of(path), path.parent, merged, (*heirs, path.resolve()))
-
-    def add_layer(
-        self,
-        layer: Mapping[str, Any],
-        label: str,
-        folder: Path,
-        merged: Merged,
-        heirs: tuple[Path, ...],
-    ) -> None:
-        if is_published_mmt(layer):
-            layer = from_published_mmt(layer, label)
-        for parent in self._parents(layer, label, folder):
-            if parent in heirs:
-                chain = " -> ".join(label_of(place) for place in (*heirs, parent))
-                raise ConfigError(f"{label}: inherit_from leads back to itself: {chain}")
-            self.add_file(parent, merged, heirs)
-        merged.add({key: value for key, value in layer.items() if key != "inherit_from"}, label)
-
-    def _parents(self, layer: Mapping[str, Any], label: str, folder: Path) -> list[Path]:
-        named = layer.get("inherit_from") or ""
-        if not isinstance(named, str):
-            raise ConfigError(
-                f"{label}: inherit_from: found {shown(named)}, expected one text of file names "
-                "separated by commas"
-            )
-        parents: list[Path] = []
-        absent: list[Path] = []
-        for name in (part.strip() for part in named.split(",") if named):
-            parent = resolve_inside(name, folder)
-            if parent is None or not name:
-                raise ConfigError(
-                    f"{label}: inherit_from: found {shown(name)}, expected a file inside the "
-                    "repository or beside the configuration"
-                )
-            (parents if _is_file(parent) else absent).append(parent)
-        if absent and layer.keys() >= MERGED_SECTIONS:
-            _logger.warning(
-                "%s: inherit_from names %s, which is not here; the file is complete without it",
-                label,
-                ", ".join(label_of(parent) for parent in absent),
-            )
-            return []
-        if absent:
-            name = label_of(absent[0])
-            raise ConfigError(f"{label}: inherit_from: {name} is not there{_nearest_config(name)}")
-        return parents
-
-
 def read_config_file(path: Path) -> dict[str, Any]:
     """Read one JSON or YAML file; duplicate keys, NaN and deep nesting are errors."""
     try:
@@ -209,7 +198,7 @@ class _StrictYaml(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            # A few lines of aliases can stand for more values than memory holds.
+            # A few lines of aliases can mean more values than memory holds.
             raise _refused("aliases are not supported", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
@@ -226,8 +215,8 @@ class _StrictYaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _refused(what: str, where: yaml.Mark) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, what, where)
+def _refused(problem: str, place: yaml.Mark) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, place)
 
 
 # YAML 1.1 takes 1e-3 for text, which it is not meant for.

@@ -6,30 +6,19 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from utils.config.build import build
 from utils.config.custom_args import custom_tag, parse_custom_args
-from utils.config.files import Merged, find_config, label_of, merge_dict, read_merged
-from utils.config.sections import Config, DataArgs, File, TrainerConfig
-from utils.declared import OneOf, keys_of
+from utils.config.files import Merged, find_config, label_of
+from utils.config.sections import Config, File
+from utils.declared import Key, Section, leaves
+from utils.kinds import PLACE
 from utils.problems import CUSTOM_ARGS, OVERRIDES, Problems, split_path
+from utils.problems import Path as KeyPath
 
 DATA = "data"
 """The folder that --data_dir replaces where a place starts with it."""
-
-PLACES = {
-    ("data_loader", "args", "data_dir"): None,
-    ("data_loader", "args", "packed_dir"): DataArgs.packed_dir,
-    ("arch", "args", "vocab"): None,
-    ("arch", "args", "txt_bert_weights"): None,
-    ("trainer", "save_dir"): TrainerConfig.save_dir,
-    ("trainer", "start_from"): None,
-    ("eval_settings", "data_loader", "args", "data_dir"): None,
-    ("eval_settings", "data_loader", "args", "packed_dir"): None,
-    ("eval_settings", "tester", "save_dir"): None,
-}
-"""Keys of folders and files whose leading `data` is moved -> their defaults, which move too."""
 
 LONGEST_NAME = 200
 
@@ -50,7 +39,9 @@ def load_config(
     Raises ConfigError with every mistake found, UsageError for custom arguments of no known key.
     """
     file = find_config(path)
-    return _load(read_merged(file), file, overrides, data_dir, custom_args, tag)
+    merged = Merged()
+    merged.add_file(file)
+    return _load(merged, file, overrides, data_dir, custom_args, tag)
 
 
 def config_from_dict(
@@ -65,7 +56,9 @@ def config_from_dict(
     `path` is the file it came from: the name in messages, and the run's where `raw` has none.
     """
     file = Path(path)
-    return _load(merge_dict(raw, label_of(file), file.parent), file, overrides, data_dir)
+    merged = Merged()
+    merged.add_heir(raw, label_of(file), file.parent)
+    return _load(merged, file, overrides, data_dir)
 
 
 def _load(
@@ -79,7 +72,6 @@ def _load(
     label, raw = label_of(file), merged.values
     _set(merged, parse_custom_args(custom_args), CUSTOM_ARGS)
     _set(merged, overrides or {}, OVERRIDES)
-    drop_args_of_other_classes(merged)
     if data_dir is not None:
         _move_places(raw, data_dir)
     name = name_of(file) if raw.get("name") in (None, "") else raw["name"]
@@ -96,12 +88,14 @@ def _load(
 
 
 def _set(merged: Merged, values: Mapping[str, object], label: str) -> None:
+    """Lay values by dotted path over the files, all of them as one layer."""
+    layer = Merged()
     for dotted, value in values.items():
-        *sections, last = split_path(dotted)
-        layer: dict[str, Any] = {last: str(value) if isinstance(value, PurePath) else value}
-        for section in reversed(sections):
-            layer = {section: layer}
-        merged.add(layer, label)
+        nested: object = str(value) if isinstance(value, PurePath) else value
+        for name in reversed(split_path(dotted)):
+            nested = {name: nested}
+        layer.add(cast("dict[str, Any]", nested), label)
+    merged.add(layer.values, label)
 
 
 def _evaluation(raw: dict[str, Any], problems: Problems, file: Path) -> Config | None:
@@ -119,24 +113,6 @@ def _evaluation(raw: dict[str, Any], problems: Problems, file: Path) -> Config |
         if (path, message) not in problems.found:
             problems.add(("eval_settings", *path), message)
     return config
-
-
-def drop_args_of_other_classes(merged: Merged) -> None:
-    """Remove inherited arguments that a class named by a later file or flag does not have.
-
-    `loss.type` of another loss leaves the margin of the loss inherited behind; arguments given
-    beside the type are left for the check.
-    """
-    for name, key in keys_of(File).items():
-        section = merged.values.get(name)
-        if not isinstance(key.node, OneOf) or not isinstance(section, dict):
-            continue
-        table, args, chosen = key.node.table(), section.get("args"), section.get("type")
-        if isinstance(args, dict) and isinstance(chosen, str) and chosen in table:
-            last = merged.layers[name, "type"]
-            for arg in args.keys() - key.node.args_of(chosen).keys():
-                if merged.layers[name, "args", arg] < last:
-                    del args[arg]
 
 
 def name_of(file: Path) -> str:
@@ -160,16 +136,16 @@ def shortened(name: str) -> str:
 
 def _move_places(raw: dict[str, Any], data_dir: str | Path) -> None:
     """Replace the leading `data` of every place, those left to their defaults included."""
-    for path, default in PLACES.items():
-        section: Any = raw
-        for part in path[:-1]:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            value = section.get(path[-1], default)
-            if isinstance(value, str):
-                section[path[-1]] = _moved(value, data_dir)
+    for path, key in leaves(Key(Section(File))):
+        if PLACE in key.notes:
+            _move(raw, path, key.default, data_dir)
+            _move(raw.get("eval_settings"), path, None, data_dir)
 
 
-def _moved(place: str, data_dir: str | Path) -> str:
-    first, *rest = PurePath(place).parts or ("",)
-    return str(PurePath(data_dir, *rest)) if first == DATA else place
+def _move(section: Any, path: KeyPath, default: object, data_dir: str | Path) -> None:  # noqa: ANN401
+    for name in path[:-1]:
+        section = section.get(name) if isinstance(section, dict) else None
+    place = section.get(path[-1], default) if isinstance(section, dict) else None
+    if isinstance(place, str):
+        first, *rest = PurePath(place).parts or ("",)
+        section[path[-1]] = str(PurePath(data_dir, *rest)) if first == DATA else place

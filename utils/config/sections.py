@@ -24,8 +24,8 @@ from utils.config.values import (
     TEMPORAL,
     path_below,
 )
-from utils.declared import OneOf, Part, read_table
-from utils.kinds import MAPPING, at_least, between, nullable, whole
+from utils.declared import Mistakes, OneOf, Part, read_table
+from utils.kinds import MAPPING, PLACE, at_least, between, nullable, whole
 
 DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
 
@@ -120,11 +120,13 @@ class DataArgs:
 
     dataset_name: Annotated[str, "its class, or your name with `layout`"]
     layout: Annotated[str | None, LAYOUT, "class of your own `dataset_name`"] = None
-    data_dir: Annotated[str, "folder of the data set"]
+    data_dir: Annotated[str, PLACE, "folder of the data set"]
     root_feat_folder: Annotated[str, path_below("data_dir"), "folder of features and lists"] = (
         "structured-symlinks"
     )
-    packed_dir: Annotated[str | None, "folder of packed features; null: memory"] = "data/packed"
+    packed_dir: Annotated[str | None, PLACE, "folder of packed features; null: memory"] = (
+        "data/packed"
+    )
     packed_dtype: Annotated[Literal["keep", "float16"], "their precision"] = "keep"
     feature_device: Annotated[
         Literal["auto", "host", "device"], "auto: on the device if they fit"
@@ -168,6 +170,12 @@ class DataArgs:
     ]
     feat_aggregation: Annotated[dict[str, FeatureEntry], "the table of experts"]
 
+    @staticmethod
+    def check(*, fuse_captions: bool, text_dropout: float, **_: object) -> Mistakes:
+        """Yield what excludes each other."""
+        if fuse_captions and text_dropout:
+            yield "text_dropout", "found more than 0, expected 0 beside fuse_captions"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(DataArgs):
@@ -197,7 +205,7 @@ class TrainerConfig:
     """The section `trainer`: how long to train, what to keep, and how to compute."""
 
     epochs: Annotated[int, at_least(1), "epochs of a run"]
-    save_dir: Annotated[str, "folder of models, logs and results"] = "data/saved"
+    save_dir: Annotated[str, PLACE, "folder of models, logs and results"] = "data/saved"
     save_period: Annotated[int, at_least(1), "epochs between two kept checkpoints"] = 1
     save_only_best: Annotated[bool, "false: also keep the newest three checkpoint-epoch<N>.pth"] = (
         True
@@ -213,9 +221,9 @@ class TrainerConfig:
     )
     verbosity: Annotated[int, between(0, 2), "0: warnings, 1: results, 2: progress too"] = 2
     tensorboard: Annotated[bool, "write curves for TensorBoard"] = True
-    start_from: Annotated[str | None, "experiment (seed by seed) or checkpoint to start from"] = (
-        None
-    )
+    start_from: Annotated[
+        str | None, PLACE, "experiment (seed by seed) or checkpoint to start from"
+    ] = None
     finetune_optimizer: Annotated[bool, "take the optimiser's state from there too"] = False
     keep_last: Annotated[bool, "false: a finished seed drops its exact states"] = True
     save_every_epochs: Annotated[int, at_least(1), "epochs between exact states"] = 1
@@ -239,6 +247,18 @@ class TrainerConfig:
     compile: Annotated[bool, "compile the model with torch.compile"] = False
     cuda_graphs: Annotated[bool, "replay the step as a CUDA graph (one process, on a GPU)"] = True
 
+    @staticmethod
+    def check(
+        *, epochs: int, save_period: int, compile: bool, embed_at_once: int | None, **_: object
+    ) -> Mistakes:
+        """Yield what excludes each other."""
+        if epochs < save_period:
+            message = f"found {save_period}, expected no more than trainer.epochs"
+            yield "save_period", f"{message}, which is {epochs}"
+        if compile and embed_at_once is not None:
+            message = f"found {embed_at_once}, expected null beside trainer.compile"
+            yield "embed_at_once", message
+
     @property
     def monitor_mode(self) -> str:
         """Return "off", "max" or "min"."""
@@ -254,7 +274,7 @@ class TrainerConfig:
 class Tester:
     """The section `eval_settings.tester`."""
 
-    save_dir: Annotated[str | None, "as in `trainer`"] = None
+    save_dir: Annotated[str | None, PLACE, "as in `trainer`"] = None
     verbosity: Annotated[int | None, between(0, 2), "as in `trainer`"] = None
 
 
