@@ -120,7 +120,7 @@ def check_names(file: File, problems: Problems) -> None:
     """Find names in the tables of clusters and tokens that no expert has."""
     args, arch = file.data_loader.args, file.arch
     named = {(*DATA_ARGS, "max_tokens"): args.max_tokens}
-    for key in ("vlad_clusters", "ghost_clusters"):
+    for key in ("vlad_clusters", "ghost_clusters", "pooling"):
         named["arch", "args", key] = (arch.args.get(key) if arch else None) or {}
     known = {"text", *args.feat_aggregation, *PLACES, *EXPERTS_WITHOUT_FEATURES}
     for place, names in named.items():
