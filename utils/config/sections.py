@@ -249,13 +249,13 @@ class TrainerConfig:
 
     @staticmethod
     def check(
-        *, epochs: int, save_period: int, compile: bool, embed_at_once: int | None, **_: object
+        *, epochs: int, save_period: int, embed_at_once: int | None, **others: object
     ) -> Mistakes:
         """Yield what excludes each other."""
         if epochs < save_period:
             message = f"found {save_period}, expected no more than trainer.epochs"
             yield "save_period", f"{message}, which is {epochs}"
-        if compile and embed_at_once is not None:
+        if others["compile"] and embed_at_once is not None:
             message = f"found {embed_at_once}, expected null beside trainer.compile"
             yield "embed_at_once", message
 
