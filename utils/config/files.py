@@ -54,7 +54,8 @@ class Merged:
         if len(path) > MOST_DEPTH:
             raise ConfigError(f"{label}: is nested too deeply")
         if {"type", "args"} <= target.keys() and layer.get("type") not in (None, target["type"]):
-            target["args"] = _kept(path, layer["type"], target["args"])
+            kept = _kept(path, layer["type"], target.pop("args"))
+            target |= {"args": kept} if kept else {}
         for name, value in layer.items():
             if not isinstance(name, str):
                 raise ConfigError(f"{label}: the key {shown(name)} is not text")
