@@ -136,3 +136,27 @@ def test_far_words_are_not_suggested():
 
 def test_a_very_long_word_costs_little():
     assert nearest_word("x" * 1_000_000, ["margin"]) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line(error, capsys):
+    assert run_main(raising(error)) == 1
+    assert capsys.readouterr().err.startswith("error: there is not enough memory")
+
+
+def test_other_runtime_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run_main(raising(RuntimeError("a mistake")))
+
+
+def test_what_a_terminal_would_act_upon_is_escaped(capsys):
+    assert run_main(raising(DataError("clip '\x1b[2J\x07\x9b'\nträin\t音"))) == 1
+    expected = "error: clip '\\x1b[2J\\x07\\x9b'\nträin\t音\n"
+    assert capsys.readouterr().err == expected

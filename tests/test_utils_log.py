@@ -131,3 +131,12 @@ def test_a_file_that_cannot_be_written_any_more(tmp_path, capsys):
     assert "first" in message
     assert "second" in message
     assert "Traceback" not in message
+
+
+def test_what_a_terminal_would_act_upon_is_escaped(tmp_path, capsys):
+    start_logging()
+    handler = add_log_file(tmp_path / "info.log")
+    logger.warning("clip %s", "\x1b[2Jä")
+    remove_log_file(handler)
+    assert capsys.readouterr().err == "clip \\x1b[2Jä\n"
+    assert "\x1b" not in (tmp_path / "info.log").read_text()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 
+from utils.shown import harmless
 from utils.streams import usable_streams
 
 
@@ -65,6 +67,8 @@ PLACE_PROBLEMS = {
 }
 """What is wrong with a named file or folder, not with the program."""
 
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.I)
+"""How torch says so."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -92,6 +96,15 @@ def _run(main: Callable[[], int]) -> int:
     except BrokenPipeError:
         _silence_standard_output()
         return BROKEN_PIPE
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
+        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+            raise
+        reason = str(error).partition("\n")[0][:200]
+        _say(
+            f"error: there is not enough memory{reason and f' ({reason})'}; make the model or its "
+            "batches smaller, or use a machine with more"
+        )
+        return ProjectError.exit_status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in DISK_PROBLEMS:
@@ -146,7 +159,7 @@ def edit_distance(first: str, second: str) -> int:
 
 def _say(message: str) -> None:
     getattr(sys.stdout, "flush", int)()  # objects in their place may lack it
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{harmless(message)}\n")
 
 
 def _silence_standard_output() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import ProjectError
+from utils.shown import harmless
 from utils.streams import is_terminal
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
@@ -26,6 +27,14 @@ ROOMS = (
 )
 OURS = ("train", "eval", *ROOMS)
 """The names our loggers begin with; of other libraries only warnings are for people."""
+
+
+class _Harmless(logging.Formatter):
+    """Escape what a terminal would act upon: messages hold names from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text."""
+        return harmless(super().format(record))
 
 
 class _AboveBars(logging.Handler):
@@ -52,7 +61,7 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
             root.removeHandler(handler)
     handler = _AboveBars()
     handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Harmless("%(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     for name in OURS:
@@ -92,7 +101,7 @@ def add_log_file(path: Path) -> LogFile:
     """Append every message to a file as well, with its time; close it by `remove_log_file`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Harmless("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
 

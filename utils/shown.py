@@ -38,6 +38,13 @@ def shown(value: object, longest: int = LONGEST) -> str:
     return printable(text, longest)
 
 
+def harmless(text: str) -> str:
+    """Return text of any length and of several lines, escaped where a terminal would act."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
+
+
 def printable(text: str, longest: int = LONGEST) -> str:
     """Return text without quotes around it, escaped where a terminal would act, and shortened."""
     short = text if len(text) <= longest else text[: longest - 3] + "..."
