@@ -98,8 +98,8 @@ class Index:
             )
             self._begin()
             self.refresh()
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(str(error)) from error
+        except (sqlite3.DatabaseError, LookupError, TypeError, ValueError, OverflowError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
 
     def _begin(self) -> None:
         """Create the tables in a new index; check those of an old one."""
@@ -145,11 +145,13 @@ class Index:
         with self._reading():
             about = self._about()
             removed = self._catalogue.execute("SELECT first, rows FROM removed").fetchall()
+            files = self._catalogue.execute("SELECT id, first, rows FROM files").fetchall()
             self._rows = about.rows
             self._vectors, self._windows = self._map(about.generation, self._rows)
         self._live: NDArray[np.bool_] = np.ones(self._rows, bool)
         for first, rows in removed:
             self._live[first : first + rows] = False
+        self._check_owners(np.array(files, np.int64).reshape(-1, 3))
         self._patterns, self._codes = np.unique(self._windows["pattern"], return_inverse=True)
 
     def _map(self, generation: int, rows: int) -> tuple[Floats, NDArray[np.void]]:
@@ -166,6 +168,16 @@ class Index:
             np.memmap(vectors, np.float32, "c", shape=(rows, self.width)),
             np.fromfile(windows, WINDOW, rows),
         )
+
+    def _check_owners(self, files: NDArray[np.int64]) -> None:
+        """Raise UnusableIndexError unless every row that counts is one of its file: (n, 3)."""
+        numbers, firsts, counts = files[np.argsort(files[:, 1], kind="stable")].T
+        owners = np.repeat(numbers, counts)
+        places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+        if not np.array_equal(places, np.flatnonzero(self._live)):
+            raise self._damaged("its files and its rows do not belong together")
+        if not np.array_equal(self._windows["file"][places], owners):
+            raise self._damaged("its windows are of other files")
 
     def _files(self, generation: int) -> tuple[Path, Path]:
         return (
@@ -365,6 +377,8 @@ class Index:
             for first in range(0, self._rows, step):
                 block = torch.from_numpy(self._vectors[first : first + step])
                 scores[:, first : first + step] = linear(many, block).numpy()
+        if not np.isfinite(scores).all():
+            raise self._damaged("its vectors hold NaN or infinite values, or values near them")
         divisors = queries.divisors(self._patterns)
         with np.errstate(divide="ignore", invalid="ignore"):  # no expert in common: no score
             if len(self._patterns) == 1:

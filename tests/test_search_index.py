@@ -263,3 +263,48 @@ def test_a_killed_writer_leaves_every_acknowledged_file(tmp_path, wait):
     extra = make_file("new.wav", 3, np.random.default_rng(6))
     index.add([extra])  # and it goes on
     assert_same(index.search(queries, 40), naive([*files.values(), extra], queries, 40))
+
+
+def sql(statement):
+    def damage(folder):
+        with sqlite3.connect(folder / "catalogue.sqlite") as catalogue:
+            catalogue.execute(statement)
+
+    return damage
+
+
+def spoil(name, change):
+    def damage(folder):
+        (path,) = folder.glob(name)
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        sql("UPDATE about SET value = '\"abc\"' WHERE key = 'rows'"),
+        sql("UPDATE about SET value = '{' WHERE key = 'rows'"),
+        sql("UPDATE about SET value = '-5' WHERE key = 'rows'"),
+        sql("UPDATE about SET value = '2' WHERE key = 'rows'"),
+        sql("DELETE FROM about WHERE key = 'rows'"),
+        sql("DROP TABLE files"),
+        sql("UPDATE files SET first = -3"),
+        sql("UPDATE files SET rows = 1000000"),
+        sql("UPDATE files SET id = id + 100"),
+        sql("INSERT INTO removed VALUES ('x', 'y')"),
+        spoil("windows-*", lambda content: bytes(len(content))),
+        spoil("vectors-*", lambda content: b"\xff" * len(content)),
+        spoil("vectors-*", lambda content: content[:-4] + b"\xff\xff\x7f\x7f"),
+    ],
+)
+def test_damage_is_named_and_never_answers(tmp_path, damage):
+    draw = np.random.default_rng(0)
+    index = Index(tmp_path / "index", WIDTH, IDENTITY)
+    index.add([make_file(name, 3, draw, patterns=np.full(3, 3)) for name in "abc"])
+    index.close()
+    damage(tmp_path / "index")
+    queries = Queries(np.full((2, WIDTH), 9, np.float32), np.full((2, EXPERTS), 0.5, np.float32))
+    with pytest.raises(UnusableIndexError, match=r"is damaged: .*; remove this folder"):
+        Index(tmp_path / "index", WIDTH, IDENTITY).search(queries, 3)
