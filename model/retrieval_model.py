@@ -21,6 +21,7 @@ from torch import nn
 
 from utils.batches import Available, BatchNeeds, Experts
 from utils.errors import CheckpointError
+from utils.shown import printable
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ A batch is text, experts, available, and the numbers of its clips.
 """
 
 SHOWN = 6  # keys named in a message
+LONGEST_KEY = 100
 
 
 class RetrievalModel(nn.Module, ABC):
@@ -115,7 +117,8 @@ class RetrievalModel(nn.Module, ABC):
         """
         dropped = [key for key in state if self.obsolete and key.startswith(self.obsolete)]
         if dropped:
-            logger.warning("ignored %d unused keys of an older release: %s", len(dropped), dropped)
+            named = [printable(key, LONGEST_KEY) for key in dropped[:SHOWN]]
+            logger.warning("ignored %d unused keys of an older release: %s", len(dropped), named)
         own = self.state_dict()
         names = {self.published_name(name): name for name in own}
         given = {key: value for key, value in state.items() if key not in dropped}
@@ -124,11 +127,17 @@ class RetrievalModel(nn.Module, ABC):
             for key, value in given.items()
             if key in names and value.shape != own[names[key]].shape
         ]
+        whole = [
+            f"{key} ({value.dtype})"
+            for key, value in given.items()
+            if key in names and own[names[key]].is_floating_point() > value.is_floating_point()
+        ]
         _refuse(
             {
                 "missing": [key for key in names if key not in given],
                 "unknown": [key for key in given if key not in names],
                 "of another shape": shapes,
+                "of whole numbers": whole,
             }
         )
         self.load_state_dict({names[key]: value for key, value in given.items()})
@@ -152,7 +161,8 @@ def _refuse(problems: Mapping[str, list[str]]) -> None:
     lines = ["the weights belong to another architecture than the configuration:"]
     for problem, keys in problems.items():
         if keys:
+            shortened = [printable(key, LONGEST_KEY) for key in keys[:SHOWN]]
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            lines.append(f"  {len(keys)} {problem}: {', '.join(keys[:SHOWN])}{more}")
+            lines.append(f"  {len(keys)} {problem}: {', '.join(shortened)}{more}")
     lines.append("use the config.json beside the checkpoint")
     raise CheckpointError("\n".join(lines))

@@ -121,6 +121,8 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
     percent = f"{100 * CONFIDENCE:.0f} % interval"
     rows = [["", "A", "B", "A - B", percent, "p", "corrected"]]
     for metric, found in pair.differences[task].items():
+        if metric not in pair.first.metrics or metric not in pair.second.metrics:
+            continue  # a seed was scored by a version without it
         first, second = pair.first.values(task, metric), pair.second.values(task, metric)
         rows.append(
             [

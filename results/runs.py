@@ -24,6 +24,8 @@ from utils.kinds import MAPPING, Range
 RESULTS = "results.json"
 CURVES = "metrics.jsonl"
 LONGEST_CURVES = 256 << 20
+ALIKE = 1e-6
+"""By how much a metric in results.json may differ from that of the ranks beside it."""
 PROTOCOL = {"ties": "mean of all orders"}
 """Terms that results.json of earlier versions leaves out."""
 
@@ -44,6 +46,8 @@ class SeedResults:
         for key, values in (("t2v_metrics", t2v_metrics), ("v2t_metrics", v2t_metrics)):
             if not values:
                 yield key, "holds no metric"
+            if not all(map(str.isprintable, values)):
+                yield key, "names a metric in letters that cannot be printed"
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,18 @@ class ResultsFile:
     config: Annotated[str, "name of the run"]
     protocol: Annotated[dict[str, Any], MAPPING, "how queries were made and ranked"]
     seeds: Annotated[dict[str, SeedResults], "of each seed"]
+    data: Annotated[dict[str, Any] | None, MAPPING, "identity of the data"] = None
+    trainable_parameters: Annotated[int | None, "of the model"] = None
 
     @staticmethod
-    def check(seeds: Mapping[str, SeedResults], **_: object) -> Mistakes:
-        """Yield the problem of a file without a seed."""
+    def check(
+        seeds: Mapping[str, SeedResults], data: Mapping[str, Any] | None = None, **_: object
+    ) -> Mistakes:
+        """Yield the problem of a file without a seed, and of a split list that is none."""
         if not seeds:
             yield "seeds", "holds no seed"
+        if data and not isinstance(data.get("split_list", {}), dict):
+            yield "data.split_list", "is not a section with keys"
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,20 @@ class StoredRun:
                 f"{self.files[0]}: the ranks of seed {seed} are not beside it (seed-{seed}/{RANKS})"
                 "; score its checkpoint again, which keeps them: python eval.py --resume CKPT"
             )
-        return read_ranks(self.ranks_files[seed])
+        ranks = read_ranks(self.ranks_files[seed])
+        for task, found in ranks.metrics().items():
+            stored = self.seeds[seed][task]
+            shared = found.keys() & stored.keys()
+            if any(abs(stored[name] - found[name]) > ALIKE for name in shared):
+                raise DataError(
+                    f"{self.ranks_files[seed]}: its {task} are not those of {self.files[0]}; score "
+                    "the checkpoint again: python eval.py --resume CKPT"
+                )
+        return ranks
 
     def terms(self) -> dict[str, object]:
         """Return what two runs must share to be compared: split, protocol and list."""
-        data = self.content.get("data", {})
+        data = self.content.get("data") or {}
         return {
             "split": self.content.get("split"),
             **{

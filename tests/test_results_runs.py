@@ -119,3 +119,31 @@ def test_terms_that_differ_are_named(tmp_path):
     assert [line.split(":")[0] for line in lines] == ["protocol.fused", "protocol.queried_clips"]
     assert "False" in lines[0]
     assert "unset" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainable_parameters": "many"},
+        {"trainable_parameters": 1e300},
+        {"data": []},
+        {"data": {"split_list": "x"}},
+        {"seeds": []},
+        {"config": "a\x1b[2J"},
+        {"seeds": {"0": {"t2v_metrics": {"R1": True}, "v2t_metrics": {"R1": 1.0}}}},
+        {"seeds": {"0": {"t2v_metrics": {"R1": 10**400}, "v2t_metrics": {"R1": 1.0}}}},
+        {"seeds": {"0": {"t2v_metrics": {"\x1b[2J": 1.0}, "v2t_metrics": {"R1": 1.0}}}},
+    ],
+)
+def test_odd_results_are_refused(tmp_path, change):
+    write_run(tmp_path / "a", change=change)
+    with pytest.raises(DataError, match=r"results\.json"):
+        load_run(tmp_path / "a")
+
+
+def test_ranks_that_are_not_those_of_the_results_are_refused(tmp_path):
+    write_run(tmp_path / "a", seeds=(0,))
+    write_run(tmp_path / "b", seeds=(0,), name="clotho-b")
+    shutil.copy(tmp_path / "b" / "seed-0" / "ranks.npz", tmp_path / "a" / "seed-0")
+    with pytest.raises(DataError, match="are not those of"):
+        load_run(tmp_path / "a").ranks("0")

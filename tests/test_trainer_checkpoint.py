@@ -399,3 +399,48 @@ def test_weights_of_another_architecture_are_told_with_both_files():
         CheckpointError, match=r"(?s)^memory\.pth does not fit a/b\.json: .*unknown"
     ):
         load_weights(model, checkpoint, "a/b.json")
+
+
+def test_the_form_of_another_version_is_refused(tmp_path):
+    snapshot(*build()).write(tmp_path / "last.pth")
+    content = torch.load(tmp_path / "last.pth", weights_only=True)
+    torch.save(content | {"format": "audio-retrieval 99"}, tmp_path / "last.pth")
+    with pytest.raises(CheckpointError, match=r"another version .*'audio-retrieval 99'"):
+        load_checkpoint(tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda state: {key: (100 * value).long() for key, value in state.items()},
+            "whole numbers",
+        ),
+        (lambda state: state | {"x" * 1000 + "\x1b[2J": torch.zeros(1)}, "1 unknown: x"),
+    ],
+)
+def test_other_weights_are_named_shortly(tmp_path, change, problem):
+    model, optimiser = build()
+    snapshot(model, optimiser, state_dict=change(model.published_state_dict())).write(
+        tmp_path / "x.pth"
+    )
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        load_weights(model, load_checkpoint(tmp_path / "x.pth"))
+    assert max(map(len, str(caught.value).splitlines())) < 800
+    assert "\x1b" not in str(caught.value)
+
+
+def test_half_precision_is_taken(tmp_path):
+    model, optimiser = build()
+    state = {k: v.half() if v.is_floating_point() else v
+             for k, v in model.published_state_dict().items()}  # fmt: skip
+    snapshot(model, optimiser, state_dict=state).write(tmp_path / "x.pth")
+    load_weights(model, load_checkpoint(tmp_path / "x.pth"))
+    name, weights = next(iter(state.items()))
+    assert torch.equal(model.published_state_dict()[name], weights.float())
+
+
+def test_a_tensor_without_numbers_is_refused(tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(2, device="meta")}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="without numbers"):
+        load_checkpoint(tmp_path / "x.pth")

@@ -58,7 +58,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds no state_dict; it is not a checkpoint of a model")
     check_weights(path, "state_dict", state)
-    ours = content.get("format") == FORMAT
+    form = content.get("format")
+    ours = form == FORMAT
+    if not ours and isinstance(form, str) and form.split(" ")[0] == FORMAT.split(" ")[0]:
+        raise CheckpointError(
+            f"{path} was written by another version of this project: found {shown(form)}, expected "
+            f"{FORMAT!r}; use it with that version"
+        )
     loss = content.get("loss", {}) if ours else {}
     if not isinstance(loss, Mapping):
         raise CheckpointError(f"{path}: its loss is {shown(loss)}; expected named tensors")
@@ -87,9 +93,9 @@ def check_weights(path: Path, place: str, state: Mapping[Any, Any]) -> None:
     """Raise CheckpointError for an entry that is not a named tensor of finite numbers."""
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {key!r} of its {place} is not a named tensor")
+            raise CheckpointError(f"{path}: {shown(key)} of its {place} is not a named tensor")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: the weights {key!r} hold NaN or infinite values")
+            raise CheckpointError(f"{path}: the weights {shown(key)} hold NaN or infinite values")
 
 
 def _plain_config(stored: object) -> dict[str, Any] | None:

@@ -261,8 +261,10 @@ class _Plain:
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
             raise DataError(f"holds a {type(value).__name__}, expected a plain tensor")
-        if value.layout != torch.strided or value.device.type != "cpu":
+        if value.layout != torch.strided:
             raise DataError(f"holds a tensor of layout {value.layout}, expected torch.strided")
+        if value.device.type != "cpu":
+            raise DataError(f"holds a tensor without numbers (of device {value.device})")
         if value.dtype not in NUMBERS:
             raise DataError(
                 f"holds a tensor of {value.dtype}; convert it to torch.float32 and save it anew"
