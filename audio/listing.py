@@ -69,7 +69,15 @@ def check_name(name: str, place: Path) -> None:
     if any(letter in name for letter in "\\\n\r\0") or not name.strip():
         raise DataError(
             f"{place}: the name {name!r} has a backslash, a line break or nothing in it, which a "
-            "data set cannot hold; rename the file"
+            "data set cannot hold; rename the file (in a table, write / between folders)"
+        )
+
+
+def refuse_outside(name: str, place: str) -> None:
+    """Raise DataError naming `place` for a name that leads out of the folder of the sounds."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(
+            f"{place}: {name!r} leads out of the folder of the sounds; give paths below it"
         )
 
 
@@ -150,11 +158,7 @@ def _files_of(path: Path) -> list[str]:
             raise DataError(f"{path}: line {line} names no file")
         if name in lines:
             raise DataError(f"{path}: line {line}: {name!r} came before, in line {lines[name]}")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(
-                f"{path}: line {line}: {name!r} leads out of the folder of the table; give paths "
-                "below it"
-            )
+        refuse_outside(name, f"{path}: line {line}")
         lines[name] = line
     if not lines:
         raise DataError(f"{path}: names no files below its first line")

@@ -171,3 +171,23 @@ def test_help_works_from_another_directory(tmp_path):
     command = [sys.executable, str(SCRIPT), "--help"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "--made_by" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("a", np.full((2, 4), 2**40 + 1), "whole numbers that float32 cannot"),
+        ("a\nb", np.ones(4), "a line break"),
+        ("a", np.zeros((1 << 12, 1 << 13), np.float32), "refused: unpacks to"),
+    ],
+)
+def test_odd_arrays_are_refused(tmp_path, name, value, problem):
+    np.savez_compressed(tmp_path / "x.npz", **{name: value})
+    with pytest.raises(DataError, match=problem):
+        list(read_embeddings(tmp_path / "x.npz"))
+
+
+def test_small_whole_numbers_are_taken(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.arange(8))
+    ((clip, array),) = read_embeddings(tmp_path / "x.npz")
+    assert (clip, array.dtype) == ("a", np.float32)

@@ -217,3 +217,23 @@ def test_a_run_refuses_features_of_another_extractor(folder, csv, tmp_path, monk
     again = ["--config", str(tmp_path / "mine.json"), "--quiet", "--finetune"]
     assert train.main([*again, "--resume", str(checkpoint)]) == 1
     assert "logmel version 1" in capsys.readouterr().err
+
+
+def test_clips_that_share_captions_by_way_of_others_stay_together(tmp_path):
+    rows = ["a.wav,one,", "b.wav,two,", "c.wav,one,two", *(f"{n}.wav,text {n}," for n in range(30))]
+    path = table(tmp_path, "\n".join(["file,caption 1,caption 2", *rows]))
+    for seed in range(20):
+        splits = split_clips(captioned := read_captioned(path), list(captioned.captions), seed)
+        together = {"a.wav", "b.wav", "c.wav"}
+        assert sorted(len(together & set(clips)) for clips in splits.values()) == [0, 0, 3]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.wav", "x/../../a.wav"])
+def test_files_outside_the_folder_are_refused(tmp_path, name):
+    with pytest.raises(DataError, match=r"t\.csv: line 2: .* leads out of the folder"):
+        read_captioned(table(tmp_path, f"file,caption\n{name},a dog barks\n"))
+
+
+def test_one_file_under_two_names_is_one_clip(tmp_path):
+    path = table(tmp_path, "file,caption\na.wav,one\n./a.wav,two\nb//c.wav,three\n")
+    assert read_captioned(path).captions == {"a.wav": ["one", "two"], "b/c.wav": ["three"]}

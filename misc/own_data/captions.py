@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from audio.listing import FILE_COLUMN, Table, check_name, column_of, read_table
+from audio.listing import (
+    FILE_COLUMN,
+    Table,
+    check_name,
+    column_of,
+    read_table,
+    refuse_outside,
+)
 from utils.errors import DataError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +56,9 @@ def read_captioned(path: Path, columns: Sequence[str] = ()) -> Captioned:
         name = fields[file]
         if not name:
             raise DataError(f"{path}: line {line} names no file")
+        name = posixpath.normpath(name)  # "./a.wav" is a.wav, not another clip
         check_name(name, path)
+        refuse_outside(name, f"{path}: line {line}")
         of_clip = captions.setdefault(name, [])
         for place in places:
             text = " ".join(fields[place].split())
@@ -90,16 +100,22 @@ def split_clips(captioned: Captioned, usable: Sequence[str], seed: int = 0) -> d
 
 def _draw(captioned: Captioned, clips: Sequence[str], seed: int) -> dict[str, str]:
     """Draw the split of each clip, the same on every machine."""
-    group_of: dict[str, str] = {}
+    above: dict[str, str] = {}
+
+    def group_of(text: str) -> str:
+        while (higher := above[text]) != text:
+            text = higher
+        return text
+
     for clip in clips:
-        # clips belong together when any caption of theirs was seen before
+        # clips belong together when they share a caption, also by way of other clips
         texts = [text.lower() for text in captioned.captions[clip]]
-        group = next((group_of[text] for text in texts if text in group_of), texts[0])
-        for text in texts:
-            group_of.setdefault(text, group)
+        tops = [group_of(text) for text in texts if text in above] or texts[:1]
+        new = (text for text in texts if text not in above)
+        above.update(dict.fromkeys([*tops, *new], tops[0]))
     groups: dict[str, list[str]] = {}
     for clip in clips:
-        groups.setdefault(group_of[captioned.captions[clip][0].lower()], []).append(clip)
+        groups.setdefault(group_of(captioned.captions[clip][0].lower()), []).append(clip)
     order = sorted(groups, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).digest())
     wanted = max(1, round(HELD_OUT * len(clips)))
     splits: dict[str, str] = {}

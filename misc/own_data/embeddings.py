@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import DataError, ProjectError
+from audio.listing import check_name
+from utils.errors import DataError, ProjectError, UnsafeFileError
 from utils.files import map_file, open_regular, read_list
 from utils.reading.hdf5 import Hdf5File, Node
 
@@ -36,8 +38,13 @@ def read_embeddings(place: Path, names: Path | None = None) -> Iterator[tuple[st
                 f"{place}: clip {clip[:200]!r}: found an array of shape {array.shape} and "
                 f"{array.dtype}, expected numbers of shape (D,) or (N, D)"
             )
+        check_name(clip, place)
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
+            numbers, array = array, array.astype(np.float32)
+        if numbers.dtype.kind in "iu" and (numbers != array.astype(np.float64)).any():
+            raise DataError(
+                f"{place}: clip {clip[:200]!r} holds whole numbers that float32 cannot; scale them"
+            )
         if not np.isfinite(array).all():
             raise DataError(
                 f"{place}: clip {clip[:200]!r} holds NaN or infinity; leave it out, or embed it "
@@ -115,6 +122,14 @@ def _rows(path: Path, names: Path | None) -> Iterator[tuple[str, Any]]:
 def _arrays(path: Path) -> Iterator[tuple[str, Any]]:
     with open_regular(path) as file:
         try:
+            with zipfile.ZipFile(file) as members:
+                size = sum(member.file_size for member in members.infolist())
+            if size > max(ALWAYS_ALLOWED, LARGEST_RATIO * os.fstat(file.fileno()).st_size):
+                raise UnsafeFileError(
+                    f"{path}: refused: unpacks to {size:,} bytes, over {LARGEST_RATIO} times its "
+                    "own size; save it without compression"
+                )
+            file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 for name in arrays.files:
                     yield name, arrays[name]
