@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,10 @@ class BaseDataset(Layout):
 
     def _require(self, sources: Sources) -> None:
         missing = sources.missing()
+        for file in missing:
+            if os.path.lexists(file):
+                found = "a folder" if file.is_dir() else "no file, or a link that leads nowhere"
+                raise DataError(f"{file} is {found}; put the file itself there")
         if missing:
             verb = "is" if len(missing) == 1 else "are"
             raise DataError(

@@ -5,6 +5,7 @@ V clips in the split, C captions (fused: one long caption per clip).
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -26,8 +27,12 @@ from utils.errors import DataError
 from utils.files import read_list
 from utils.shown import shown
 
+logger = logging.getLogger(__name__)
+
 NAMED = 5
 """How many clips an error names; it counts the rest."""
+COMPARED = 1000
+"""How many missing clips are compared with the names that a file has."""
 
 
 def _decoded(name: str) -> str:
@@ -49,6 +54,8 @@ DIFFERENCES: Final[dict[str, Callable[[str], str]]] = {
     "in UTF-8 that was read as Latin-1": _decoded,
     "in the folder before the name": lambda name: name.rpartition("/")[2],
     "in small and capital letters": str.casefold,
+    "in quotes around the name": lambda name: name.strip("\"'"),
+    "in further fields of a table": lambda name: re.split("[,;\t]", name)[0].strip('"'),
 }
 """The usual differences between names, and what takes each away."""
 HEADERS: Final = re.compile(
@@ -87,7 +94,7 @@ class SplitList:
 
     def explain(self, missing: np.ndarray, packed: Packed) -> str:
         """Say why the missing clips (V,) are not in a file, where one of the usual causes fits."""
-        clips = [self.clips[clip] for clip in np.flatnonzero(missing)]
+        clips = [self.clips[clip] for clip in np.flatnonzero(missing)[:COMPARED]]
         return name_difference(clips, packed.clips) if clips else ""
 
     def refuse(self, wrong: np.ndarray, problem: str, remedy: str = "") -> None:
@@ -243,8 +250,10 @@ def open_expert(
     runs = []
     for part in parts:
         rows = part.find(split.clips)
-        if (rows < 0).all() and (why := split.explain(rows < 0, part)):
-            raise DataError(f"{split.file}: no clip is in {part.source}: {why}")
+        if why := split.explain(rows < 0, part):
+            if (rows < 0).all():
+                raise DataError(f"{split.file}: no clip is in {part.source}: {why}")
+            logger.warning("%s: not all clips are in %s: %s", split.file, part.source, why)
         available &= (rows >= 0) & (part.available[rows] == 1)
         runs.append(part.run(np.maximum(rows, 0)))
     if not config.tokens:

@@ -517,6 +517,13 @@ class TestBadInput:
         fetch = f"fetch it with: python misc/sync_experts.py {place}"
         assert self.error(made) == f"{made.files[what]} is missing; {fetch}"
 
+    @pytest.mark.parametrize("kind", ["a folder", "a link that leads nowhere"])
+    def test_what_is_no_file_is_not_called_missing(self, made, kind):
+        place = made.files["audio"]
+        place.unlink()
+        place.mkdir() if kind == "a folder" else place.symlink_to(place)
+        assert kind in self.error(made)
+
     def test_all_missing_files_are_named_at_once(self, made):
         for what in ("audio", "text"):
             made.files[what].unlink()
