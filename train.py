@@ -139,8 +139,9 @@ def run_job(
     What can go wrong before the training does so before the folders of a new run are made.
     """
     from results.ranks import query_texts, write_ranks
+    from trainer.device import require_memory
     from trainer.evaluator import Evaluation
-    from trainer.job import Job, Splits, train_seeds, warn_of_shared_clips
+    from trainer.job import Job, Splits, parameters_of, train_seeds, warn_of_shared_clips
     from trainer.report import MetricsFile
     from trainer.runs import logged
     from trainer.start import Start, agree_on_run, purge
@@ -150,7 +151,8 @@ def run_job(
     started = time.perf_counter()
     with StopSignals() as stop:
         train, validation, test = load_splits(config)
-        warn_of_shared_clips(train.clips, test.clips)
+        require_memory(parameters_of(config), device)
+        warn_of_shared_clips(train.clips, {"validation": validation.clips, "test": test.clips})
         train.to(device)
         data = Splits(train, validation.evaluation(), test.evaluation(), train.extractors)
         if args.purge_exp_dir:

@@ -589,12 +589,15 @@ def test_test_clips_that_are_trained_on_are_told(place, caplog):
     root = place.folder / "data" / "Mine" / "structured-symlinks"
     shutil.copytree(place.data.root, root)
     trained = place.data.clips["train"][0]
-    with (root / "test_list.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{trained}\n")
+    for split in ("val", "test"):
+        with (root / f"{split}_list.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{trained}\n")
     own = {"dataset_name": "Mine", "layout": "CLOTHO", "data_dir": "data/Mine"}
     changes = {f"data_loader.args.{key}": value for key, value in own.items()}
     place.train("--config", place.config({"trainer.epochs": 1, **changes}))
-    assert f"1 of the 8 test clips are in the training list too, such as {trained!r}" in caplog.text
+    for split in ("7 validation", "8 test"):
+        words = f"1 of the {split} clips are in the training list too, such as {trained!r}"
+        assert words in caplog.text
 
 
 def test_auto_prefers_the_newest_run_begun_and_names_the_one_before(place, caplog):

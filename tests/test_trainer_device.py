@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.device import choose_device, describe, set_precision
+from trainer.device import choose_device, describe, require_memory, set_precision
 from utils.errors import UsageError
 
 
@@ -70,3 +70,16 @@ def test_devices_in_words(monkeypatch):
     assert describe(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Large GPU")
     assert describe(torch.device("cuda", 1)) == "cuda:1 Large GPU"
+
+
+def test_a_model_beyond_the_memory_is_refused(monkeypatch, tmp_path):
+    require_memory(10**6, torch.device("cpu"))
+    with pytest.raises(UsageError, match="has 1,000,000,000,000 parameters"):
+        require_memory(10**12, torch.device("cpu"))
+    require_memory(10**12, torch.device("cuda"))  # torch says what a GPU lacks
+    monkeypatch.setattr("trainer.device.CGROUP_LIMIT", tmp_path / "memory.max")
+    (tmp_path / "memory.max").write_text("1000000\n")  # of a container
+    with pytest.raises(UsageError, match=r"this machine has 0\.0 GB"):
+        require_memory(10**5, torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("max\n")
+    require_memory(10**5, torch.device("cpu"))

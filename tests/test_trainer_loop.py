@@ -492,3 +492,12 @@ def test_losses_outlive_the_memory_of_their_step(runner, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "CPU", torch.device("cuda"))  # losses are read late
     runner.fit(training, epochs=2, cuda_graphs=False)
     assert [record["loss"] for record in runner.records[2:]] == expected
+
+
+def test_weights_that_overflow_end_the_training(runner):
+    """Though the loss stays finite: nothing could be read from the checkpoint."""
+    training = runner.new()
+    training.model.register_buffer("overflowed", torch.tensor([1.0, torch.inf]))
+    with pytest.raises(ProjectError, match=r"the weights overflowed hold NaN .* after epoch 1"):
+        runner.fit(training)
+    assert runner.epochs_kept() == {}

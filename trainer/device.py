@@ -1,8 +1,15 @@
-"""The one door for devices: which one computes, and how precisely."""
+"""The one door for devices: which one computes, how precisely, and whether a model fits."""
+
+import os
+from pathlib import Path
 
 import torch
 
 from utils.errors import UsageError
+
+BYTES_OF_PARAMETER = 16
+"""Least that training takes of each: itself, its gradient and two moments in float32."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -34,6 +41,30 @@ def set_precision(precision: str) -> None:
     """Let matrix products of float32 use TF32 for "tf32", full float32 otherwise."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def require_memory(parameters: int, device: torch.device) -> None:
+    """Raise UsageError for a model whose training cannot fit this machine's memory.
+
+    Without this, the system would end the process while the weights are made.
+    """
+    needed, there = BYTES_OF_PARAMETER * parameters, _memory()
+    if device.type == "cpu" and needed > there:
+        raise UsageError(
+            f"the model has {parameters:,} parameters; training them takes at least "
+            f"{needed / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB: choose smaller ones, "
+            "such as arch.args.vlad_clusters and experts.ce_shared_dim"
+        )
+
+
+def _memory() -> int:
+    """Return the memory of this machine, or of this container where that is less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()
+    except OSError:  # no such container
+        return whole
+    return min(whole, int(limit)) if limit.isdecimal() else whole
 
 
 def describe(device: torch.device) -> str:

@@ -164,17 +164,18 @@ def train_seeds(
     return seeds
 
 
-def warn_of_shared_clips(train: Collection[str], test: Collection[str]) -> None:
-    """Warn when clips are tested that are trained on."""
-    shared = set(train) & set(test)
-    if shared:
-        logger.warning(
-            "%d of the %d test clips are in the training list too, such as %r: the scores will be "
-            "better than on unknown sounds",
-            len(shared),
-            len(test),
-            min(shared),
-        )
+def warn_of_shared_clips(train: Collection[str], judged: Mapping[str, Collection[str]]) -> None:
+    """Warn when a split that judges a model (by name) has clips that are trained on."""
+    for split, clips in judged.items():
+        if shared := set(train) & set(clips):
+            logger.warning(
+                "%d of the %d %s clips are in the training list too, such as %r: the scores will "
+                "be better than on unknown sounds",
+                len(shared),
+                len(clips),
+                split,
+                min(shared),
+            )
 
 
 def parameters_of(config: Config) -> int:

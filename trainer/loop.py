@@ -95,6 +95,7 @@ def fit(training: Training, task: Fit) -> None:
             if not _prepared(training, task):
                 _train_one_epoch(training, gradients, task, keeper, bar)
             record = _finish_epoch(training, time.perf_counter() - started)
+            _require_finite_weights(training)
             improved = False
             if _is_validated(progress.epoch, settings):
                 record.update(_validate(training, task))
@@ -239,6 +240,19 @@ def _read_losses(unread: list[torch.Tensor], progress: Progress) -> None:
             )
         progress.losses.append(value)
     unread.clear()
+
+
+def _require_finite_weights(training: Training) -> None:
+    """Raise ProjectError naming weights that are not finite: the loss need not show them."""
+    state = training.model.state_dict()
+    names = [name for name, value in state.items() if value.is_floating_point()]
+    finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
+    if not all(finite):
+        raise ProjectError(
+            f"the weights {names[finite.index(False)]} hold NaN or infinite values after epoch "
+            f"{training.progress.epoch}; lower optimizer.args.lr or check the features. The "
+            "checkpoints before this epoch are intact"
+        )
 
 
 def _finish_epoch(training: Training, seconds: float) -> Record:
