@@ -810,3 +810,10 @@ def test_the_examples_of_the_documentation_load(write):
     assert len(examples) == 3
     for example in examples:
         load_config(write(example))
+
+
+@pytest.mark.parametrize(("text", "number"), [("010", 8), ("1:30", 90)])
+def test_numbers_that_yaml_reads_otherwise_are_refused(write, text, number):
+    path = write(f"inherit_from: {CE}\nseed: {text}\n", "mine.yaml")
+    with pytest.raises(ConfigError, match=f"'{text}' would be {number} in YAML"):
+        load_config(path)

@@ -258,7 +258,9 @@ def _read_text(path: str | Path, max_bytes: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 (byte {error.start})") from None
+        raise DataError(
+            f"{path}: is not UTF-8 (byte {error.start}); save it as plain text in UTF-8"
+        ) from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -220,6 +220,17 @@ def _refused(problem: str, place: yaml.Mark) -> yaml.constructor.ConstructorErro
     return yaml.constructor.ConstructorError(None, None, problem, place)
 
 
+def _whole_number(loader: _StrictYaml, node: yaml.ScalarNode) -> int:
+    """Refuse what YAML 1.1 reads as another number than people do: 010 is 8, 1:30 is 90."""
+    if re.search(r"^[-+]?0[0-9_]|:", node.value):
+        what = f"{shown(node.value)} would be {loader.construct_yaml_int(node)} in YAML"
+        raise _refused(f"{what}; write it in plain digits", node.start_mark)
+    return loader.construct_yaml_int(node)
+
+
+_StrictYaml.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 # YAML 1.1 takes 1e-3 for text, which it is not meant for.
 _StrictYaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
