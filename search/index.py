@@ -390,20 +390,21 @@ class Index:
 
     def _matching(self, only: str) -> NDArray[np.bool_]:
         """Return which rows belong to files whose names match."""
-        matching = np.zeros(self._rows, bool)
-        query = "SELECT first, rows FROM files WHERE path GLOB ?"
-        for first, rows in self._catalogue.execute(query, (only,)):
-            matching[first : first + rows] = True
-        return matching
+        # By the numbers of files: another process may have moved their rows since `refresh`.
+        query = "SELECT id FROM files WHERE path GLOB ?"
+        numbers = [number for (number,) in self._catalogue.execute(query, (only,))]
+        return np.isin(self._windows["file"], numbers)
 
     def _hits(self, scores: Floats, rows: NDArray[np.int64]) -> list[Hit]:
         hits = []
         for row in rows.tolist():
             window = self._windows[row]
             query = "SELECT path FROM files WHERE id = ?"
-            path = self._catalogue.execute(query, (int(window["file"]),)).fetchone()[0]
+            found = self._catalogue.execute(query, (int(window["file"]),)).fetchone()
+            if found is None:  # another process removed it since `refresh`
+                continue
             start, end, pattern = (window[key].item() for key in ("start", "end", "pattern"))
-            hits.append(Hit(path, float(scores[row]), start, end, pattern))
+            hits.append(Hit(found[0], float(scores[row]), start, end, pattern))
         return hits
 
 

@@ -308,3 +308,17 @@ def test_damage_is_named_and_never_answers(tmp_path, damage):
     queries = Queries(np.full((2, WIDTH), 9, np.float32), np.full((2, EXPERTS), 0.5, np.float32))
     with pytest.raises(UnusableIndexError, match=r"is damaged: .*; remove this folder"):
         Index(tmp_path / "index", WIDTH, IDENTITY).search(queries, 3)
+
+
+def test_what_another_process_moves_answers_as_before(tmp_path):
+    draw = np.random.default_rng(0)
+    index = Index(tmp_path, WIDTH, IDENTITY)
+    index.add([make_file(name, 2, draw) for name in "abcd"])
+    queries = make_queries(1, draw)
+    before = {name: index.search(queries, 4, only=name) for name in "cd"}
+    other = Index(tmp_path, WIDTH, IDENTITY)
+    other.remove(["a", "b"])
+    other.compact()
+    assert {name: index.search(queries, 4, only=name) for name in "cd"} == before
+    assert {hit.file for hit in index.search(queries, 4)[0]} == {"c", "d"}
+    other.close()
