@@ -303,6 +303,18 @@ class TestEpochs:
             other = self.epoch(clotho, text_dropout=text_dropout, **changed)
             assert not same(whole[0], other[0])
 
+    def test_words_are_drawn_anew_in_every_batch(self, tmp_path):
+        made = write_dataset(
+            tmp_path / "CLOTHO",
+            "CLOTHO",
+            sizes={"train": 16, "val": 4, "test": 4},
+            words=(9, 9),
+            captions_per_clip={"train": 1},
+        )
+        batches = self.epoch(made, text_dropout=1.0)
+        first, second = ((text != 0).any(dim=-1).sum(dim=-1) for text, *_ in batches)
+        assert not torch.equal(first, second)
+
     def test_planned_batches_are_gathered_later(self, clotho):
         dataset = build_dataset(config_of(clotho, "CLOTHO", batch_size=8), "train")
         planned = list(dataset.epoch(2, 7, first_batch=1, planned=True))

@@ -77,6 +77,20 @@ def test_some_clips_under_other_names_are_said(tmp_path, caplog):
     assert "small and capital letters" in caplog.text
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_an_expert_of_two_files_is_there_where_both_are(tmp_path, lacking):
+    parts = []
+    for part in range(2):
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        split, packed = open_made(folder, ["a", "b"], ["a"] if part == lacking else ["a", "b"])
+        parts.append(packed)
+    config = ExpertConfig.__new__(ExpertConfig)
+    for key, value in {"width": 6, "name": "audio", "tokens": True}.items():
+        object.__setattr__(config, key, value)
+    assert open_expert(split, config, tuple(parts)).available.tolist() == [True, False]
+
+
 def test_clips_that_are_there_need_no_explanation(tmp_path):
     split, packed = open_made(tmp_path, ["a", "c"], ["a", "b"])
     assert split.explain(np.array([False, False]), packed) == ""

@@ -153,6 +153,7 @@ def test_a_damaged_packed_file_is_made_again(tmp_path, source, values, caplog, d
 def test_float16_stays_and_float16_can_be_asked_for(tmp_path, source, values):
     asked = store_of(source, tmp_path / "packed", "float16").features(source, "x")
     assert_holds(asked, values, np.float16)
+    assert_holds(store_of(source, tmp_path / "packed").features(source, "x"), values)
     half = tmp_path / "features" / "half.pickle"
     write_features(half, {"a": np.ones((2, 3), np.float16), "b": np.ones(3, np.float16)})
     assert store_of(source, None).features(half, "half").rows.dtype == np.float16
@@ -364,6 +365,23 @@ def test_a_source_of_another_time_alone_is_packed_again(tmp_path, source, caplog
     with caplog.at_level(logging.INFO):
         store_of(source, tmp_path / "packed").features(source, "x")
     assert f"{source} has changed" in caplog.text
+
+
+def test_a_link_that_leads_elsewhere_is_packed_again(tmp_path, source, values):
+    """Though the other file has the same size and time."""
+    link = source.with_name("link.hickle")
+    link.symlink_to(source)
+    store_of(source, tmp_path / "packed").features(link, "x")
+    other = source.with_name("other.hickle")
+    write_features(other, {c: None if v is None else 2 * v for c, v in values.items()})
+    status = source.stat()
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert other.stat().st_size == status.st_size
+    link.unlink()
+    link.symlink_to(other)
+    again = store_of(source, tmp_path / "packed").features(link, "x")
+    clip = next(clip for clip, value in values.items() if value is not None)
+    np.testing.assert_array_equal(rows_of(again, clip), 2 * np.atleast_2d(values[clip]))
 
 
 # Damage while a file is in use

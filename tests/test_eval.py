@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -13,7 +14,11 @@ import torch
 import eval as evaluation
 from file_server import FileServer
 from model.metric import t2v_metrics, v2t_metrics
+from results.ranks import read_ranks
+from results.scoring import Scorer, together
 from small_runs import CE, Place, make_data
+from utils.config import load_config
+from utils.errors import DataError
 from utils.fetching.experiments import load_experiments
 
 PUBLISHED = Path(__file__).parent / "data" / "published_ckpt"
@@ -116,6 +121,19 @@ def test_several_checkpoints_are_scored_by_the_mean_of_their_similarities(place,
     assert results["trainable_parameters"] == 2 * run.results["trainable_parameters"]
 
 
+def test_an_ensemble_needs_one_order_of_clips():
+    one, other = (
+        SimpleNamespace(
+            path=name,
+            split=SimpleNamespace(clips=clips),
+            evaluation=SimpleNamespace(query_masks=np.ones((2, 1)), similarities=np.eye(2)),
+        )
+        for name, clips in (("x.pth", ["a", "b"]), ("y.pth", ["b", "a"]))
+    )
+    with pytest.raises(DataError, match=r"x\.pth and y\.pth are evaluated on other clips"):
+        together([one, other])
+
+
 def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
     checkpoint = run.models / "seed-0" / "trained_model.pth"
     file = tmp_path / "sims.npy"
@@ -133,11 +151,23 @@ def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
     assert reached["t2v_metrics"]["MeanR"] == pytest.approx(np.mean(ranks) + 1)
     best = [min(int((sims[:, c] > sims[5 * c + i, c]).sum()) for i in range(5)) for c in asked]
     assert reached["v2t_metrics"]["MeanR"] == pytest.approx(np.mean(best) + 1)
+    ranks = read_ranks(place.folder / "scored" / "seed-0" / "ranks.npz")
+    assert set(ranks.query_clip) == set(ranks.v2t_clip) == set(asked)
     asked_for = {
         "queried_clips": 3,
         "queried_list_sha256": hashlib.sha256(listed.read_bytes()).hexdigest(),
     }
     assert results["protocol"] == run.results["protocol"] | asked_for
+
+
+def test_checkpoints_share_data_only_where_it_is_the_same(place, run):
+    scorer = Scorer(torch.device("cpu"), place.folder / "data")
+    config = load_config(run.models / "seed-0" / "config.json").for_evaluation()
+    fewer = load_config(
+        run.models / "seed-0" / "config.json", {"data_loader.args.batch_size": 7}
+    ).for_evaluation()
+    assert scorer._open(config) is scorer._open(config)
+    assert scorer._open(fewer) is not scorer._open(config)
 
 
 def test_where_results_go(place, run, capsys):

@@ -251,6 +251,14 @@ def test_the_reachable_ceiling_worked_by_hand(data, captions, ceiling):
     assert reachable(material.test, 1) <= 100
 
 
+def test_the_ceiling_is_of_the_captions_that_are_asked(data):
+    data.clips["test"] = data.clips["test"][:2]
+    for clip, texts in zip(data.clips["test"], (["a", "b"], ["b", "a"]), strict=True):
+        data.captions[clip] = [[text] for text in texts]
+    material = gather(load_config(data.config()))
+    assert [reachable(material.test, n) for n in (1, 2)] == [100, 50]
+
+
 def test_twins_are_never_first(data):
     twins_within_a_split(data)
     material = gather(load_config(data.config()))

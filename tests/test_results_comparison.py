@@ -1,12 +1,21 @@
 """Comparisons: the table, the sentence, what is refused, and the published row."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from misc import compare, tables
-from results.comparison import compare_runs, compare_with_published, probability, sentences
+from results.comparison import (
+    ROUNDING,
+    compare_runs,
+    compare_with_published,
+    probability,
+    sentences,
+)
 from results.runs import load_run, load_runs
+from results.statistics import welch
+from results.tables import spread
 from stored_runs import write_run
 from utils.errors import DataError, UsageError
 from utils.fetching.experiments import load_experiments
@@ -89,6 +98,16 @@ def test_the_published_row_itself_does_not_differ(tmp_path):
     found = compare_with_published(*published_run(tmp_path, 0.0))
     assert set(found.p.values()) == {1.0}
     assert len(found.p) == 14
+
+
+def test_each_side_counts_its_own_seeds(tmp_path):
+    run, experiment = published_run(tmp_path, 0.5)
+    few = replace(run, seeds={seed: run.seeds[seed] for seed in ("0", "1")})
+    row = experiment.published["t2v"]["R1"]
+    here = spread(few.values("t2v", "R1"))
+    expected = welch((*here, 2), (*row, len(experiment.runs)), ROUNDING)
+    assert compare_with_published(few, experiment).p["t2v", "R1"] == expected
+    assert expected != welch((*here, len(experiment.runs)), (*row, 2), ROUNDING)
 
 
 def test_far_from_the_published_row_differs(tmp_path):

@@ -143,6 +143,26 @@ def test_filters(retriever):
     assert retriever.search("rain", only="nothing") == []
 
 
+def test_like_leaves_the_sound_itself_out_and_finds_as_many_as_asked(retriever, folder):
+    found = retriever.like(folder / "a.wav", k=3)
+    assert {result.file for result in found} == {"b.wav", "birds/c.wav", "birds/d.wav"}
+    assert [result.rank for result in found] == [1, 2, 3]
+
+
+def test_folders_are_searched_as_one(retriever, tmp_path):
+    retriever.add(make_folder(tmp_path / "more", ("x.wav", "y.wav")), index=tmp_path / "more index")
+    scores = [result.score for result in retriever.search("rain", k=6)]
+    assert len(scores) == 6
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_query_is_cut_as_captions_are(retriever):
+    limit = retriever.embedder.config.text.max_tokens
+    words = [f"word{n}" for n in range(2 * limit)]
+    whole, cut = retriever.embed_text([" ".join(words), " ".join(words[:limit])]).vectors
+    np.testing.assert_allclose(whole, cut, atol=1e-6)
+
+
 def test_like_finds_the_copy_of_a_sound_first(retriever, folder, tmp_path):
     copy = shutil.copy(folder / "birds" / "c.wav", tmp_path / "elsewhere.wav")
     best = retriever.like(copy, k=2)
@@ -228,6 +248,8 @@ def test_an_index_of_another_model_is_refused(run, folder, tmp_path):
     other = make_run(tmp_path / "other", seed=1)
     with pytest.raises(UnusableIndexError, match="model"):
         Retriever.load(other).add(folder, index=tmp_path / "index")
+    with pytest.raises(UnusableIndexError, match="window"):
+        Retriever.load(run, window=3).add(folder, index=tmp_path / "index")
     with pytest.raises(UnusableIndexError, match="folder"):
         Retriever.load(run).add(make_folder(tmp_path / "sounds2"), index=tmp_path / "index")
 

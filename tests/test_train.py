@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval as evaluation
 import train
 import trainer.distributed
 import trainer.job
@@ -29,6 +30,12 @@ from trainer.evaluator import evaluate
 from trainer.runs import open_run
 from trainer.start import Start
 from utils.config import load_config
+from utils.extraction_record import (
+    ExtractionRecord,
+    record_path,
+    write_record,
+    write_run_records,
+)
 
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 GEOMETRIC = "val_t2v_metrics_geometric_mean_R1-R5-R10"
@@ -885,3 +892,34 @@ def test_without_a_terminal_at_all(place, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     place.train("--config", config)
     assert place.call(train.main, "--config", "nowhere.json") == 2
+
+
+@pytest.mark.parametrize("way", ["--resume", "--finetune"])
+def test_features_of_another_extractor_are_refused(place, way, capsys):
+    run = place.train("--config", place.config({"trainer.epochs": 1}))
+    write_run_records(run.models, {"audio": ExtractionRecord("vggish", 1)})
+    features = place.data.files["audio"]
+    write_record(features, ExtractionRecord("vggish", 2))
+    try:
+        flags = ["--finetune", "--resume"] if way == "--finetune" else ["--resume"]
+        config = place.config({"trainer.epochs": 2})
+        assert place.call(train.main, "--config", config, *flags, run.last) == 1
+        assert place.call(evaluation.main, "--resume", run.models) == 1
+    finally:
+        record_path(features).unlink()
+    assert capsys.readouterr().err.count("vggish version 2") == 2
+
+
+def test_the_curves_of_a_continued_training_go_on(place, monkeypatch):
+    firsts = []
+
+    class Spy(trainer.job.Board):
+        def __init__(self, folder, first_epoch):
+            firsts.append(first_epoch)
+            super().__init__(folder, first_epoch)
+
+    monkeypatch.setattr(trainer.job, "Board", Spy)
+    run = place.train("--config", place.config({"trainer.epochs": 2}))
+    more = ("--custom_args", "trainer.epochs@3")
+    assert place.call(train.main, "--resume", run.last, *more) == 0
+    assert firsts == [1, 2]

@@ -99,3 +99,15 @@ def test_ids_reach_a_loss_that_declares_them():
     assert step(*batch, torch.arange(4)) > together  # fewer negatives
     with pytest.raises(TypeError, match="LearnedTemperature"):
         step(*batch)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_finetuning_takes_the_loss_with_the_optimiser(place, whole, monkeypatch):
+    run = place.train("--config", place.config({"trainer.epochs": 1}))
+    seen = []
+    monkeypatch.setattr(
+        trainer.job, "restore_optimizer", lambda *parts: seen.append(parts[-1].scale.item())
+    )
+    changes = {"trainer.epochs": 1, "trainer.finetune_optimizer": whole}
+    place.train("--config", place.config(changes), "--finetune", "--resume", run.last)
+    assert seen == [load_checkpoint(run.last).loss["scale"].item()] * whole

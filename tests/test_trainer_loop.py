@@ -153,6 +153,11 @@ def test_early_stop_after_more_than_n_validations_without_improvement(runner, pa
     assert again.progress.epoch == end
 
 
+def test_early_stop_counts_from_the_last_improvement(runner):
+    runner.values = [5.0, 4.0, 6.0, 5.0, 5.0, 5.0]
+    assert runner.fit(epochs=6, early_stop=1).progress.epoch == 5
+
+
 def test_early_stop_counts_validations_not_epochs(runner):
     runner.values = [2.0, 1.0, 1.0, 1.0]
     training = runner.fit(epochs=8, early_stop=1, val_freq=2)
@@ -173,7 +178,7 @@ def test_periodic_checkpoints_of_which_the_newest_three_stay(runner):
 
 
 def test_periodic_checkpoints_begin_where_they_should(runner):
-    runner.fit(epochs=4, save_only_best=False, save_period=2, skip_first_n_saves=3)
+    runner.fit(epochs=5, save_only_best=False, save_period=2, skip_first_n_saves=4)
     assert [name for name in runner.epochs_kept() if "epoch" in name] == ["checkpoint-epoch4.pth"]
 
 
@@ -452,6 +457,17 @@ def test_a_best_file_that_is_there_keeps_its_rank(runner):
     training.forget_lost_best(runner.folder / "last.pth", runner.folder)
     runner.fit(training, epochs=3)
     assert runner.epochs_kept()["trained_model.pth"] == 1
+
+
+def test_a_best_file_that_is_newer_than_the_state_is_not_waited_for(runner):
+    """The last state was damaged: the one before it goes on, and comes by that best again."""
+    runner.values = [2.0, 1.0]
+    runner.fit(epochs=2)
+    training = runner.new()
+    training.restore(load_checkpoint(runner.folder / "last.pth"))
+    training.progress.best_epoch = 2
+    training.forget_lost_best(runner.folder / "last.previous.pth", runner.folder)
+    assert training.progress.best is None
 
 
 def test_the_model_trains_in_training_mode_after_a_validation(runner):
