@@ -237,3 +237,22 @@ def test_files_outside_the_folder_are_refused(tmp_path, name):
 def test_one_file_under_two_names_is_one_clip(tmp_path):
     path = table(tmp_path, "file,caption\na.wav,one\n./a.wav,two\nb//c.wav,three\n")
     assert read_captioned(path).captions == {"a.wav": ["one", "two"], "b/c.wav": ["three"]}
+
+
+def test_the_seed_draws_the_splits(folder, tmp_path):
+    path = table(tmp_path, "\n".join(["file,caption", *(f"{name},a {name}" for name in NAMES)]))
+    lists = []
+    for seed in ("0", "0", "1"):
+        assert make(folder, tmp_path, "--csv", str(path), "--seed", seed, "--quiet") == 0
+        lists.append(read_list(tmp_path / "Mine" / "structured-symlinks" / "train_list.txt"))
+    assert lists[0] == lists[1] != lists[2]
+
+
+def test_every_caption_of_the_test_clips_is_asked(folder, tmp_path):
+    splits = ["train"] * 10 + ["val", "test"]
+    rows = [f"{name},a {name},,{split}" for name, split in zip(NAMES, splits, strict=True)]
+    rows[-1] = rows[-1].replace(",,", f",b {NAMES[-1]},")
+    path = table(tmp_path, "\n".join(["file,caption 1,caption 2,split", *rows]))
+    assert make(folder, tmp_path, "--csv", str(path), "--quiet") == 0
+    config = load_config(tmp_path / "mine.json").for_evaluation()
+    assert config.data.num_test_captions == 2
