@@ -1,4 +1,4 @@
-"""utils/download.py against a real server: the right file, or a clear error and no file."""
+"""Downloads from a real server: the right file, or a clear error and no file."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ import pytest
 
 from file_server import Faults, FileServer, make_archive
 from utils.errors import DataError, DownloadError, UnreachableError, UsageError
-from utils.fetching import download
+from utils.fetching import download, partial
 from utils.fetching.download import Policy, fetch, repair_url
 from utils.fetching.manifest import manifest_path
 from utils.reading.archives import check_archive
@@ -438,7 +438,7 @@ def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
 
 def test_two_processes_do_not_write_the_same_file(server, tmp_path):
     with (
-        download._partial_file(tmp_path / "a.bin"),
+        partial.partial_file(tmp_path / "a.bin"),
         pytest.raises(DownloadError, match="being fetched by another process"),
     ):
         get(server, tmp_path)
@@ -448,7 +448,7 @@ def test_a_file_system_without_locks_is_said_and_used(server, tmp_path, monkeypa
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(download.fcntl, "flock", no_locks)
+    monkeypatch.setattr(partial.fcntl, "flock", no_locks)
     get(server, tmp_path)
     assert "cannot be locked" in caplog.text
 

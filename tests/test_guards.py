@@ -44,7 +44,7 @@ ALLOWED = {
     "utils/files.py": {"open": "the writer that everything else uses"},
     "utils/errors.py": {"open": "opens /dev/null, to silence what is left of standard output"},
     "utils/streams.py": {"open": "opens /dev/null, in the place of a closed stream"},
-    "utils/fetching/download.py": {"open": "a partial download, renamed once it is verified"},
+    "utils/fetching/partial.py": {"open": "a partial download, renamed once it is verified"},
     "utils/reading/pickles.py": {"Unpickler": "finds only the stand-ins of an allow-list"},
     "utils/reading/checkpoints.py": {"open": "a record of a zip archive, for reading"},
     "data_loader/packed_file.py": {"open": "mends a packed file in place, where all maps see it"},
