@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from data_loader.batches import (
 )
 from data_loader.frames import Draw, FrameTensors
 from data_loader.layout import Layout, Sources
+from data_loader.mixing import draw_partners, mix
 from data_loader.packed_sources import Packed, PackedFeatures
 from data_loader.split import (
     SplitList,
@@ -54,7 +55,7 @@ MEMORY_SHARE = 0.6
 
 MISSING_CAPTION = ["0"]
 """The words of a caption that does not exist, as published; nothing reads them."""
-FRAMES, AUGMENTED = 1, 2
+FRAMES, AUGMENTED, MIXED = 1, 2, 3
 """Apart from the draws of words and from one another, so that none depends on the others."""
 
 
@@ -112,6 +113,7 @@ class BaseDataset(Layout):
             if self._training
             else None
         )
+        self._averages_words = config.text.aggregate == "avg"
         self._device = HOST
         self._draw = np.random.default_rng(config.seed)
         self._said_left_out = False
@@ -260,8 +262,9 @@ class BaseDataset(Layout):
                 pin=target.type == "cuda",
                 draw=lambda row: draw(taken.start + row, FRAMES),
             )
-            batch = self._augmented(batch, lambda row: draw(taken.start + row, AUGMENTED))
-            return *batch, clips[taken]
+            places = range(taken.start, taken.stop)
+            batch = self._mixed(batch, clips, captions, places, draw)
+            return *self._augmented(batch, places, draw), clips[taken]
 
         # A thread pays where the host gathers for a GPU. Without one it would take its millisecond
         # from the cores that train.
@@ -271,11 +274,32 @@ class BaseDataset(Layout):
             batch = self._deliver((text, experts, available), target)
             yield *batch, places.to(target, non_blocking=True)
 
-    def _augmented(self, batch: Batch, draw: Draw) -> Batch:
+    def _mixed(
+        self,
+        batch: Batch,
+        clips: Tensor,
+        captions: Tensor,
+        places: range,
+        draw: Callable[..., np.random.Generator],
+    ) -> Batch:
+        """Mix some of the clips of a batch, at these places in the epoch, with others of it."""
+        share = self.settings.mix_up
+        if not share or not self._training:
+            return batch
+        rows, partners = draw_partners(places, len(clips), share, lambda at: draw(at, MIXED))
+        if not rows:
+            return batch
+        others = self._gather(clips[partners], captions[partners])
+        return mix(batch, rows, others, averaged=self._averages_words)
+
+    def _augmented(
+        self, batch: Batch, places: range, draw: Callable[..., np.random.Generator]
+    ) -> Batch:
         if self._augmentation is None:
             return batch
         text, experts, available = batch
-        return text, *self._augmentation(experts, available, draw)
+        of_rows = self._augmentation(experts, available, lambda row: draw(places[row], AUGMENTED))
+        return text, *of_rows
 
     def _plan(self, epoch: int, seed: int) -> EpochPlan:
         plan = plan_epoch(
@@ -331,7 +355,7 @@ class BaseDataset(Layout):
     @property
     def _draws_nothing(self) -> bool:
         """Whether clips and captions alone decide on a batch."""
-        drawn = self._dropout or self._augmentation is not None
+        drawn = self._dropout or self.settings.mix_up or self._augmentation is not None
         return not drawn and isinstance(self._tensors, ClipTensors)
 
     def _gather_there(self, clips: Tensor, captions: Tensor) -> TrainingBatch:

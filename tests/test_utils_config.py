@@ -385,6 +385,7 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
         ("data_loader.args.batch_size", [1, 0, -4, 8.0]),
         ("data_loader.args.text_dropout", [-0.1, 1.1, "0"]),
         ("data_loader.args.expert_dropout", [-0.1, 1.1, None]),
+        ("data_loader.args.mix_up", [-0.1, 1.1, None]),
         ("data_loader.args.feature_noise", [-0.1, float("inf")]),
         ("data_loader.args.root_feat_folder", ["/x", "../x", ""]),
         ("data_loader.args.max_tokens.audio", [0, -1, "29"]),

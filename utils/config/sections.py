@@ -152,6 +152,11 @@ class DataArgs:
         at_least(0),
         "deviation of noise on the features of training, as a share of their own",
     ] = 0.0
+    mix_up: Annotated[
+        float,
+        between(0, 1),
+        "share of training clips that are mixed with another, their captions joined",
+    ] = 0.0
     fuse_captions: Annotated[bool, "join all captions of a clip to one"] = False
     num_test_captions: Annotated[int, at_least(1), "queries per clip at evaluation"] = 1
     query_shuffling: Annotated[
