@@ -1,7 +1,6 @@
 """The average of a model's weights over the steps of its training."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
 
@@ -28,14 +27,10 @@ class WeightAverage:
         """Take in the weights after a step."""
         self.steps += 1
         share = (1 - self.decay) / (1 - self.decay**self.steps)
-        mine, theirs = _by_kind(self.model.state_dict()), _by_kind(model.state_dict())
-        torch._foreach_lerp_(mine[True], theirs[True], share)
-        torch._foreach_copy_(mine[False], theirs[False])
-
-
-def _by_kind(state: Mapping[str, torch.Tensor]) -> dict[bool, list[torch.Tensor]]:
-    """Return tensors by whether they are floating-point numbers."""
-    kinds: dict[bool, list[torch.Tensor]] = {True: [], False: []}
-    for value in state.values():
-        kinds[value.is_floating_point()].append(value)
-    return kinds
+        mine, theirs = self.model.state_dict(), model.state_dict()
+        numbers = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [mine[name] for name in numbers], [theirs[name] for name in numbers], share
+        )
+        for name in mine.keys() - numbers:
+            mine[name].copy_(theirs[name])
