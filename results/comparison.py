@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.metric import TASKS, heading_of, published_key, summarise
+from model.metric import TASKS, heading_of, summarise
+from results.published import ROUNDING, published_row
 from results.runs import StoredRun, require_same_terms
 from results.statistics import (
     CONFIDENCE,
@@ -19,12 +20,10 @@ from results.statistics import (
     paired_differences,
     welch,
 )
-from results.tables import Spread, signed, spread
+from results.tables import signed, spread
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
-ROUNDING = 0.05
-"""The most that printing with one decimal takes from a published mean."""
 FIRST = "R1"
 SAME_DATA = "score both checkpoints with the same configuration of the data (eval.py --config)"
 ASKED = {"t2v": ("the right clip", "queries"), "v2t": ("one of its own captions", "clips")}
@@ -104,9 +103,8 @@ def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPub
         )
     p = {}
     for task in TASKS:
-        for metric in run.metrics:
-            row = _published(experiment, task, metric)
-            if row is not None:
+        for metric, row in published_row(experiment, task).items():
+            if metric in run.metrics:
                 here = spread(run.values(task, metric))
                 p[task, metric] = welch(
                     (here.mean, here.std or 0.0, len(run.seeds)),
@@ -142,19 +140,18 @@ def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
 def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
     """Return the table of a run and the published row: heading, then a row a metric."""
     rows = [["", "here", "published", "difference", "p", "corrected"]]
-    for (of, metric), p in found.p.items():
-        row = _published(found.experiment, task, metric)
-        if of != task or row is None:
+    for metric, row in published_row(found.experiment, task).items():
+        if (task, metric) not in found.p:
             continue
         here = spread(found.run.values(task, metric))
-        corrected = found.corrected[of, metric]
+        corrected = found.corrected[task, metric]
         rows.append(
             [
                 heading_of(metric),
                 str(here),
                 str(row),
                 signed(here.mean - row.mean),
-                probability(p),
+                probability(found.p[task, metric]),
                 probability(corrected) + (" *" if corrected <= LEVEL else ""),
             ]
         )
@@ -271,9 +268,3 @@ def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
         if here != there:
             return f"clip {place} is {here!r} in one and {there!r} in the other"
     return "other captions of the same clips"
-
-
-def _published(experiment: Experiment, task: str, metric: str) -> Spread | None:
-    """Return the published mean and deviation of a metric, None where there is none."""
-    row = (experiment.published or {}).get(task, {}).get(published_key(metric))
-    return row and Spread(*row)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from utils.config.sections import ExpertConfig
 from utils.errors import DataError
 from utils.files import read_list, sha256_of
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -104,19 +105,16 @@ def gather(config: Config) -> Material:
 
 def _split(material: Material, config: Config, name: str, store: FeatureStore) -> Split | None:
     sources = find_sources(config, name)
-    clips = _try(material, lambda: read_list(sources.split_list))
+    clips = _try(material, read_list, sources.split_list)
     if clips is None:
         return None
-    captions = _try(material, lambda: store.captions(sources.captions))
+    captions = _try(material, store.captions, sources.captions)
     vectors = sources.text
-    text = None if vectors is None else _try(material, lambda: store.text(vectors))
+    text = None if vectors is None else _try(material, store.text, vectors)
     texts = _captions(captions, clips)
     experts = {}
     for expert, files in zip(config.experts, sources.experts, strict=True):
-        parts = [
-            _try(material, lambda file=file, of=expert: store.features(file, of.name))  # type: ignore[misc]
-            for file in files
-        ]
+        parts = [_try(material, store.features, file, expert.name) for file in files]
         if all(part is not None for part in parts):
             experts[expert.name] = _expert(expert, [p for p in parts if p is not None], clips)
             material.files |= {str(p.source): _names(p) for p in parts if p is not None}
@@ -136,10 +134,10 @@ def _split(material: Material, config: Config, name: str, store: FeatureStore) -
     )
 
 
-def _try(material: Material, read: Callable[[], T]) -> T | None:
-    """Return what `read` returns; a file that cannot be read is noted once."""
+def _try(material: Material, read: Callable[P, T], *place: P.args, **more: P.kwargs) -> T | None:
+    """Return what `read` returns of a place; a file that cannot be read is noted once."""
     try:
-        return read()
+        return read(*place, **more)
     except DataError as error:
         if str(error) not in material.unreadable:
             material.unreadable.append(str(error))

@@ -101,6 +101,14 @@ def _values(seeds: SeedMetrics, task: str) -> dict[str, Spread]:
     }
 
 
+def published_row(experiment: Experiment | None, task: str) -> dict[str, Spread]:
+    """Return the published values of a task by metric, none without a row."""
+    row = ((experiment.published if experiment else None) or {}).get(task, {})
+    return {
+        name: Spread(*row[published_key(name)]) for name in METRICS if published_key(name) in row
+    }
+
+
 def compare(
     seeds: SeedMetrics,
     *,
@@ -116,15 +124,12 @@ def compare(
     """
     if not seeds:
         raise ValueError(f"{name}: no seed to compare")
-    published = (experiment.published if experiment else None) or {}
     tasks = {}
     for task in TASKS:
-        here, row = _values(seeds, task), published.get(task, {})
-        of_keys = {key: Spread(*row[published_key(key)]) for key in METRICS
-                   if published_key(key) in row}  # fmt: skip
+        here, published = _values(seeds, task), published_row(experiment, task)
         tasks[task] = {
-            metric: Cell(heading_of(metric), here.get(metric), of_keys.get(metric))
-            for metric in metrics_in([here, of_keys])
+            metric: Cell(heading_of(metric), here.get(metric), published.get(metric))
+            for metric in metrics_in([here, published])
         }
     return Comparison(
         name=name,

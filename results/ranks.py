@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -182,13 +182,13 @@ def read_ranks(path: Path) -> Ranks:
             raise DataError(f"{path}: holds no ranks as eval.py writes them: {error}") from error
 
 
-def _checked(arrays: dict[str, np.ndarray], names: object) -> Ranks:
+def _checked(arrays: dict[str, np.ndarray], names: Any) -> Ranks:  # noqa: ANN401  of a file
     """Put the parts together; ValueError where they do not fit."""
     for name, array in arrays.items():
         kind, dimensions = ARRAYS[name]
         if array.dtype.kind != kind or array.ndim != dimensions:
             raise ValueError(f"{name} is {array.dtype} {array.shape}")
-    clips, captions, experts = (tuple(map(str, part)) for part in names)  # type: ignore[attr-defined]
+    clips, captions, experts = (tuple(map(str, part)) for part in names)
     queries, answers = len(arrays["query_clip"]), len(arrays["v2t_clip"])
     fits = (
         len(arrays["query_caption"]) == len(arrays["t2v_ranks"]) == queries > 0

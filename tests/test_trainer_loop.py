@@ -44,7 +44,7 @@ class Batches:
         self.batches_per_epoch = count
         self.spoil = None
 
-    def epoch(self, epoch, seed, *, first_batch, device):
+    def epoch(self, epoch, seed, *, first_batch, **_):
         for number in range(first_batch, self.batches_per_epoch):
             draw = torch.Generator().manual_seed(1000 * epoch + 10 * number + seed)
             text = torch.randn(4, 1, 3, 300, generator=draw)

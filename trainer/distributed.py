@@ -5,12 +5,13 @@ that the ranking loss sees the whole batch, and batch norms use the statistics o
 """
 
 import itertools
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.batch_norm import BatchNorm
 from utils.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,18 @@ class Processes:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
-    def text_of_writer(self, text: str, device: torch.device) -> str:
-        """Return the writer's text in every process."""
+    def of_writer(self, value: T, device: torch.device) -> T:
+        """Return the writer's value, of JSON types, in every process, so that all decide alike."""
         if self.is_alone:
-            return text
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+            return value
+        data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
         size = torch.tensor([len(data)], device=device)
         dist.broadcast(size, 0)
         if not self.is_writer:
             data = torch.empty(int(size.item()), dtype=torch.uint8, device=device)
         dist.broadcast(data, 0)
-        return bytes(data.tolist()).decode()
-
-    def numbers_of_writer(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
-        """Return the writer's numbers in every process, so that all decide alike."""
-        if self.is_alone:
-            return values
-        numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-        dist.broadcast(numbers, 0)
-        return dict(zip(values, numbers.tolist(), strict=True))
+        received: T = json.loads(bytes(data.tolist()))
+        return received
 
     def share(self, count: int) -> slice:
         """Return the part of `count` things that is this process's: contiguous, nearly equal.

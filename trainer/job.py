@@ -1,11 +1,10 @@
 """One call of train.py: its seeds, trained one after another on data loaded once, and tested."""
 
-import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from trainer.device import describe
 from trainer.distributed import Processes
 from trainer.evaluator import Evaluation, evaluate
 from trainer.keeper import BEST, LAST, exact_states
-from trainer.loop import Batch, Fit, fit
+from trainer.loop import Fit, TrainData, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Record
@@ -45,63 +44,15 @@ logger = logging.getLogger(__name__)
 MINI_BATCHES = 5
 
 
-class SharedData(Protocol):
-    """A data set whose batches several processes share."""
-
-    @property
-    def clips(self) -> Collection[str]:
-        """The names of its clips."""
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """The number of batches of an epoch."""
-
-    def epoch(
-        self,
-        epoch: int,
-        seed: int,
-        *,
-        first_batch: int,
-        device: torch.device,
-        share: tuple[int, int],
-        planned: bool,
-    ) -> Iterator[Batch]:
-        """Yield the share of a process of each batch of an epoch, if possible a PlannedBatch."""
-
-
 @dataclass(frozen=True)
 class Splits:
     """The data of a run, loaded once for all its seeds."""
 
-    train: SharedData
+    train: TrainData
     validation: EvaluationData
     test: EvaluationData
     extractors: Mapping[str, ExtractionRecord | None] = field(default_factory=dict)
     """Which extractor made the features of each expert, where that is known."""
-
-
-class Epochs:
-    """The batches that one process takes: its share of each, only the first few if `mini`."""
-
-    def __init__(self, data: SharedData, processes: Processes, *, mini: bool) -> None:
-        self.data = data
-        self.processes = processes
-        count = data.batches_per_epoch
-        self.batches_per_epoch = min(MINI_BATCHES, count) if mini else count
-
-    def epoch(
-        self, epoch: int, seed: int, *, first_batch: int, device: torch.device
-    ) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_batch` on."""
-        batches = self.data.epoch(
-            epoch,
-            seed,
-            first_batch=first_batch,
-            device=device,
-            share=(self.processes.rank, self.processes.world_size),
-            planned=device.type == "cuda",
-        )
-        return itertools.islice(batches, self.batches_per_epoch - first_batch)
 
 
 @dataclass(frozen=True)
@@ -190,7 +141,7 @@ def _announce(job: Job) -> None:
         job.config.name,
         " (--mini_train)" if job.run.mini else "",
         f"{parameters_of(job.config):,}",
-        f"{len(job.data.train.clips):,}",
+        f"{len(job.data.train):,}",
         job.config.trainer.epochs,
         listed(job.run.seeds),
         describe(job.device),
@@ -272,7 +223,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             board.add(record)
 
         task = Fit(
-            Epochs(job.data.train, job.processes, mini=run.mini),
+            job.data.train,
             job.data.validation,
             settings=config.trainer,
             seed=seed,
@@ -283,6 +234,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             on_epoch=on_epoch,
             processes=job.processes,
             seeds=run.seeds,
+            most_batches=MINI_BATCHES if run.mini else None,
         )
         fit(training, task)
     doubts = doubts_about(training.progress.history, training.progress.best_epoch)

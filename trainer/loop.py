@@ -1,5 +1,6 @@
 """The loop of a training: epoch after epoch, validated, saved, stopped when a signal came."""
 
+import itertools
 import logging
 import math
 import signal
@@ -40,14 +41,27 @@ they are gathered, a PlannedBatch.
 class TrainData(Protocol):
     """The batches of a training."""
 
+    def __len__(self) -> int:
+        """Return the number of its clips."""
+
     @property
     def batches_per_epoch(self) -> int:
         """The number of batches of an epoch."""
 
     def epoch(
-        self, epoch: int, seed: int, *, first_batch: int, device: torch.device
+        self,
+        epoch: int,
+        seed: int,
+        *,
+        first_batch: int,
+        device: torch.device,
+        share: tuple[int, int],
+        planned: bool,
     ) -> Iterator[Batch]:
-        """Yield the batches of an epoch, a function of (epoch, seed) alone."""
+        """Yield the share of a process of each batch, a function of (epoch, seed) alone.
+
+        `share` is (rank, number of processes); `planned` asks for PlannedBatches, where possible.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,26 @@ class Fit:
     processes: Processes = ALONE
     seeds: tuple[int, ...] = ()
     """All seeds of the run, for the time that it will take."""
+    most_batches: int | None = None
+    """The first ones of an epoch, which alone are taken; None: all."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches that are taken in an epoch."""
+        count = self.data.batches_per_epoch
+        return count if self.most_batches is None else min(self.most_batches, count)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first` on, of each the share of this process."""
+        batches = self.data.epoch(
+            epoch,
+            self.seed,
+            first_batch=first,
+            device=self.device,
+            share=(self.processes.rank, self.processes.world_size),
+            planned=self.device.type == "cuda",
+        )
+        return itertools.islice(batches, self.batches_per_epoch - first)
 
     @property
     def draws_bar(self) -> bool:
@@ -84,8 +118,7 @@ def fit(training: Training, task: Fit) -> None:
     when a signal came, CheckpointError when the restored epoch is not one of this data.
     """
     progress, settings = training.progress, task.settings
-    batches = task.data.batches_per_epoch
-    _check_batches(progress, batches)
+    _check_batches(progress, task.batches_per_epoch)
     keeper = Keeper(training, task.folder, settings, task.config, writes=task.processes.is_writer)
     gradients = _gradients(training, task)
     bar = _bar_of(task, progress)
@@ -127,7 +160,7 @@ def _gradients(training: Training, task: Fit) -> Gradients:
 
 def _bar_of(task: Fit, progress: Progress) -> tqdm:
     """Return a bar of all batches of all seeds, so that its time is that of the whole run."""
-    seeds, batches = task.seeds or (task.seed,), task.data.batches_per_epoch
+    seeds, batches = task.seeds or (task.seed,), task.batches_per_epoch
     of_seed = task.settings.epochs * batches
     done = seeds.index(task.seed) * of_seed + progress.epoch * batches + len(progress.losses)
     return tqdm(
@@ -143,7 +176,7 @@ def _validate(training: Training, task: Fit) -> dict[str, float]:
     """Return the figures of the validation split, those of the writer in every process."""
     model, data = training.evaluated, task.validation
     scored = evaluate(model, data, device=task.device, processes=task.processes)
-    return task.processes.numbers_of_writer(flatten("val", scored.metrics), task.device)
+    return task.processes.of_writer(flatten("val", scored.metrics), task.device)
 
 
 def _stop_if_asked(task: Fit, keeper: Keeper, progress: Progress) -> None:
@@ -187,8 +220,7 @@ def _prepared(training: Training, task: Fit) -> bool:
         return False
 
     def read(number: int) -> Iterator[Batch]:
-        batches = task.data.epoch(number, task.seed, first_batch=0, device=task.device)
-        return map(gather_batch, batches)
+        return map(gather_batch, task.batches(number))
 
     loss = model.prepare(read, progress.epoch + 1)
     if loss is None:
@@ -204,13 +236,10 @@ def _train_one_epoch(
     progress, device = training.progress, task.device
     training.model.train()
     unread: list[torch.Tensor] = []
-    batches = task.data.epoch(
-        progress.epoch + 1, task.seed, first_batch=len(progress.losses), device=device
-    )
     bar.set_description(
         f"seed {task.seed} epoch {progress.epoch + 1}/{task.settings.epochs}", refresh=False
     )
-    for batch in batches:
+    for batch in task.batches(progress.epoch + 1, len(progress.losses)):
         loss = gradients(batch)
         training.take_step()
         unread.append(loss.clone())  # a replayed graph writes over its own
@@ -219,7 +248,7 @@ def _train_one_epoch(
             continue
         _read_losses(unread, progress)
         bar.set_postfix_str(f"loss {progress.losses[-1]:.4g}", refresh=False)
-        if len(progress.losses) == task.data.batches_per_epoch:
+        if len(progress.losses) == task.batches_per_epoch:
             break  # the end of the epoch saves
         if task.processes.any(keeper.is_due(), device):
             keeper.save_now()

@@ -255,7 +255,7 @@ class Cosine(torch.optim.lr_scheduler.LRScheduler):
         self.warm_up = warm_up
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+    def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rate of each group in this epoch."""
         return [float(rate) * self.share(self.last_epoch) for rate in self.base_lrs]
 

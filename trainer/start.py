@@ -1,11 +1,11 @@
 """The start of a training: a new run, a run found again, or the weights of another one."""
 
 import functools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,8 +90,7 @@ class Start:
     def agree(self, seed: int, processes: Processes, device: torch.device) -> Path | None:
         """Let the writer find or fetch the checkpoint of a seed; return it in every process."""
         found = self.find(seed) if processes.is_writer else None
-        sent = json.dumps(None if found is None else str(found))
-        place = json.loads(processes.text_of_writer(sent, device))
+        place = processes.of_writer(None if found is None else str(found), device)
         return None if place is None else Path(place)
 
 
@@ -169,11 +168,11 @@ def agree_on_run(
     request: Request, config: Config, processes: Processes, device: torch.device
 ) -> tuple[Run, int | None]:
     """Let the writer choose or make the run; return it in every process."""
-    sent = ""
+    sent: Any = None
     if processes.is_writer:
         run, seed = choose_run(request, config)
-        sent = json.dumps([str(run.models), str(run.log), run.seeds, seed])
-    models, log, seeds, seed = json.loads(processes.text_of_writer(sent, device))
+        sent = [str(run.models), str(run.log), run.seeds, seed]
+    models, log, seeds, seed = processes.of_writer(sent, device)
     return Run(Path(models), Path(log), tuple(seeds), request.mini), seed
 
 

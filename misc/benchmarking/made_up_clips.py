@@ -87,13 +87,16 @@ class MadeUpClips:
             config.text, cast(PackedText, _Rows(text)), split, experts, device
         )
 
+    def __len__(self) -> int:
+        return self.clips
+
     @property
     def batches_per_epoch(self) -> int:
         """The number of batches of an epoch."""
         return len(self._plan(1, 0))
 
     def epoch(
-        self, epoch: int, seed: int, *, first_batch: int = 0, device: torch.device | None = None
+        self, epoch: int, seed: int, *, first_batch: int = 0, **_: object
     ) -> Iterator[PlannedBatch]:
         """Yield the batches of an epoch, to be gathered as they are used."""
         plan = self._plan(epoch, seed)
