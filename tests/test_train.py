@@ -20,7 +20,7 @@ import trainer.job
 import trainer.start
 from data_loader import build_dataset
 from model import build_model
-from small_runs import CE, ROOT, Finished, Place, assert_same_run, content_of, same
+from small_runs import CE, ROOT, SINGLE, Finished, Place, assert_same_run, content_of, same
 from surroundings import working_in
 from synthetic import write_dataset, write_features, write_list
 from trainer import loop
@@ -707,21 +707,26 @@ def test_wrong_usage(place, capsys, monkeypatch, flags, words):
     assert not (place.folder / "data" / "saved").exists()
 
 
-def test_fewer_epochs_than_the_save_period(place, capsys):
-    config = place.config({"trainer.epochs": 2, "trainer.save_period": 3})
-    fails(place, capsys, "--config", config, status=2, words=["trainer.save_period", "3", "2"])
-
-
-def test_missing_feature_file(place, capsys):
-    config = place.config({"data_loader.args.data_dir": "data/elsewhere/CLOTHO"})
-    words = ["vggish-raw.hickle", "missing", "python misc/sync_experts.py --dataset CLOTHO"]
-    fails(place, capsys, "--config", config, status=1, words=words)
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"trainer.epochs": 2, "trainer.save_period": 3}, 2, ["trainer.save_period", "3", "2"]),
+        ({"data_loader.args.batch_size": 1}, 2, ["data_loader.args.batch_size", "2"]),
+        (
+            {"data_loader.args.data_dir": "data/elsewhere/CLOTHO"},
+            1,
+            ["vggish-raw.hickle", "missing", "python misc/sync_experts.py --dataset CLOTHO"],
+        ),
+        (
+            {"trainer.start_from": "clotho-train-vggish-vggsoundd"},
+            2,
+            ["clotho-train-vggish-vggsoundd", "did you mean 'clotho-train-vggish-vggsound'"],
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained(place, capsys, changes, status, words):
+    fails(place, capsys, "--config", place.config(changes), status=status, words=words)
     assert not (place.folder / "data" / "saved").exists()
-
-
-def test_no_batch_of_two(place, capsys):
-    config = place.config({"data_loader.args.batch_size": 1})
-    fails(place, capsys, "--config", config, status=2, words=["data_loader.args.batch_size", "2"])
 
 
 def test_a_checkpoint_of_another_architecture(place, capsys):
@@ -747,20 +752,6 @@ def test_a_checkpoint_that_is_none(place, capsys, finetune):
     fails(place, capsys, *flags, text, status=1, words=[text, "state_dict"])
 
 
-def test_an_unknown_start(place, capsys):
-    config = place.config({"trainer.start_from": "audiocaps-train-vggish-vggsoundd"})
-    fails(
-        place,
-        capsys,
-        *("--config", config),
-        status=2,
-        words=[
-            "audiocaps-train-vggish-vggsoundd",
-            "did you mean 'audiocaps-train-vggish-vggsound'",
-        ],
-    )
-
-
 def test_seeds_of_another_run(place, capsys):
     config = place.config({"trainer.epochs": 1})
     run = place.train("--config", config)
@@ -779,52 +770,59 @@ def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
     assert run.last.exists()
 
 
+def second_is_nan(made):
+    made.experts["audio"]["clip003_3000"][1, 5] = float("nan")
+    write_features(made.files["audio"], made.experts["audio"])
+
+
+def no_captions(made):
+    del made.captions["clip003_3000"]
+    write_features(made.files["captions"], made.captions)
+
+
+def listed(split, change):
+    """Change the list of a split."""
+    return lambda made: write_list(made.files[f"{split} list"], change(made.clips[split]))
+
+
+ABSENT = {"missing": {"audio": ["clip003_3000"]}}
 BROKEN = {
-    "a NaN inside": (["audio", "clip003_3000", "NaN"], 1),
-    "another width": (["audio", "128", "64"], 1),
-    "a clip without one expert": (["audio", "clip003_3000", "flaky"], 1),
-    "a clip without any expert": (["clip003_3000", "any expert"], 1),
-    "a clip without captions": (["clip003_3000", "captions"], 1),
-    "a clip without features": (["unheard_of"], 1),
-    "a clip listed twice": (["train_list.txt", "clip000_0", "second time"], 1),
-    "an empty list": (["val_list.txt", "no names"], 1),
-    "one clip": (["train_list.txt", "batch", "two"], 1),
+    "a NaN inside": ({}, second_is_nan, ["audio", "clip003_3000", "NaN"]),
+    "another width": ({"widths": {"audio": 64}}, None, ["audio", "128", "64"]),
+    "a clip without one expert": (
+        {**ABSENT, "experts": ("audio", "vggsound")},
+        None,
+        ["audio", "clip003_3000", "flaky"],
+    ),
+    "a clip without any expert": (ABSENT, None, ["clip003_3000", "any expert"]),
+    "a clip without captions": ({}, no_captions, ["clip003_3000", "captions"]),
+    "a clip without features": (
+        {},
+        listed("train", lambda clips: [*clips, "unheard_of"]),
+        ["unheard_of"],
+    ),
+    "a clip listed twice": (
+        {},
+        listed("train", lambda clips: [*clips, "clip000_0"]),
+        ["train_list.txt", "clip000_0", "second time"],
+    ),
+    "an empty list": ({}, listed("val", lambda clips: []), ["val_list.txt", "no names"]),
+    "one clip": ({}, listed("train", lambda clips: clips[:1]), ["train_list.txt", "batch", "two"]),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_data_that_cannot_be_trained_on(tmp_path, capsys, what):
-    words, status = BROKEN[what]
-    folder = tmp_path / "made"
-    several = what == "a clip without one expert"
-    absent = {"audio": ["clip003_3000"]} if several or "any expert" in what else None
-    made = write_dataset(
-        folder / "CLOTHO",
-        "CLOTHO",
-        sizes={"train": 6, "val": 3, "test": 3},
-        experts=("audio", "vggsound") if several else ("audio",),
-        missing=absent,
-        widths={"audio": 64} if what == "another width" else None,
-    )
-    values, captions, training = made.experts["audio"], made.captions, made.files["train list"]
-    if what == "a NaN inside":
-        values["clip003_3000"][1, 5] = float("nan")
-        write_features(made.files["audio"], values)
-    if what == "a clip without captions":
-        del captions["clip003_3000"]
-        write_features(made.files["captions"], captions)
-    if what == "a clip without features":
-        write_list(training, [*made.clips["train"], "unheard_of"])
-    if what == "a clip listed twice":
-        write_list(training, [*made.clips["train"], "clip000_0"])
-    if what == "an empty list":
-        write_list(made.files["val list"], [])
-    if what == "one clip":
-        write_list(training, made.clips["train"][:1])
+    given, spoil, words = BROKEN[what]
+    sizes = {"train": 6, "val": 3, "test": 3}
+    how = {"experts": ("audio",), "sizes": sizes, **given}
+    made = write_dataset(tmp_path / "made" / "CLOTHO", "CLOTHO", **how)
+    if spoil is not None:
+        spoil(made)
     (tmp_path / "place").mkdir()
     place = Place(tmp_path / "place", made)
-    config = place.config(base=CE) if several else place.config()
-    fails(place, capsys, "--config", config, status=status, words=words)
+    config = place.config(base=CE if len(how["experts"]) > 1 else SINGLE)
+    fails(place, capsys, "--config", config, status=1, words=words)
     assert not (place.folder / "data" / "saved").exists()
 
 

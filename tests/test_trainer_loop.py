@@ -122,16 +122,17 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_later(runner, values, best
     assert (training.progress.best_epoch, training.progress.best) == (best, max(values))
 
 
-def test_a_metric_that_should_be_small(runner):
+@pytest.mark.parametrize(
+    ("settings", "best"),
+    [
+        ({"monitor": ("min", DEFAULT_MONITOR[1])}, 2),
+        ({"monitor": ("off", ""), "early_stop": 0}, 4),  # the last epoch is the best
+    ],
+)
+def test_other_monitors(runner, settings, best):
     runner.values = [3.0, 1.0, 2.0, 1.5]
-    runner.fit(monitor=("min", DEFAULT_MONITOR[1]))
-    assert runner.epochs_kept()["trained_model.pth"] == 2
-
-
-def test_without_a_monitor_the_last_epoch_is_the_best(runner):
-    runner.values = [3.0, 1.0, 2.0, 1.5]
-    runner.fit(monitor=("off", ""), early_stop=0)
-    assert runner.epochs_kept()["trained_model.pth"] == 4
+    runner.fit(**settings)
+    assert runner.epochs_kept()["trained_model.pth"] == best
 
 
 def test_a_metric_that_is_not_measured(runner):
@@ -171,15 +172,11 @@ def test_validation_every_n_epochs_and_after_the_last(runner):
     assert runner.epochs_kept()["trained_model.pth"] == 5
 
 
-def test_periodic_checkpoints_of_which_the_newest_three_stay(runner):
-    runner.fit(epochs=12, save_only_best=False, save_period=2, skip_first_n_saves=3)
-    kept = {name: epoch for name, epoch in runner.epochs_kept().items() if "epoch" in name}
-    assert kept == {f"checkpoint-epoch{epoch}.pth": epoch for epoch in (8, 10, 12)}
-
-
-def test_periodic_checkpoints_begin_where_they_should(runner):
-    runner.fit(epochs=5, save_only_best=False, save_period=2, skip_first_n_saves=4)
-    assert [name for name in runner.epochs_kept() if "epoch" in name] == ["checkpoint-epoch4.pth"]
+@pytest.mark.parametrize(("epochs", "first", "kept"), [(12, 3, (8, 10, 12)), (5, 4, (4,))])
+def test_periodic_checkpoints_of_which_the_newest_three_stay(runner, epochs, first, kept):
+    runner.fit(epochs=epochs, save_only_best=False, save_period=2, skip_first_n_saves=first)
+    found = {name: epoch for name, epoch in runner.epochs_kept().items() if "epoch" in name}
+    assert found == {f"checkpoint-epoch{epoch}.pth": epoch for epoch in kept}
 
 
 def test_other_files_are_left_alone(runner):
@@ -212,39 +209,33 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(runner):
     assert runner.records[0]["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 3)
 
 
-def test_rarer_saves(runner):
-    """Saved after 3 and 6 and at the end; the best of the epochs between is not forgotten."""
-    runner.values = [1.0, 5.0, 2.0, 3.0, 6.0]
-    seen = []
-
-    def look(record):
-        kept = runner.epochs_kept()
-        seen.append((kept.get("trained_model.pth"), kept.get("last.pth")))
-
-    runner.on_epoch = look
-    runner.fit(epochs=5, save_every_epochs=3)
-    assert seen == [(None, None), (None, None), (2, 3), (2, 3), (2, 3)]
-    assert runner.epochs_kept()["trained_model.pth"] == 5
-    assert runner.epochs_kept()["last.pth"] == 5
+NEVER = (None, None)
 
 
-def test_short_epochs_share_a_state(runner, monkeypatch):
-    """States at the end of epochs that follow one another within seconds are left out."""
+@pytest.mark.parametrize(
+    ("settings", "values", "seen", "best"),
+    [
+        # after 3 epochs and at the end; the best of those between is not forgotten
+        ({"save_every_epochs": 3}, [1, 5, 2, 3, 6], [NEVER] * 2 + [(2, 3)] * 3, 5),
+        # not after epochs that follow one another within seconds
+        ({"save_pause": 10.0}, [1, 5, 2, 3, 1], [NEVER] * 3 + [(2, 4)] * 2, 2),
+    ],
+)
+def test_rarer_saves(runner, monkeypatch, settings, values, seen, best):
     clock = [0.0]
     monkeypatch.setattr(trainer.keeper.time, "monotonic", lambda: clock[0])
-    runner.values = [1.0, 5.0, 2.0, 3.0, 1.0]
-    seen = []
+    runner.values = [float(value) for value in values]
+    found = []
 
     def look(record):
         kept = runner.epochs_kept()
-        seen.append((kept.get("trained_model.pth"), kept.get("last.pth")))
+        found.append((kept.get("trained_model.pth"), kept.get("last.pth")))
         clock[0] += 4.0
 
     runner.on_epoch = look
-    runner.fit(epochs=5, save_pause=10.0)
-    assert seen == [(None, None), (None, None), (None, None), (2, 4), (2, 4)]
-    assert runner.epochs_kept()["trained_model.pth"] == 2
-    assert runner.epochs_kept()["last.pth"] == 5
+    runner.fit(epochs=5, **settings)
+    assert found == seen
+    assert [runner.epochs_kept()[name] for name in ("trained_model.pth", "last.pth")] == [best, 5]
 
 
 def test_the_best_between_rare_saves_is_that_epochs_own(runner, tmp_path):
