@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ from text.hugging_face import HuggingFace
 from text.ngrams import CharacterNgrams
 from text.sentences import SentenceEncoder, TokenEncoder
 from text.word_vectors import WordVectors
-from utils.errors import ConfigError, nearest
+from utils.declared import OneOf, Reader
+from utils.problems import Problems
 
 ENCODERS: dict[str, type[TextEncoder]] = {
     "CharacterNgrams": CharacterNgrams,
@@ -25,22 +25,9 @@ ENCODERS: dict[str, type[TextEncoder]] = {
 def build_encoder(entry: Mapping[str, Any], place: str = "the text encoder") -> TextEncoder:
     """Build the encoder of an entry {"type": a name in ENCODERS, "args": its arguments}.
 
-    Raises ConfigError naming what is unknown or missing.
+    Raises ConfigError with every mistake in it; `place` is the entry's name in messages.
     """
-    kind, arguments = entry.get("type"), entry.get("args", {})
-    if kind not in ENCODERS:
-        raise ConfigError(
-            f"{place}: there is no text encoder {kind!r}{nearest(str(kind), ENCODERS)} "
-            f"(known: {', '.join(ENCODERS)})"
-        )
-    parameters = list(inspect.signature(ENCODERS[kind]).parameters)
-    for name in arguments:
-        if name not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise ConfigError(
-                f"{place}: {kind} takes no {name!r}{nearest(name, parameters)} (known: {known})"
-            )
-    try:
-        return ENCODERS[kind](**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {kind}: {error}") from None
+    problems = Problems(place)
+    part = OneOf(lambda: ENCODERS).read(entry, (), Reader(problems))
+    problems.raise_if_any()
+    return ENCODERS[part.type](**part.args)

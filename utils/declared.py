@@ -165,8 +165,8 @@ class OneOf:
     from_elsewhere: tuple[str, ...] = ()
     """Parameters that another section gives."""
 
-    def read(self, value: object, path: Path, reader: Reader) -> Part | None:
-        """Return the part; None where its type is not known."""
+    def read(self, value: object, path: Path, reader: Reader) -> Any:  # noqa: ANN401
+        """Return the Part; None where its type is not known."""
         found = reader.section({"type": self._type(), "args": Key(MAPPING, {})}, value, path)
         if found["type"] is None:
             return None

@@ -118,7 +118,7 @@ def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN4
     Duplicate keys, numbers that are not finite, nesting deeper than 100, a byte order mark and
     anything but UTF-8 raise DataError.
     """
-    text = _read_text(path, max_bytes)
+    text = read_text(path, max_bytes)
     if text.startswith("\ufeff"):
         raise DataError(f"{path}: begins with a byte order mark; save it as plain UTF-8")
     try:
@@ -147,7 +147,7 @@ def read_list(path: str | Path) -> list[str]:
     where one is between names. An empty list, a name that comes twice, NUL and stray carriage
     returns raise DataError.
     """
-    text = _read_text(path, LARGEST_LIST).removeprefix("\ufeff")
+    text = read_text(path, LARGEST_LIST).removeprefix("\ufeff")
     names = [line.removesuffix("\r") for line in text.split("\n")]
     while names and not names[-1].strip():
         names.pop()
@@ -248,7 +248,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _read_text(path: str | Path, max_bytes: int) -> str:
+def read_text(path: str | Path, max_bytes: int) -> str:
+    """Read a text file (UTF-8) of at most so many bytes; DataError for any other."""
     with open_regular(path) as file:
         # of the size that it has: under a limit of memory the largest one allowed may not be had
         size = os.fstat(file.fileno()).st_size

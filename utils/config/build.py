@@ -20,7 +20,6 @@ from utils.config.sections import (
     TextConfig,
     read_text_features,
 )
-from utils.config.tables import table
 from utils.declared import ANY, Key, Part, Reader, Section, keys_of, leaves
 from utils.errors import DataError, nearest
 from utils.kinds import shown
@@ -73,7 +72,7 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
         lr_scheduler=file.lr_scheduler,
         loss=file.loss,
         trainer=file.trainer,
-        needs=needs_of(table(tables.MODELS)()[arch.type], arch.args),
+        needs=needs_of(tables.MODELS()[arch.type], arch.args),
     )
 
 
@@ -167,7 +166,7 @@ def find_arch(
     """Return the model with all its arguments; its class may refuse combinations of them."""
     if file.arch is None:
         return None
-    model, args = table(tables.MODELS)()[file.arch.type], dict(file.arch.args)
+    model, args = tables.MODELS()[file.arch.type], dict(file.arch.args)
     if "ce_shared_dim" in keys_of(model):
         args["ce_shared_dim"] = file.experts.ce_shared_dim
     wrong = any(problems.at(place) for place in (("arch",), ("experts",), EXPERT_TABLE))
@@ -179,7 +178,7 @@ def find_arch(
 
 def find_layout(args: DataArgs, problems: Problems) -> str | None:
     """Return the class of the data set, None where it is not known."""
-    known, layout = table(tables.DATASETS)(), args.layout or args.dataset_name
+    known, layout = tables.DATASETS(), args.layout or args.dataset_name
     if layout is None or problems.at((*DATA_ARGS, "layout")):
         return None
     if layout not in known:

@@ -16,7 +16,7 @@ from utils.config.published_mmt import from_published_mmt, is_published_mmt
 from utils.config.sections import File
 from utils.declared import OneOf, keys_of
 from utils.errors import ConfigError, DataError, nearest
-from utils.files import read_json
+from utils.files import read_json, read_text
 from utils.kinds import shown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,20 +240,10 @@ _StrictYaml.add_implicit_resolver(
 
 
 def _read_yaml(path: Path) -> object:
+    text = read_text(path, MOST_BYTES)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{label_of(path)}: {error.strerror}") from error
-    if len(content) > MOST_BYTES:
-        raise ConfigError(f"{label_of(path)}: is larger than {MOST_BYTES} bytes")
-    try:
-        loader = _StrictYaml(content)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        return _StrictYaml(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
         fault = " ".join(str(error).split())
         raise ConfigError(f"{label_of(path)}: cannot be read as YAML: {fault}") from error
     except RecursionError as error:

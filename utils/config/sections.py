@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from utils.batches import BatchNeeds
 from utils.config import tables
-from utils.config.tables import table
 from utils.config.values import (
     DROPPED_NAMES,
     FEATURE_FILE,
@@ -323,13 +322,13 @@ class File:
         None
     )
     experts: Annotated[Experts, "experts and text"]
-    arch: Annotated[Part, OneOf(table(tables.MODELS), ("ce_shared_dim",)), "the model"]
+    arch: Annotated[Part, OneOf(tables.MODELS, ("ce_shared_dim",)), "the model"]
     data_loader: Annotated[DataLoader, "the data"]
-    optimizer: Annotated[Part, OneOf(table(tables.OPTIMIZERS)), "the optimiser"]
+    optimizer: Annotated[Part, OneOf(tables.OPTIMIZERS), "the optimiser"]
     lr_scheduler: Annotated[
-        Part | None, OneOf(table(tables.SCHEDULES)), "the schedule of the learning rate"
+        Part | None, OneOf(tables.SCHEDULES), "the schedule of the learning rate"
     ] = None
-    loss: Annotated[Part, OneOf(table(tables.LOSSES)), "the loss"]
+    loss: Annotated[Part, OneOf(tables.LOSSES), "the loss"]
     trainer: Annotated[TrainerConfig, "training"]
     eval_settings: Annotated[EvalSettings | None, "changes for the test run"] = None
     visualizer: Annotated[Visualizer | None, "a page at the end of a training"] = None

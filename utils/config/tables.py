@@ -9,20 +9,16 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MODELS = "model.build:MODELS"
-LOSSES = "model.loss:LOSSES"
-OPTIMIZERS = "trainer.optimizer:OPTIMIZERS"
-SCHEDULES = "trainer.optimizer:SCHEDULES"
-DATASETS = "data_loader:DATASETS"
-METRICS = "model.metric:METRICS"
+Table = Callable[[], Mapping[str, Any]]
 
 
-def table(place: str) -> Callable[[], Mapping[str, Any]]:
-    """Return a function that imports the table "module:NAME"."""
-    module, _, name = place.partition(":")
+def _table(module: str, name: str) -> Table:
+    return lambda: vars(importlib.import_module(module))[name]
 
-    def load() -> Mapping[str, Any]:
-        found: Mapping[str, Any] = getattr(importlib.import_module(module), name)
-        return found
 
-    return load
+MODELS = _table("model.build", "MODELS")
+LOSSES = _table("model.loss", "LOSSES")
+OPTIMIZERS = _table("trainer.optimizer", "OPTIMIZERS")
+SCHEDULES = _table("trainer.optimizer", "SCHEDULES")
+DATASETS = _table("data_loader", "DATASETS")
+METRICS = _table("model.metric", "METRICS")

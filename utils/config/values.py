@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from utils.config.tables import DATASETS, METRICS, table
+from utils.config import tables
 from utils.errors import nearest
 from utils.kinds import Kind, checked, is_text, texts
 
@@ -40,7 +40,7 @@ def _monitor(value: object) -> tuple[str, str]:
     mode, _, metric = value.partition(" ") if isinstance(value, str) else ("", "", "")
     if mode not in ("max", "min"):
         raise ValueError(nearest(mode, ("max", "min", "off")) if mode else "")
-    known = [f"val_{task}_metrics_{name}" for task in TASKS for name in table(METRICS)()]
+    known = [f"val_{task}_metrics_{name}" for task in TASKS for name in tables.METRICS()]
     return (mode, str(checked(metric, metric in known, nearest(metric, known))))
 
 
@@ -51,7 +51,7 @@ def _temporal(value: object) -> object:
 
 
 def _layout(value: object) -> object:
-    known = table(DATASETS)()
+    known = tables.DATASETS()
     return checked(value, isinstance(value, str) and value in known, _nearest(value, known))
 
 
