@@ -43,7 +43,7 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
     if args.expert_dropout and len(experts) == 1:
         message = "found more than 0, expected 0 with one expert, which is never hidden"
         problems.add((*DATA_ARGS, "expert_dropout"), message)
-    if args.mix_up and arch and needs_of(table(tables.MODELS)()[arch.type], arch.args).frames:
+    if args.mix_up and arch and needs_of(tables.MODELS()[arch.type], arch.args).frames:
         message = f"found more than 0, expected 0 with {arch.type}, which reads frames"
         problems.add((*DATA_ARGS, "mix_up"), message)
     if problems.found or text is None or arch is None or layout is None:
