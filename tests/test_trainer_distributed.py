@@ -189,3 +189,24 @@ def test_each_local_process_gets_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert local_device("2") == "3"
     assert local_device(None) is None
+
+
+@pytest.mark.slow  # half a minute
+def test_several_processes_augment_average_and_learn_from_teachers_as_one(config_file, alone):
+    models = alone[2].stdout.split("checkpoints:")[1].split("\n")[0].strip()
+    content = json.loads(config_file.read_text(encoding="utf-8"))
+    content["data_loader"]["args"] |= {
+        "expert_dropout": 0.3,
+        "feature_noise": 0.1,
+        "mix_up": 0.5,
+        "text_dropout": 0.3,
+    }
+    content["arch"]["args"]["pooling"] = {"audio": "attention", "vggsound": "statistics"}
+    content["trainer"]["ema"] = 0.8
+    content["loss"] = {"type": "CorrespondenceDistillation", "args": {"teachers": [models]}}
+    path = config_file.with_name("pieces.json")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    expected, found = train(path, 1)[0], train(path, 3)[0]
+    for one, several in zip(expected, found, strict=True):
+        timeless = ({k: v for k, v in line.items() if k != "seconds"} for line in (several, one))
+        assert next(timeless) == pytest.approx(next(timeless), abs=1e-4)
