@@ -138,7 +138,7 @@ def run_job(
 
     What can go wrong before the training does so before the folders of a new run are made.
     """
-    from results.ranks import query_texts, write_ranks
+    from results.ranks import query_texts, ranks_of, save_ranks
     from trainer.device import require_memory
     from trainer.evaluator import Evaluation
     from trainer.job import Job, Splits, parameters_of, train_seeds, warn_of_shared_clips
@@ -167,7 +167,7 @@ def run_job(
         texts = query_texts(test, average=config.arch.args.get("test_caption_mode") == "avg")
 
         def keep(seed: int, tested: Evaluation) -> None:
-            write_ranks(run.log / f"seed-{seed}", tested, test.clips, captions=texts)
+            save_ranks(run.log / f"seed-{seed}", ranks_of(tested, test.clips, captions=texts))
 
         kept = kept_of_captions(config, train, run)
         job = Job(config, run, data, device, processes, stop, start, kept, keep)

@@ -141,17 +141,6 @@ def ranks_of(
     )
 
 
-def write_ranks(
-    folder: Path,
-    scored: Scored,
-    clips: Sequence[str],
-    *,
-    captions: Sequence[Sequence[str]] = (),
-) -> Path:
-    """Rank every query of an evaluation and keep that in a folder; see `ranks_of`."""
-    return save_ranks(folder, ranks_of(scored, clips, captions=captions))
-
-
 def save_ranks(folder: Path, ranks: Ranks) -> Path:
     """Write ranks.npz into a folder, made where it is missing; return its path."""
     names = json.dumps([ranks.clips, ranks.captions, ranks.experts]).encode()

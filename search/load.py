@@ -12,11 +12,14 @@ from text import TextEncoder, build_encoder
 from text.captions import RUN_FILE, entry_of, read_record, record_of_run, record_path
 from text.encoder import require_equal
 from trainer.checkpoint import Checkpoint, config_of, load_checkpoint, load_model
+from trainer.keeper import BEST
+from trainer.runs import best_of
 from utils.config import Config
 from utils.errors import UsageError
 from utils.extraction_record import read_run_records
 
-CHECKPOINTS = ("trained_model.pth", "trained_model.safetensors")
+SHIPPED = "trained_model.safetensors"
+"""A file of weights alone, where a run has no checkpoint."""
 DEFAULT = Path(__file__).resolve().parent / "default"
 """The folder of the model that answers without a run; its README.md is the model card."""
 TABLE = Path(__file__).resolve().parent.parent / "model" / "text_embedding_models.json"
@@ -25,32 +28,16 @@ TABLE = Path(__file__).resolve().parent.parent / "model" / "text_embedding_model
 def checkpoint_of(run: str | Path | None) -> Path:
     """Return the checkpoint of a run's folder, a checkpoint itself, or without one the default.
 
-    Raises UsageError when there is none, or the folder holds several seeds.
+    Raises UsageError when there is none, or the folder holds several.
     """
-    if run is None:
-        for name in CHECKPOINTS:
-            if (DEFAULT / name).is_file():
-                return DEFAULT / name
+    place = DEFAULT if run is None else Path(run)
+    if not place.exists():
         raise UsageError(
-            f"there is no default model in {DEFAULT}; name a trained run with --run, such as "
+            f"{place} is missing; name a trained run with --run, such as "
             "data/saved/models/NAME/TIME"
         )
-    path = Path(run)
-    if path.is_file():
-        return path
-    for name in CHECKPOINTS:
-        if (path / name).is_file():
-            return path / name
-    below = sorted(path.glob(f"**/{CHECKPOINTS[0]}")) if path.is_dir() else []
-    if not below:
-        raise UsageError(
-            f"--run {run}: expected a run's folder with {CHECKPOINTS[0]} in it, such as "
-            "data/saved/models/NAME/TIME"
-        )
-    if len(below) > 1:
-        shown = "\n  ".join(str(found.parent) for found in below[:8])
-        raise UsageError(f"--run {run}: holds several runs; choose one:\n  {shown}")
-    return below[0]
+    shipped = place / SHIPPED
+    return shipped if shipped.is_file() and not (place / BEST).is_file() else best_of(place)
 
 
 def load_embedder(

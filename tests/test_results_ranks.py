@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.metric import summarise, t2v_ranks, v2t_ranks
-from results.ranks import RANKS, TOP, query_texts, ranks_of, read_ranks, save_ranks, write_ranks
+from results.ranks import RANKS, TOP, query_texts, ranks_of, read_ranks, save_ranks
 from utils.errors import DataError, UnsafeFileError
 
 
@@ -41,10 +41,10 @@ def test_what_is_written_is_read(tmp_path):
     captions = [["<b>", "ä\ud800"], ["", "x"], ["y", "z"]]
     weights = {"audio": np.arange(6) / 6, "vggsound": 1 - np.arange(6) / 6}
     weighed = scored(HAND.similarities, HAND.query_masks, weights)
-    path = write_ranks(tmp_path / "seed-0", weighed, list("abc"), captions=captions)
+    expected = ranks_of(weighed, list("abc"), captions=captions)
+    path = save_ranks(tmp_path / "seed-0", expected)
     assert path == tmp_path / "seed-0" / RANKS
     found = read_ranks(path)
-    expected = ranks_of(weighed, list("abc"), captions=captions)
     for name, value in vars(expected).items():
         assert np.array_equal(getattr(found, name), value), name
     assert found.captions[1] == "ä\ud800"

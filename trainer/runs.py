@@ -297,19 +297,20 @@ def newest_state(folder: Path) -> Path | None:
 
 
 def best_of(place: Path) -> Path:
-    """Return a checkpoint, or the best one in the folder of a run or seed.
+    """Return a checkpoint, or the best one in the folder of a run, a seed or a group.
 
-    Raises UsageError for a folder without one, or with those of several seeds.
+    Raises UsageError for a folder without one, or with several.
     """
-    if not place.is_dir() or (place / BEST).is_file():
-        return place / BEST if place.is_dir() else place
-    seeds = sorted(path for path in place.glob(f"seed-*/{BEST}"))
-    if len(seeds) == 1:
-        return seeds[0]
-    if seeds:
-        listed = "\n  ".join(map(str, seeds))
-        raise UsageError(f"{place} holds the checkpoints of several seeds; choose one:\n  {listed}")
-    raise UsageError(f"{place} holds no {BEST}; expected the folder of a run that was trained")
+    if not place.is_dir():
+        return place
+    own = place / BEST
+    found = [own] if own.is_file() else sorted(place.rglob(BEST))
+    if not found:
+        raise UsageError(f"{place} holds no {BEST}; expected the folder of a run that was trained")
+    if len(found) > 1:
+        listed = "\n  ".join(map(str, found[:8]))
+        raise UsageError(f"{place} holds several checkpoints; choose one:\n  {listed}")
+    return found[0]
 
 
 def newest_best(save_dir: Path, name: str | None) -> Path:
