@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from audio.extractor import Extractor, Tokens
 from audio.reading import Wave
 from audio.weights import locate_weights
-from utils.errors import DataError, ProjectError
+from utils.errors import DataError, needed_by
 from utils.files import open_regular, sha256_of
 
 CLASSES = 521
@@ -135,13 +135,8 @@ def read_classes(path: Path) -> list[str]:
 
 def _interpreter(path: Path) -> Any:  # noqa: ANN401
     """Return LiteRT's interpreter of a file, keeping the layers inside."""
-    try:
+    with needed_by("yamnet", "requirements/yamnet.txt"):
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise ProjectError(
-            f"yamnet needs LiteRT ({error}); install it with: "
-            "pip install -r requirements/yamnet.txt"
-        ) from None
     try:
         with warnings.catch_warnings():  # about the memory of what is kept: 10 MB
             warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from utils.errors import CheckpointError, UsageError, run_main
+from utils.errors import CheckpointError, UsageError, needed_by, run_main
 from utils.files import atomic_writer, write_json
 from utils.reading.checkpoints import Opaque, read_torch_checkpoint
 
@@ -39,12 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert(checkpoint: Path, output: Path) -> int:
     """Write `output` and the JSON file beside it."""
-    try:
+    with needed_by("the conversion", "requirements/convert.in", UsageError):
         from safetensors.torch import save
-    except ImportError:
-        raise UsageError(
-            "safetensors is not installed: pip install -r requirements/convert.in"
-        ) from None
     if output.suffix != ".safetensors":
         raise UsageError(f"{output}: expected a name that ends in .safetensors")
     content = read_torch_checkpoint(checkpoint)

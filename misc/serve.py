@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from misc.search import add_collection, open_collection
-from utils.errors import ProjectError, run_main
+from utils.errors import needed_by, run_main
 
 PORT = 8765
 
@@ -30,12 +30,8 @@ def run(argv: Sequence[str] | None) -> int:
     add_collection(parser)
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free one")
     args = parser.parse_args(argv)
-    try:
+    with needed_by("the page", "requirements/search.txt"):
         from search.server import listen, serve
-    except ImportError as error:
-        raise ProjectError(
-            f"the page needs {error.name}; install it with: pip install -r requirements/search.txt"
-        ) from None
     from utils.log import start_logging
 
     start_logging()

@@ -9,7 +9,7 @@ import torch
 
 from model import bert
 from utils.declared import Mistakes
-from utils.errors import DataError, nearest
+from utils.errors import DataError, nearest, needed_by
 from utils.reading.checkpoints import read_torch_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -38,13 +38,9 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix != ".safetensors":
         state = read_torch_checkpoint(file)["state_dict"]
         return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    try:
+    with needed_by(file, REQUIREMENTS, DataError):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-    except ImportError:
-        raise DataError(
-            f"safetensors, which reads {file}, is not installed: pip install -r {REQUIREMENTS}"
-        ) from None
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:

@@ -21,7 +21,7 @@ import numpy as np
 
 from search.index import IndexedFile, Stamp, UnusableIndexError, other_features
 from search.scoring import Hit, Queries
-from utils.errors import ProjectError, UsageError
+from utils.errors import ProjectError, UsageError, needed_by
 
 ABOUT, HEAD, WINDOW = 0, 1, 2
 """Kinds of rows: of the features, of a file, of a window."""
@@ -232,13 +232,9 @@ class MilvusIndex:
 
 def _connect(place: str) -> Any:  # noqa: ANN401
     """Return a client of the engine; the error names how to get the library."""
-    try:
+    purpose = f"{place}: an index in Milvus"
+    with needed_by(purpose, "requirements/milvus.txt", UnusableIndexError):
         from pymilvus import MilvusClient
-    except ImportError as error:
-        raise UnusableIndexError(
-            f"{place}: an index in Milvus needs {error.name}; install it with: "
-            "pip install -r requirements/milvus.txt"
-        ) from None
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors come as exceptions too
     make: Callable[..., Any] = MilvusClient
     return make(place, token=os.environ.get("MILVUS_TOKEN", ""), timeout=PATIENCE)

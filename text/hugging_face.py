@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from text.encoder import TextEncoder, Vectors, WordlessTextError
-from utils.errors import DataError
+from utils.errors import DataError, needed_by
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,8 @@ class HuggingFace(TextEncoder):
         max_tokens: Annotated[int, "of a text; the rest is cut off"] = 256,
     ) -> None:
         """Load a network. Raises DataError when the library or the network is missing."""
-        try:
+        with needed_by(model, REQUIREMENTS, DataError):
             from transformers import AutoModel, AutoTokenizer
-        except ImportError:
-            raise DataError(
-                f"transformers is not installed: pip install -r {REQUIREMENTS}"
-            ) from None
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             self._network = AutoModel.from_pretrained(model, use_safetensors=True).eval()

@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from utils.shown import harmless
 from utils.streams import usable_streams
@@ -47,6 +48,19 @@ class DownloadError(ProjectError):
 
 class UnreachableError(DownloadError):
     """A server to which no connection could be made; asking it for other files is in vain."""
+
+
+@contextmanager
+def needed_by(
+    purpose: object, requirements: str, kind: type[ProjectError] = ProjectError
+) -> Iterator[None]:
+    """Raise an error of a `kind` that names `requirements`, where an import inside fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise kind(
+            f"{purpose} needs {error.name or error}; install it with: pip install -r {requirements}"
+        ) from None
 
 
 DISK_PROBLEMS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from audio.listing import check_name
-from utils.errors import DataError, ProjectError, UnsafeFileError
+from utils.errors import DataError, UnsafeFileError, needed_by
 from utils.files import map_file, open_regular, read_list
 from utils.reading.hdf5 import Hdf5File, Node
 
@@ -161,14 +161,9 @@ def _of_group(file: Hdf5File, group: Node, above: str, depth: int) -> Iterator[t
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
+    with needed_by(f"{path}: reading .parquet", "requirements/parquet.txt"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise ProjectError(
-            f"{path}: reading .parquet needs pyarrow ({error}); install it with: "
-            "pip install -r requirements/parquet.txt"
-        ) from None
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
