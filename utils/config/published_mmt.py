@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from utils.config.sections import FEATURES
 from utils.errors import ConfigError
 
 SETS = ("train_sets", "continuous_eval_sets", "final_eval_sets")
@@ -17,7 +18,7 @@ DATASETS = {"Clotho": "CLOTHO"}
 """Names of data sets that differ."""
 EXPERTS = {"vggish": "audio"}
 """Names of experts that differ."""
-FEATURES = "structured-symlinks"
+
 KEPT = ("optimizer", "lr_scheduler", "loss", "metrics", "n_gpu", "visualizer")
 TRAINER = (
     "epochs",

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from utils.config import tables
 from utils.errors import nearest
-from utils.kinds import Kind, checked, is_text, texts
+from utils.kinds import Kind, Range, checked, is_text, nullable, texts, whole
 
 AGGREGATES = ("avg", "max", "ent", "std")
 TOKENS = "vlad"
@@ -60,9 +60,11 @@ def _nearest(value: object, known: Iterable[str]) -> str:
 
 
 NAME = Kind(f"a printable name without slashes, at most {LONGEST_NAME} bytes", _name)
+BELOW_DATA = path_below("data_dir")
 FEATURE_FILE = path_below("root_feat_folder", ".hickle", ".pkl", ".pickle")
 LIST_FILE = path_below("root_feat_folder")
 MASKS_FILE = path_below("root_feat_folder", ".pkl", ".pickle")
+NULL_IS_0 = nullable(whole(Range()), 0)
 DROPPED_NAMES = texts(may_be_empty=True, or_text=True)
 MONITOR = Kind(
     '"off", or "max" or "min" and a metric such as val_t2v_metrics_geometric_mean_R1-R5-R10',
