@@ -364,7 +364,7 @@ def test_arguments_of_the_class_inherited_are_left_behind_by_another():
         ("arch.args.pooling.audio", ["mean", "", None, 3]),
         ("arch.args.use_ce", ["pairwis", 1, True]),
         ("experts.modalities", [[], "audio", ["audio", "audio"], ["audio", 3], [""]]),
-        ("optimizer.args.lr", [0, -0.1, "0.01", float("nan")]),
+        ("optimizer.args.lr", [0, -0.1, "0.01", float("nan"), 1e38]),
         ("optimizer.args.betas", [[0.9], [0.9, 1.0], 0.9, [True, 0.9]]),
         ("optimizer.type", ["Rangr", None]),
         ("lr_scheduler.args.gamma", [0, 1.5]),

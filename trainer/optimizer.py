@@ -11,7 +11,7 @@ import torch
 from utils.declared import Part
 from utils.kinds import Range, above, at_least, between
 
-Rate = Annotated[float, above(0), "learning rate"]
+Rate = Annotated[float, Range(0, 1e30, open_low=True), "learning rate"]
 Betas = Annotated[
     tuple[float, float], Range(0, 1, open_high=True), "decay rates of the two moments"
 ]
