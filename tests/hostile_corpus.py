@@ -75,6 +75,15 @@ def listed(read):
     return lambda path: list(read(path))
 
 
+OTHER_KINDS = (
+    ("an HTML page", b"<!DOCTYPE html><p>Not found", "HTML"),
+    ("a page without a head", b"<html><head>404", "HTML"),
+    ("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ("a gzip file", b"\x1f\x8b\x08\0", "gunzip"),
+    ("an HDF5 file", b"\x89HDF\r\n\x1a\n", "HDF5"),
+)
+
+
 # Pickles
 
 
@@ -149,17 +158,18 @@ def shared_array(path):
 
 
 EVAL = f"__import__('os').system('{COMMAND}')"
+CALLED = {
+    **dict.fromkeys(("os.system", "subprocess.Popen", "operator.attrgetter"), COMMAND),
+    **dict.fromkeys(("builtins.eval", "builtins.exec"), EVAL),
+    **dict.fromkeys(("numpy.load", "numpy.fromfile"), "/etc/passwd"),
+    "importlib.import_module": "antigravity",
+}
 features = Kind("pickle", ".pkl", listed(read_features))
 PICKLES = [
-    features("a call of os.system", clips(call("os.system", text(COMMAND))), "names os.system"),
+    *(features(f"a call of {full}", clips(call(full, text(given))), re.escape(full)) for full, given in CALLED.items()),
     features("posix.system, as pickle writes it", pickle.dumps(Runs()), r"names posix\.system"),
-    features("builtins.eval", clips(call("builtins.eval", text(EVAL))), r"names builtins\.eval"),
     features("__builtin__.eval in protocol 0", f"c__builtin__\neval\n(S\"{EVAL}\"\ntR.".encode(), "eval"),
-    features("builtins.exec", clips(call("builtins.exec", text(EVAL))), r"names builtins\.exec"),
     features("builtins.getattr", clips(call("builtins.getattr", b"}", text("get"))), "getattr"),
-    features("subprocess.Popen", clips(call("subprocess.Popen", text(COMMAND))), "subprocess"),
-    features("importlib.import_module", clips(call("importlib.import_module", text("antigravity"))), "importlib"),
-    features("operator.attrgetter", clips(call("operator.attrgetter", text("a"))), "operator"),
     features("functools.partial", clips(call("functools.partial", name("os.system"))), "functools|os"),
     features("a call as the name of a clip", clips(b"K\x01", call("os.system", text(COMMAND))), "os.system"),
     features("a call deep inside lists", clips(b"]" * 50 + call("os.system", text(COMMAND)) + b"a" * 50), "os.system"),
@@ -167,8 +177,6 @@ PICKLES = [
     features("a class of ours that is no data", clips(name("utils.files.atomic_writer") + b")R"), "utils.files"),
     features("copyreg._reconstructor of a foreign class", clips(call("copyreg._reconstructor", name("os.PathLike"), name("builtins.object"), b"N")), "os.PathLike"),
     features("numpy: a function that runs text", clips(call("numpy.testing._private.utils.runstring", text(EVAL), b"}")), "runstring"),
-    features("numpy.load", clips(call("numpy.load", text("/etc/passwd"))), r"names numpy\.load"),
-    features("numpy.fromfile", clips(call("numpy.fromfile", text("/etc/passwd"))), "fromfile"),
     features("numpy: an array of class memmap", clips(call("numpy.core.multiarray._reconstruct", name("numpy.memmap"), b")", b"U\x01b")), "memmap"),
     features("numpy: _reconstruct of a huge shape", clips(call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), b"(" + number(1 << 60) + b"t", b"U\x01b")), ""),
     features("numpy: an array of objects", clips(array((1,), "O8", b"]" + call("os.system", text(COMMAND)) + b"a")), "'O8'"),
@@ -210,6 +218,8 @@ PICKLES = [
     features("an ExpertStore whose rows lie outside", expert_store(store=array((1, 1)), keymap=b"}" + text("a") + b"K\x07s"), "row 7 of 1"),
     features("features with an infinity", clips(array((1,), content=struct.pack("<f", float("inf")))), "NaN or infinity"),
     features("an empty file", b"", "is empty"),
+    *(features(label, content + bytes(100), remedy) for label, content, remedy in OTHER_KINDS),
+    features("a zip archive", b"PK\x03\x04" + bytes(100), "zip"),
     features("a folder", lambda path: path.mkdir(), "is not a file"),
     features("a pipe", lambda path: os.mkfifo(path), "is not a file"),
     features("a link to a device", lambda path: path.symlink_to("/dev/zero"), "is not a file"),
@@ -309,9 +319,8 @@ def encrypted(path):
 
 checkpoint = Kind("checkpoint", ".pth", load_checkpoint)
 CHECKPOINTS = [
-    checkpoint("a call of os.system", checkpoint_of(call("os.system", text(COMMAND)))),
     checkpoint("posix.system in the optimizer", checkpoint_of(GOOD[:-1] + b"s" + text("optimizer") + call("posix.system", text(COMMAND)) + b"s", FOUR), r"posix\.system"),
-    checkpoint("builtins.eval", checkpoint_of(call("builtins.eval", text(EVAL))), "eval"),
+    *(checkpoint(f"a call of {full}", checkpoint_of(call(full, text(given))), full.rpartition(".")[2]) for full, given in CALLED.items()),
     checkpoint("sys.modules", checkpoint_of(name("sys.modules")), r"sys\.modules"),
     checkpoint("torch.hub.load", checkpoint_of(GOOD + text("config") + call("torch.hub.load", text("a/b"), text("c")) + b"s", FOUR), "torch.hub.load"),
     checkpoint("a foreign class with state stays inert", checkpoint_of(GOOD + text("config") + name("parse_config.ConfigParser") + b")\x81}" + text("a") + b"K\x01sbs", FOUR), outcome="read"),
@@ -329,6 +338,7 @@ CHECKPOINTS = [
     checkpoint("negative strides", checkpoint_of(state(tensor(stride=(-2, 1))), FOUR)),
     checkpoint("an empty tensor that starts outside", checkpoint_of(state(tensor(offset=9, size=(0, 2**39))), FOUR), outcome="read"),
     checkpoint("an empty tensor of 2^39 columns", checkpoint_of(state(tensor(size=(0, 2**39))), FOUR), outcome="read"),
+    checkpoint("an empty tensor whose sizes overflow", checkpoint_of(state(tensor(size=(0, 2**39, 2**39), stride=(0, 0, 0))), FOUR), "cannot be computed with"),
     checkpoint("a tensor of a thousand dimensions", checkpoint_of(state(tensor(size=(1,) * 1000, stride=(1,) * 1000)), FOUR)),
     checkpoint("a tensor of 64 dimensions", checkpoint_of(state(tensor(size=(1,) * 64, stride=(1,) * 64)), FOUR), outcome="read"),
     checkpoint("sizes and strides that differ in number", checkpoint_of(state(tensor(stride=(1,))), FOUR)),
@@ -341,6 +351,7 @@ CHECKPOINTS = [
     checkpoint("weights that are no numbers", checkpoint_of(state(tensor()), struct.pack("<4f", 1, 2, float("nan"), 4)), "NaN"),
     checkpoint("records that unpack to much more", zipped([("m/data.pkl", bytes(1 << 24))], compression=zipfile.ZIP_DEFLATED)),
     checkpoint("two records of one name", duplicate_records),
+    checkpoint("two records of one name but for the case", checkpoint_of(GOOD, FOUR, more=[("m/DATA.PKL", b"\x80\x02}.")]), "one name"),
     checkpoint("two pickles", zipped([("a/data.pkl", b"}."), ("b/data.pkl", b"}.")])),
     checkpoint("a record named ../../x", checkpoint_of(GOOD, FOUR, more=[("../../x", b"")])),
     checkpoint("a thousand records in one place", overlapping_records),
@@ -354,6 +365,8 @@ CHECKPOINTS = [
     checkpoint("a pickle of 100 MB", zipped([("m/data.pkl", b"\x80\x02" + b"N0" * 50_000_000 + b"}.")]), "its pickle takes"),
     checkpoint("no archive at all", b"PK\x03\x04" + bytes(1000), "damaged or cut short"),
     checkpoint("an empty file", b"", "is empty"),
+    *(checkpoint(label, content + bytes(100), remedy) for label, content, remedy in OTHER_KINDS),
+    checkpoint("a pickle", b"\x80\x04}." + bytes(100), "is a pickle"),
 ]  # fmt: skip
 
 

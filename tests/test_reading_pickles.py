@@ -306,18 +306,3 @@ def test_instructions_are_judged_and_not_followed():
     ]:
         with pytest.raises(error):
             check_instructions(io.BytesIO(content))
-
-
-@pytest.mark.parametrize(
-    ("content", "remedy"),
-    [
-        (b"<!DOCTYPE html><p>Not found", "HTML"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x1f\x8b\x08\0", "gunzip"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"PK\x03\x04", "zip"),
-    ],
-)
-def test_another_kind_of_file_is_named_with_the_remedy(tmp_path, content, remedy):
-    with pytest.raises(DataError, match=remedy):
-        load_plain(save(tmp_path, content + bytes(100)))

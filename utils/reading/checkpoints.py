@@ -12,14 +12,13 @@ import logging
 import math
 import os
 import pickle
-import posixpath
 import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, Final
 
 import torch
@@ -61,6 +60,7 @@ PATHS: Final = tuple(
 )
 FOREIGN: Final = ("parse_config.ConfigParser", "argparse.Namespace", "builtins.object")
 STATE_NAMES: Final = ("state_dict", "model_state_dict", "model", "net")
+PICKLE = re.compile(r"(?:[^/]*/)?data\.pkl", re.IGNORECASE)
 UNSUPPORTED = re.compile(r"(?:unsupported GLOBAL|Unsupported global: GLOBAL) (\S+)")
 
 
@@ -72,8 +72,20 @@ class Opaque:
     args: object = None
     state: object = None
 
+
+class _Foreign:
+    """An object of a class that is not ours, while torch reads it."""
+
+    name = ""
+    args: object = None
+    state: object = None
+
+    def __new__(cls, *arguments: object) -> _Foreign:
+        made = super().__new__(cls)
+        made.args = arguments or None
+        return made
+
     def __setstate__(self, state: object) -> None:
-        """Keep the state as it is."""
         self.state = state
 
 
@@ -120,30 +132,27 @@ def _verify_archive(file: BinaryIO, size: int) -> int:
     """Read every record once; returns the bytes of all, raises DataError when one is damaged."""
     try:
         with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-            total = sum(info.file_size for info in infos)
-            if len(infos) > MOST_MEMBERS or total > LARGEST_RATIO * size:
-                raise UnsafeFileError(f"its {len(infos)} records unpack to {total} bytes")
-            if len({info.filename for info in infos}) < len(infos):
+            records = archive.infolist()
+            total = sum(record.file_size for record in records)
+            if len(records) > MOST_MEMBERS or total > LARGEST_RATIO * size:
+                raise UnsafeFileError(f"its {len(records)} records unpack to {total} bytes")
+            # torch looks records up without regard to case
+            if len({record.filename.lower() for record in records}) < len(records):
                 raise UnsafeFileError("two of its records have one name")
-            for info in infos:
-                _verify_record(archive, info)
+            for record in records:
+                if record.CRC == 0:  # torch can be set to save without
+                    record.CRC = None  # type: ignore[assignment]
+                if PICKLE.fullmatch(record.filename):
+                    if record.file_size > LARGEST_PICKLE:
+                        raise UnsafeFileError(f"its pickle takes {record.file_size} bytes")
+                    with archive.open(record) as content:
+                        check_instructions(content, LONGEST_INTEGER)
+            if damaged := archive.testzip():
+                raise ValueError(f"Bad CRC-32 of {damaged}")
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, RuntimeError) as error:
         reason = printable(str(error), 100)  # RuntimeError: encrypted or an unknown compression
         raise DataError(f"is damaged or cut short ({reason})") from None
     return total
-
-
-def _verify_record(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    if info.CRC == 0:  # torch can be set to save without
-        info.CRC = None  # type: ignore[assignment]
-    with archive.open(info) as record:
-        if posixpath.basename(info.filename) == "data.pkl" and info.filename.count("/") < 2:
-            if info.file_size > LARGEST_PICKLE:
-                raise UnsafeFileError(f"its pickle takes {info.file_size} bytes")
-            check_instructions(record, LONGEST_INTEGER)
-        while record.read(1 << 20):
-            pass
 
 
 def _load(file: IO[bytes]) -> object:
@@ -175,36 +184,19 @@ def _allowed() -> list[Any]:
     """Return stand-ins and the names they go by, as torch takes them."""
     names: dict[str, object] = dict(NUMPY)
     names |= {name: Call(name, _path) for name in PATHS}
-    names |= {name: _foreign(name) for name in FOREIGN}
+    names |= {name: type("Foreign", (_Foreign,), {"name": name}) for name in FOREIGN}
     names |= {"copyreg._reconstructor": Call("copyreg._reconstructor", _reconstruct)}
     names |= {"collections.defaultdict": Call("collections.defaultdict", lambda *_: {})}
-    names |= {"builtins.list": Name("builtins.list"), "builtins.dict": Name("builtins.dict")}
-    # torch builds the state only of objects whose class has a name too: one no file can write
-    names |= {"\n": Opaque}
+    names |= {name: Name(name) for name in ("builtins.list", "builtins.dict")}
     return [(stand_in, name) for name, stand_in in names.items()]
 
 
-def _path(*parts: object) -> str:
-    return posixpath.join(*map(_text, parts)) if parts else "."
+def _path(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
 
 
-def _text(part: object) -> str:
-    if not isinstance(part, str):
-        raise TypeError
-    return part
-
-
-def _foreign(name: str) -> type:
-    """Return a class whose instances are an `Opaque` of that name."""
-
-    def new(cls: type, *arguments: object) -> Opaque:
-        return Opaque(name, arguments or None)
-
-    return type("Foreign", (), {"__new__": new, "name": name})
-
-
-def _reconstruct(cls: object, *base: object) -> Opaque:
-    if not isinstance(cls, type) or cls.__name__ != "Foreign":
+def _reconstruct(cls: object, *base: object) -> _Foreign:
+    if not isinstance(cls, type) or not issubclass(cls, _Foreign):
         raise UnsafeFileError("makes an instance of a class that is not on the allow-list")
     return cls()
 
@@ -217,7 +209,6 @@ class _Plain:
         self.volume = max(FREE_VOLUME, LARGEST_SHARING * available)
         self.storages: set[int] = set()
         self.made: dict[int, Any] = {}
-        self.kept: list[object] = []  # so that no id comes twice
 
     def of(self, value: Any, depth: int = 0) -> Any:  # noqa: ANN401
         """Return one value of the file in plain types; what is shared stays shared."""
@@ -227,9 +218,7 @@ class _Plain:
             return self.made[id(value)]
         if depth > DEEPEST:
             raise UnsafeFileError("is nested too deeply")
-        self.kept.append(value)
-        made = self._made(value, depth + 1)
-        self.made[id(value)] = made
+        self.made[id(value)] = made = self._made(value, depth + 1)
         return made
 
     def _made(self, value: Any, depth: int) -> Any:  # noqa: ANN401
@@ -252,7 +241,7 @@ class _Plain:
         if isinstance(value, (tuple, set)):  # torch.Size too
             values = [self.of(item, depth) for item in value]
             return set(values) if isinstance(value, set) else tuple(values)
-        if isinstance(value, Opaque):
+        if isinstance(value, _Foreign):
             self.made[id(value)] = opaque = Opaque(value.name)
             opaque.args, opaque.state = self.of(value.args, depth), self.of(value.state, depth)
             return opaque
