@@ -17,8 +17,7 @@ from data_loader import find_sources
 from data_loader.packed_file import decode_names
 from data_loader.packed_sources import Packed, PackedCaptions, PackedFeatures, PackedText
 from data_loader.store import FeatureStore
-from utils.config import Config
-from utils.config.sections import ExpertConfig
+from utils.config import Config, ExpertConfig
 from utils.errors import DataError
 from utils.files import read_list, sha256_of
 

@@ -15,7 +15,7 @@ from model import RetrievalModel, build_model
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import CheckpointError
 from utils.files import LEFTOVER_SUFFIX, atomic_writer
-from utils.kinds import is_finite_number, shown
+from utils.kinds import is_finite_number, is_whole, shown
 from utils.reading.checkpoints import Opaque, read_torch_checkpoint
 
 FORMAT = "audio-retrieval 1"
@@ -220,5 +220,5 @@ def _keep_previous(path: Path) -> None:
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Say whether a value of a file is a whole number from 0 up."""
-    return isinstance(value, int) and is_finite_number(value) and value >= 0
+    """Return whether a value of a file is a whole number from 0 up."""
+    return is_whole(value) and value >= 0

@@ -1,8 +1,8 @@
 """Which extractor made a file of features: a record beside it, `<file>.json`.
 
 Features of two extractions look alike and mean different things: a model trained on one answers
-nonsense on the other. `refuse_mix` is asked before they meet. A run keeps the records of what it
-was trained on beside its checkpoints, in `extractors.json`.
+nonsense on the other. `refuse_mix` refuses that. A run keeps the records of its features beside
+its checkpoints, in `extractors.json`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def record_from(value: object, place: object) -> ExtractionRecord:
 
 
 def record_path(features: Path) -> Path:
-    """Return where the record of a file of features lies."""
+    """Return the path of the record of a file of features."""
     return features.with_name(features.name + SUFFIX)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from utils.errors import nearest
 from utils.shown import shown as shown  # of every message
@@ -87,7 +87,7 @@ def between(low: float, high: float, **opened: bool) -> Range:
     return Range(low, high, **opened)
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Return whether a value is an int of a usual size (a bool is none)."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 

@@ -6,16 +6,10 @@ the key and the nearest known name. docs/configuration.md lists every key.
     config = load_config("configs/clotho/train-vggish-vggsound.json", {"trainer.epochs": 5})
 """
 
+from utils.config.configuration import Config, DataConfig, ExpertConfig, TextConfig
 from utils.config.custom_args import custom_tag, parse_custom_args
 from utils.config.load import config_from_dict, load_config
-from utils.config.sections import (
-    Config,
-    DataConfig,
-    ExpertConfig,
-    TextConfig,
-    TrainerConfig,
-    read_text_features,
-)
+from utils.config.sections import TrainerConfig, read_text_features
 
 __all__ = [
     "Config",

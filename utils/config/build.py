@@ -8,18 +8,11 @@ from typing import Any
 
 from utils.batches import needs_of
 from utils.config import tables
+from utils.config.configuration import Config, DataConfig, ExpertConfig, TextConfig
 from utils.config.experts import PLACES, expert_of
 from utils.config.files import label_of, resolve_inside
 from utils.config.released import EXPERTS_WITHOUT_FEATURES, accepted
-from utils.config.sections import (
-    Config,
-    DataArgs,
-    DataConfig,
-    ExpertConfig,
-    File,
-    TextConfig,
-    read_text_features,
-)
+from utils.config.sections import DataArgs, File, read_text_features
 from utils.declared import ANY, Key, Part, Reader, Section, keys_of, leaves
 from utils.errors import DataError, nearest
 from utils.kinds import shown

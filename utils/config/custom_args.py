@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 
 from utils.config.build import all_keys
 from utils.config.released import accepted
@@ -27,8 +28,7 @@ def parse_custom_args(text: str) -> dict[str, object]:
     Values that do not fit are left as text, for the check of the whole configuration to report.
     """
     found: dict[str, object] = {}
-    for pair in text.split("+") if text else []:
-        path, value = _split_pair(pair)
+    for path, value in _pairs(text):
         key = join_path(split_path(path))
         if key in found:
             raise UsageError(f"{CUSTOM_ARGS}: {key} is given twice")
@@ -42,19 +42,21 @@ def custom_tag(text: str) -> str:
     Each adds -, its key's last two parts joined by -, then - and its value; `_.` and `,` become
     --, and what has no place in a folder's name becomes -.
     """
-    tag = ""
-    for pair in text.split("+") if text else []:
-        path, value = _split_pair(pair)
-        parts = [*path.replace("_.", "--").split(".")[-2:], value.replace(",", "--")]
-        tag += "-" + "-".join(_UNSAFE_IN_A_NAME.sub("-", part) for part in parts)
-    return tag
+    parts = [
+        part
+        for path, value in _pairs(text)
+        for part in (*path.replace("_.", "--").split(".")[-2:], value.replace(",", "--"))
+    ]
+    return "".join("-" + _UNSAFE_IN_A_NAME.sub("-", part) for part in parts)
 
 
-def _split_pair(pair: str) -> tuple[str, str]:
-    path, at, value = pair.partition("@" if "@" in pair else "=")
-    if not path or not at or "@" in value:
-        raise UsageError(f"{CUSTOM_ARGS}: found {pair!r}, {FORM}")
-    return path, value
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the value of each custom argument."""
+    for pair in text.split("+") if text else ():
+        path, at, value = pair.partition("@" if "@" in pair else "=")
+        if not path or not at or "@" in value:
+            raise UsageError(f"{CUSTOM_ARGS}: found {pair!r}, {FORM}")
+        yield path, value
 
 
 def _parsed(path: Path, text: str) -> object:
@@ -64,9 +66,8 @@ def _parsed(path: Path, text: str) -> object:
         raise UsageError(f"{CUSTOM_ARGS}: {name} cannot be set here")
     in_file = path[1:] if path[:2] == ("eval_settings", "data_loader") else path
     found = [(at, key) for at, key in leaves(Key(Section(File))) if _is_below(at, in_file)]
-    nodes = [key.node for at, key in found if len(at) == len(in_file)]
-    kinds = [node for node in [*nodes, accepted(in_file)] if isinstance(node, Kind)]
-    kinds = [kind for kind in kinds if kind is not MAPPING]
+    nodes = [*(key.node for at, key in found if len(at) == len(in_file)), accepted(in_file)]
+    kinds = [node for node in nodes if isinstance(node, Kind) and node is not MAPPING]
     if found and not kinds:
         raise UsageError(f"{CUSTOM_ARGS}: {name} is a section, expected one of the keys in it")
     if not kinds:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from utils.config.sections import ExpertConfig, FeatureEntry
+from utils.config.configuration import ExpertConfig
+from utils.config.sections import FeatureEntry
 from utils.config.values import TOKENS
 
 TOKEN_WIDTHS = {

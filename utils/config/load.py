@@ -9,9 +9,10 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from utils.config.build import build
+from utils.config.configuration import Config
 from utils.config.custom_args import custom_tag, parse_custom_args
 from utils.config.files import Merged, find_config, label_of
-from utils.config.sections import Config, File
+from utils.config.sections import File
 from utils.declared import Key, Section, leaves
 from utils.kinds import PLACE
 from utils.problems import CUSTOM_ARGS, OVERRIDES, Problems, split_path

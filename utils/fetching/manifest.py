@@ -62,7 +62,7 @@ class Manifest:
 
 
 def manifest_path(path: Path) -> Path:
-    """Return where the manifest of `path` lies."""
+    """Return the path of the manifest of `path`."""
     return path.with_name(path.name + ".manifest.json")
 
 
@@ -101,7 +101,7 @@ def verify(wanted: Wanted, *, may_differ: bool = False) -> Fetched | None:
 def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
     """Return the sha256 of the file `content` when it is what is wanted; DownloadError otherwise.
 
-    `as_recorded`: it also has to be what the manifest says of a file fetched earlier.
+    `as_recorded`: it also has to be the file that a manifest of an earlier fetch records.
     """
     source = str(content) if content == wanted.path else shown(wanted.url)
     size = content.stat().st_size
