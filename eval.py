@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+
 from utils.config import load_config, parse_custom_args
 from utils.errors import ProjectError, UsageError, run_main
 from utils.fetching.experiments import (
@@ -26,6 +28,7 @@ from utils.fetching.experiments import (
 )
 from utils.files import atomic_writer, read_list, sha256_of
 from utils.log import start_logging
+from utils.threads import wait_asleep
 
 if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers at once
     import torch
@@ -248,6 +251,7 @@ def show_list(data_dir: Path) -> int:
 def run(argv: Sequence[str] | None) -> int:
     """Do the work of the command line."""
     args = parse_arguments(argv)
+    wait_asleep()
     from trainer.device import choose_device
 
     start_logging(quiet=args.quiet, verbose=args.verbose)

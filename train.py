@@ -15,7 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+
 from utils.errors import UsageError, run_main
+from utils.threads import wait_asleep
 
 if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers at once
     import torch
@@ -228,6 +231,7 @@ def report(
 def run(argv: Sequence[str] | None) -> int:
     """Do the work of the command line."""
     args = parse_arguments(argv)
+    wait_asleep()
     from trainer.device import choose_device, set_precision
     from trainer.distributed import local_device, processes_of
     from trainer.start import Request
