@@ -1,6 +1,7 @@
 """Run folders: made without collisions, found again, purged with care."""
 
 import multiprocessing
+import shutil
 import time
 from pathlib import Path
 
@@ -278,3 +279,14 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.fcntl, "flock", no_locks)
     with run.locked():
         pass
+
+
+def test_a_run_is_the_newest_though_the_clock_went_back(tmp_path, monkeypatch):
+    times = iter(["2026-10-25_02-59-59", "2026-10-25_02-00-00", "2026-10-25_02-00-01"])
+    monkeypatch.setattr("trainer.runs.time.strftime", lambda _: next(times))
+    runs = [new_run(tmp_path, "a", [0]) for _ in range(3)]
+    assert [run.models for run in newest_runs(tmp_path, "a")] == [r.models for r in reversed(runs)]
+    shutil.rmtree(runs[1].models)
+    monkeypatch.setattr("trainer.runs.time.strftime", lambda _: "2026-10-25_02-30-00")
+    last = new_run(tmp_path, "a", [0])  # not in the gap that is free again
+    assert newest_runs(tmp_path, "a")[0].models == last.models

@@ -163,10 +163,17 @@ def new_run(
 
 
 def stamped_folder(parent: Path) -> Path:
-    """Make a folder named by the time below `parent`; two calls in one second get two names."""
+    """Make a folder named by the time below `parent`; two calls in one second get two names.
+
+    It is newer than all that are there, though the clock went back (summer time, a correction).
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime(TIME)
-    for attempt in range(1000):
+    stamp, first = time.strftime(TIME), 0
+    there = [_age(folder) for folder in parent.iterdir() if TIME_NAME.fullmatch(folder.name)]
+    if there and max(there)[0] >= stamp:
+        stamp, number = max(there)
+        first = number + 1
+    for attempt in range(first, first + 1000):
         folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
         try:
             folder.mkdir()
