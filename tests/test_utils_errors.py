@@ -1,6 +1,7 @@
 """Errors end a command with a message and an exit status; near words are found."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -160,3 +161,20 @@ def test_what_a_terminal_would_act_upon_is_escaped(capsys):
     assert run_main(raising(DataError("clip '\x1b[2J\x07\x9b'\nträin\t音"))) == 1
     expected = "error: clip '\\x1b[2J\\x07\\x9b'\nträin\t音\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_working_directory_that_was_removed_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_main(lambda: 0) == 2
+    assert "working directory was removed" in capsys.readouterr().err
+
+
+def test_a_terminal_that_was_closed_is_no_second_error(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert run_main(raising(DataError("x"))) == 1

@@ -88,3 +88,13 @@ def test_another_thread_leaves_signals_alone():
 def test_exit_statuses(capsys):
     assert run_main(lambda: work([signal.SIGTERM], [])) == 143
     assert "stopped by a signal" in capsys.readouterr().err
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        reached = []
+        work([signal.SIGHUP], reached)
+        assert reached == [0]
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 from utils.shown import harmless
 from utils.streams import usable_streams
@@ -50,7 +51,7 @@ class UnreachableError(DownloadError):
     """A server to which no connection could be made; asking it for other files is in vain."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def needed_by(
     purpose: object, requirements: str, kind: type[ProjectError] = ProjectError
 ) -> Iterator[None]:
@@ -98,6 +99,7 @@ def run_main(main: Callable[[], int]) -> int:
 
 def _run(main: Callable[[], int]) -> int:
     try:
+        _require_working_directory()
         return main()
     except ProjectError as error:
         _say(f"error: {error}")
@@ -129,6 +131,14 @@ def _run(main: Callable[[], int]) -> int:
         else:
             raise
         return ProjectError.exit_status
+
+
+def _require_working_directory() -> None:
+    """Raise UsageError where it was removed: libraries end the process when they look for it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory was removed; change to another one") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -173,7 +183,8 @@ def edit_distance(first: str, second: str) -> int:
 
 def _say(message: str) -> None:
     getattr(sys.stdout, "flush", int)()  # objects in their place may lack it
-    sys.stderr.write(f"{harmless(message)}\n")
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        sys.stderr.write(f"{harmless(message)}\n")
 
 
 def _silence_standard_output() -> None:

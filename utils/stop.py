@@ -18,7 +18,7 @@ class StoppedError(ProjectError):
 
 
 class StopSignals:
-    """Turn SIGTERM and SIGINT into StoppedError while in use.
+    """Turn SIGTERM, SIGINT and SIGHUP (a terminal that closes) into StoppedError while in use.
 
     A signal acts at once, except within `noted()`, where work is in hand: there `received` becomes
     its number (0 before), and only a second one acts at once.
@@ -32,7 +32,9 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python handles signals in its main thread alone
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup
             self._before[number] = signal.signal(number, self._note)
         return self
 
