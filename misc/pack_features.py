@@ -42,14 +42,20 @@ def pack(config: Config, verify: bool) -> int:
         dataset = build_dataset(split_config, split)
         print(f"{split}: {len(dataset)} clips")
         packed |= {opened.source: opened for opened in dataset.opened}
-    damaged = []
+    damaged, kept = [], True
     for source, opened in packed.items():
         size = sum(array.nbytes for array in opened.file.arrays.values())
         print(f"{source} -> {opened.file.path or 'memory'}, {size / 1e6:.1f} MB")
+        kept = kept and opened.file.path is not None
         if verify and (block := opened.file.damaged_block()):
             damaged.append(f"{opened.file.path} (block {block!r})")
     if damaged:
         raise DataError(f"damaged, remove and pack again: {', '.join(damaged)}")
+    if not kept:
+        raise DataError(
+            f"{config.data.packed_dir} takes no files: not everything is packed; choose another "
+            "data_loader.args.packed_dir"
+        )
     return 0
 
 

@@ -1,5 +1,6 @@
 """Packing by hand: the whole command, in this process."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_without_a_place_there_is_nothing_to_do(config, capsys):
     config.write_text(json.dumps(content), encoding="utf-8")
     assert main(["--config", str(config)]) == 2
     assert "packed_dir is null" in capsys.readouterr().err
+
+
+def test_a_place_that_takes_no_files_is_an_error(config, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("data_loader.store.atomic_writer", refuse)
+    assert main(["--config", str(config)]) == 1
+    assert "takes no files" in capsys.readouterr().err
 
 
 def test_help_from_another_folder(tmp_path):

@@ -77,7 +77,7 @@ def test_a_model_beyond_the_memory_is_refused(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="has 1,000,000,000,000 parameters"):
         require_memory(10**12, torch.device("cpu"))
     require_memory(10**12, torch.device("cuda"))  # torch says what a GPU lacks
-    monkeypatch.setattr("trainer.device.CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr("trainer.device.CGROUP_LIMITS", (tmp_path / "memory.max", tmp_path / "x"))
     (tmp_path / "memory.max").write_text("1000000\n")  # of a container
     with pytest.raises(UsageError, match=r"this machine has 0\.0 GB"):
         require_memory(10**5, torch.device("cpu"))

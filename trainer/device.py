@@ -1,5 +1,6 @@
 """The one door for devices: which one computes, how precisely, and whether a model fits."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,7 +10,11 @@ from utils.errors import UsageError
 
 BYTES_OF_PARAMETER = 16
 """Least that training takes of each: itself, its gradient and two moments in float32."""
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of this container, in the second and the first version."""
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -59,12 +64,11 @@ def require_memory(parameters: int, device: torch.device) -> None:
 
 def _memory() -> int:
     """Return the memory of this machine, or of this container where that is less."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:  # no such container
-        return whole
-    return min(whole, int(limit)) if limit.isdecimal() else whole
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such container; "max"
+            limits.append(int(file.read_text()))
+    return min(limits)
 
 
 def describe(device: torch.device) -> str:
