@@ -172,6 +172,14 @@ def test_a_training_whose_error_stream_is_closed_trains(place):
     assert len(place.runs(f"clotho-{NAME}")) == before + 1
 
 
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+@pytest.mark.parametrize("flags", [["-I"], ["-W", "error", "-bb"]])
+def test_entry_points_start_under_any_flags_of_python(script, flags, tmp_path):
+    command = [sys.executable, *flags, str(ROOT / script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("flag", ["-O", "-OO"])
 def test_every_script_helps_without_asserts_and_docstrings(flag):
     scripts = sorted(map(str, [*ROOT.glob("*.py"), *(ROOT / "misc").glob("*.py")]))

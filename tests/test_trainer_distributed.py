@@ -20,6 +20,7 @@ from trainer.distributed import (
     local_device,
     processes_of,
 )
+from utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -210,3 +211,10 @@ def test_several_processes_augment_average_and_learn_from_teachers_as_one(config
     for one, several in zip(expected, found, strict=True):
         timeless = ({k: v for k, v in line.items() if k != "seconds"} for line in (several, one))
         assert next(timeless) == pytest.approx(next(timeless), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+def test_settings_that_are_no_numbers_are_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(UsageError, match=f"{name} is 'x'"), processes_of(torch.device("cpu")):
+        pass

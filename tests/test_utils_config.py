@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import random
 import re
 import time
@@ -572,3 +573,10 @@ def test_numbers_that_yaml_reads_otherwise_are_refused(write, text, number):
     path = write(f"inherit_from: {CE}\nseed: {text}\n", "mine.yaml")
     with pytest.raises(ConfigError, match=f"'{text}' would be {number} in YAML"):
         load_config(path)
+
+
+def test_a_pipe_is_not_called_missing(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    for path in (tmp_path / "x.json", tmp_path):
+        with pytest.raises(ConfigError, match="is no plain file"):
+            load_config(path)

@@ -92,6 +92,9 @@ def processes_of(device: torch.device) -> Iterator[Processes]:
 
     Raises UsageError when torchrun's settings are incomplete.
     """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise UsageError(f"{name} is {os.environ[name]!r}; torchrun sets it to a number")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Processes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ def find_config(path: str | Path) -> Path:
     for place in (typed, ROOT / typed):
         if _is_file(place):
             return place
+    if os.path.lexists(typed):
+        raise ConfigError(f"{path}: is no plain file (but a folder, a pipe or a broken link)")
     raise ConfigError(f"{path}: there is no such file{_nearest_config(str(path))}")
 
 
