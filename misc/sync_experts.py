@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config.sections import DataArgs
 from utils.errors import DataError, ProjectError, run_main
-from utils.fetching.download import fetch
 from utils.fetching.experiments import ROOT_URL, sync_command
 from utils.files import sha256_of, write_text
 from utils.reading.archives import check_archive
@@ -82,6 +81,8 @@ def sync_all(args: argparse.Namespace) -> int:
 
 def sync(dataset: type[BaseDataset], args: argparse.Namespace) -> str:
     """Bring one data set here; return a summary of its files."""
+    from utils.fetching.download import fetch  # not above: --help can do without
+
     name = f"{dataset.archive}-experts{'' if args.older_archive else '-audio-only'}.tar.gz"
     root = args.data_dir / dataset.archive
     archive, prefix = root / name, f"data/{dataset.archive}/"

@@ -11,12 +11,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError, UnreachableError, UsageError, nearest
-from utils.fetching.download import Policy, fetch
 from utils.fetching.manifest import shown
 from utils.files import read_json
+
+if TYPE_CHECKING:
+    from utils.fetching.download import Policy
 
 REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
 ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
@@ -187,7 +189,8 @@ def fetch_run(
     A new checkpoint has to be readable before it gets its final name. Raises DownloadError, also
     when a file is not the one fetched earlier.
     """
-    # not above: torch takes seconds to import, and the registry alone does not need it
+    # not above: torch takes seconds to import, and the registry alone does not need them
+    from utils.fetching.download import fetch
     from utils.reading.checkpoints import read_torch_checkpoint
 
     folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
