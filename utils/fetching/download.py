@@ -21,7 +21,7 @@ import requests
 from tqdm import tqdm
 
 from utils.errors import DownloadError, UnreachableError, UsageError
-from utils.fetching.failures import FAILURES, Passing, TooSlow, Unreachable, failure_of
+from utils.fetching.failures import FAILURES, Passing, Unreachable, failure_of
 from utils.fetching.manifest import (
     SNIFFED,
     Fetched,
@@ -154,6 +154,7 @@ class _Transfer:
             for asked in range(1, policy.most_requests + 1):
                 if partial.have == partial.total:
                     return
+                asked_at = time.monotonic()
                 try:
                     self.ask(session, bar)
                     return
@@ -161,8 +162,9 @@ class _Transfer:
                     reason = passing
                 if asked == 1 and isinstance(reason, Unreachable):
                     break  # nobody is there: waiting helps where a server answered before
-                is_progress = partial.have > most and not isinstance(reason, TooSlow)
-                failures = 0 if is_progress else failures + 1
+                seconds, gained = time.monotonic() - asked_at, partial.have - most
+                keeps_pace = seconds < policy.rate_window or gained >= policy.slowest * seconds
+                failures = 0 if gained > 0 and keeps_pace else failures + 1
                 most = max(most, partial.have)
                 if failures >= policy.tries:
                     break

@@ -14,7 +14,6 @@ import urllib3
 from requests.exceptions import InvalidProxyURL, ProxyError
 from requests.utils import get_environ_proxies, select_proxy
 
-from utils.fetching.pacing import SlowServerError
 from utils.shown import printable
 
 LONGEST_REASON = 300
@@ -53,10 +52,6 @@ class Passing(Failure):
     """A later try may succeed."""
 
 
-class TooSlow(Passing):
-    """Bytes came, but fewer than the policy asks for."""
-
-
 class Unreachable(Passing):
     """No connection could be made: it was refused, there is no such host, or nobody answers."""
 
@@ -74,8 +69,6 @@ def failure_of(error: Exception, url: str) -> Failure:
         return Failure(reason)
     if any(isinstance(cause, NO_CONNECTION) for cause in causes):
         return Unreachable(reason)
-    if isinstance(causes[-1], SlowServerError):
-        return TooSlow(reason)
     if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
         return Failure(f"the answer cannot be understood: {reason}")
     return Passing(reason)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,17 +16,13 @@ from urllib.parse import urlsplit, urlunsplit
 from utils.declared import read_file
 from utils.errors import DownloadError, ProjectError
 from utils.files import sha256_of, write_json
+from utils.reading.kinds import kind_of, unlike
 
 SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
-HTML = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
-)
-FIRST_BYTES = {
-    ".gz": ("a gzip archive", (b"\x1f\x8b",)),
-    ".tgz": ("a gzip archive", (b"\x1f\x8b",)),
-    # torch has written zip files since 1.6, a pickled number (protocol 2) before
-    ".pth": ("a checkpoint", (b"PK\x03\x04", b"\x80\x02")),
-    ".json": ("JSON", (b"{", b"[", b" ", b"\n", b"\r", b"\t", b"\xef\xbb\xbf")),
+FIRST_KINDS = {
+    ".gz": ("gzip",),
+    ".tgz": ("gzip",),
+    ".pth": ("checkpoint", "pickle"),  # torch has written zip files since 1.6, pickles before
 }
 
 
@@ -132,15 +127,12 @@ def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
 
 def check_first_bytes(start: bytes, name: str, source: str) -> None:
     """Raise DownloadError for content that cannot be what the file name promises."""
-    what, magics = FIRST_BYTES.get(Path(name).suffix.lower(), ("data", ()))
-    if HTML.match(start):
+    expected, found = FIRST_KINDS.get(Path(name).suffix.lower(), ()), kind_of(start)
+    if found == "page" or (found and expected and found not in expected):
+        raise DownloadError(f"{source} {unlike(found, expected[0] if expected else 'file')}")
+    if expected and not found:
         raise DownloadError(
-            f"{source} is an HTML page, expected {what}: an error page, a login page or a "
-            "file that has moved; open the address in a browser to see"
-        )
-    if magics and not start.startswith(magics):
-        raise DownloadError(
-            f"{source} is not {what}: it begins with {start[:16]!r}; "
+            f"{source} is not what {name} should be: it begins with {start[:16]!r}; "
             "is it the right address, and does the server send the file as it is?"
         )
 

@@ -30,6 +30,7 @@ MAGIC: Final = (
     (b"PK\x03\x04", "checkpoint"),
     (b"\x93NUMPY", "numpy"),
 )
+PAGES: Final = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--")
 WANTED: Final = {"hdf5": "hickle file", "gzip": "packed archive (.tar.gz)"}
 
 
@@ -39,7 +40,7 @@ def kind_of(head: bytes) -> str | None:
         if head.startswith(magic):
             return kind
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+    if start.startswith(PAGES):
         return "page"
     if head[257:262] == b"ustar":
         return "tar"
@@ -48,11 +49,15 @@ def kind_of(head: bytes) -> str | None:
     return "json" if start[:1] == b"{" and b'"' in start[:20] else None
 
 
+def unlike(found: str, wanted: str) -> str:
+    """Return the end of a message about a file of one kind in place of another, with the remedy."""
+    return REMEDIES[found].format(wanted=WANTED.get(wanted, wanted))
+
+
 def other_kind(path: str | Path, expected: str) -> str | None:
     """Return what a file is instead of an `expected` kind, and the remedy; None when unknown."""
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
         found = kind_of(file.read(HEAD))
         if found not in (None, expected):
-            wanted = WANTED.get(expected, expected)
-            return REMEDIES[str(found)].format(wanted=wanted)
+            return unlike(str(found), expected)
     return None
