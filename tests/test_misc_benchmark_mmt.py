@@ -1,0 +1,41 @@
+"""The benchmark of MMT: the step as printed is our step, and the table has a row per size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from misc import benchmark_mmt
+
+STILL = {"dropout": 0.0, "attention_dropout": 0.0}
+SMALL = benchmark_mmt.SIZES["small"]
+TINY = replace(
+    SMALL,
+    text=replace(SMALL.text, **STILL),
+    clips=replace(SMALL.clips, **STILL),
+    batch=5,
+    places=12,
+    words=17,
+)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_the_printed_step_is_ours(filled):
+    text, experts, available = benchmark_mmt.make_batch(TINY, filled=filled)
+    available["audio"][2] = 0
+    gradients = []
+    for way in benchmark_mmt.WAYS.values():
+        model = benchmark_mmt.build(TINY)
+        loss = way(model)(text, experts, available)
+        loss.backward()
+        parts = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+        gradients.append((loss.item(), torch.cat(parts)))
+    (loss, ours), (expected, printed) = gradients
+    assert loss == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(ours, printed, rtol=0, atol=1e-5 * printed.abs().max().item())
+
+
+def test_the_table_has_every_row(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_mmt, "SIZES", {"small": TINY})
+    assert benchmark_mmt.main(["--rounds", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
