@@ -38,7 +38,7 @@ EXPERIMENTS = {
     5: "configs/audiocaps/train-full-ce-scene-r2p1d-inst-vggish-vggsound.json",
 }
 """A published experiment with so many experts."""
-GROWTH = (5_000, 50_000, 500_000)
+GROWTH = (5_000, 50_000, 500_000, 1_000_000)
 FULL = {
     "val": 500,
     "test": 800,
@@ -47,6 +47,7 @@ FULL = {
     "repeats": 5,
     "ranked_clips": 4000,
     "grown_steps": 30,
+    "evaluated": (1_000, 4_000, 16_000),
 }
 QUICK = {
     "val": 24,
@@ -56,6 +57,7 @@ QUICK = {
     "repeats": 1,
     "ranked_clips": 100,
     "grown_steps": 2,
+    "evaluated": (16, 32),
 }
 BYTES = ("peak", "private")
 
@@ -72,7 +74,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="default 128")
     parser.add_argument("--device", help="number of a GPU; the CPU without it")
     parser.add_argument("--reference", action="store_true", help="let the published way compete")
-    parser.add_argument("--growth", action="store_true", help="start-up and step as data grow")
+    parser.add_argument(
+        "--growth", action="store_true", help="as data grow: start-up, steps, scores"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes: does it all work?")
     parser.add_argument(
         "--set", metavar="K.K=V", action="append", default=[], help="a key of the configuration"
@@ -175,7 +179,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for _ in range(1 if args.quick else 3):
         for name, values in run_stage("start-up", settings).items():
             figures.setdefault(name, []).extend(values)
-    for stage in ("epoch", "steps", "evaluation", "ranks"):
+    growing = ("evaluation growth",) if args.growth else ()
+    for stage in ("epoch", "steps", "evaluation", "ranks", *growing):
         for name, values in run_stage(stage, settings).items():
             figures[name] = figures.get(name, []) + values if isinstance(values, list) else values
     machine = figures.pop("machine")

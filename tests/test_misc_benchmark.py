@@ -211,7 +211,9 @@ def test_growth_is_reported(tmp_path):
     file = tmp_path / "report.json"
     flags = ["--quick", "--growth", "--folder", str(tmp_path), "--json", str(file)]
     assert benchmark.main(flags) == 0
-    rows = json.loads(file.read_text(encoding="utf-8"))["growth"]
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert {"evaluation of 16 clips", "evaluation of 32 clips"} <= report["figures"].keys()
+    rows = report["growth"]
     assert [row["clips"] for row in rows] == [200, 400]
     for row in rows:
         assert {"start-up", "step", "training: peak private"} <= row["figures"].keys()
