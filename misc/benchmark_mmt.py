@@ -53,10 +53,10 @@ class Size:
     words: int
 
 
-SIZES = {
+SIZES = {  # small: as wide as the models of the reference numbers
     "small": Size(
-        bert.Size(32, 2, 2, 64, DROPOUT, DROPOUT),
-        bert.Size(32, 2, 2, 64, DROPOUT, DROPOUT),
+        bert.Size(40, 2, 4, 56, DROPOUT, DROPOUT),
+        bert.Size(24, 2, 4, 40, DROPOUT, DROPOUT),
         vocabulary=164,
         batch=32,
         places=32,
