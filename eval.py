@@ -116,11 +116,10 @@ def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
     import numpy as np
 
-    from results.content import compared, results, write_results
+    from results.content import compared, write_results
     from results.graded import graded_results
     from results.published import render
-    from results.scoring import Scorer, together
-    from trainer.device import describe
+    from results.scoring import Scorer, results_of, together
     from trainer.runs import seed_of
 
     started = time.perf_counter()
@@ -136,14 +135,7 @@ def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
             np.save(file, scored.evaluation.existing)
     config, of_folder = scored.config, seed_of(scored.path)
     seed = str(config.seed if of_folder is None else of_folder)
-    content = results(
-        config=config,
-        seeds={seed: scored.metrics},
-        identity=scored.data.identity,
-        parameters=scored.parameters,
-        device=describe(device),
-        seconds=time.perf_counter() - started,
-    )
+    content = results_of({seed: scored}, device, started)
     name = config.name
     if only is not None:
         asked = {"queried_clips": len(only), "queried_list_sha256": sha256_of(args.per_class)}
@@ -193,24 +185,14 @@ def score_experiment(
     args: argparse.Namespace, experiment: Experiment, device: torch.device, source: Source
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return its row of the table and the seeds that failed."""
-    from results.content import compared, results, write_results
-    from results.scoring import Scorer
-    from trainer.device import describe
+    from results.content import compared, write_results
+    from results.scoring import Scorer, results_of
 
     started = time.perf_counter()
     scored, failures = Scorer(device, source.data_dir).score_published(experiment, source)
     if not scored:
         return None, failures
-    *_, last = scored.values()
-    content = results(
-        config=last.config,
-        seeds={seed: one.metrics for seed, one in scored.items()},
-        identity=last.data.identity,
-        parameters=last.parameters,
-        device=describe(device),
-        seconds=time.perf_counter() - started,
-        experiment=experiment,
-    )
+    content = results_of(scored, device, started, experiment)
     if failures:
         content["failed"] = failures
     row = compared(content, experiment.key, experiment)

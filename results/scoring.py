@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 
 from data_loader import BaseDataset, build_dataset, require_files
 from model import count_parameters
+from results.content import results
 from results.ranks import Ranks, query_texts, ranks_of
 from text.captions import record_of, refuse_other_encoder
 from trainer.checkpoint import config_of, load_checkpoint, load_model
+from trainer.device import describe
 from trainer.evaluator import Evaluation, evaluate, rank
 from utils.batches import EvaluationData
 from utils.config import Config, load_config
@@ -128,4 +131,23 @@ def together(alone: Sequence[Scored], only: Sequence[str] | None = None) -> Scor
         first,
         parameters=sum(one.parameters for one in alone),
         evaluation=rank(torch.stack(each).mean(dim=0), first.split, only),
+    )
+
+
+def results_of(
+    scored: Mapping[str, Scored],
+    device: torch.device,
+    started: float,
+    experiment: Experiment | None = None,
+) -> dict[str, Any]:
+    """Return the content of results.json of some seeds, scored since `started`."""
+    *_, last = scored.values()
+    return results(
+        config=last.config,
+        seeds={seed: one.metrics for seed, one in scored.items()},
+        identity=last.data.identity,
+        parameters=last.parameters,
+        device=describe(device),
+        seconds=time.perf_counter() - started,
+        experiment=experiment,
     )
