@@ -331,7 +331,7 @@ CHECKPOINTS = [
     checkpoint("bytearray(10^12)", checkpoint_of(call("builtins.bytearray", number(10**12)))),
     checkpoint("a tensor for the named arguments of a call", checkpoint_of(name("collections.OrderedDict") + b")" + tensor() + b"\x92", FOUR)),
     checkpoint("a part of torch that is imported when asked for", checkpoint_of(GOOD + text("a") + name("torch._dynamo") + b"s", FOUR), "torch._dynamo"),
-    checkpoint("weights in numbers of 8 bits", checkpoint_of(state(call("torch._utils._rebuild_tensor_v3", storage(length=16, kind="torch.storage.UntypedStorage"), b"K\x00", b"K\x10\x85", b"K\x01\x85", b"\x89", call("collections.OrderedDict"), name("torch.float8_e4m3fn"))), FOUR), "holds a tensor of torch.float8_e4m3fn"),
+    checkpoint("weights in numbers of 8 bits", checkpoint_of(state(call("torch._utils._rebuild_tensor_v3", storage(length=16, kind="torch.storage.UntypedStorage"), b"K\x00", b"K\x10\x85", b"K\x01\x85", b"\x89", call("collections.OrderedDict"), name("torch.float8_e4m3fn"))), FOUR), "holds a tensor of torch.float8_e4m3fn; convert it"),
     checkpoint("a tensor that starts outside its storage", checkpoint_of(state(tensor(offset=100)), FOUR)),
     checkpoint("strides that reach outside", checkpoint_of(state(tensor(stride=(2**39, 1))), FOUR)),
     checkpoint("sizes of a trillion by strides of 0", checkpoint_of(state(tensor(size=(10**12,), stride=(0,))), FOUR)),

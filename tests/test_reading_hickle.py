@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from utils.errors import DataError, UnsafeFileError
 from utils.reading.hickle import hickle_keys, iter_hickle, write_hickle
+from values import same
 
 MINIDATA = Path(__file__).resolve().parent / "data" / "minidata"
 HARD_NAMES = (
@@ -34,10 +35,6 @@ def add(folder, key, kind="ndarray", **how):
     dataset = item.create_dataset("data", **how)
     dataset.attrs["base_type"] = kind
     return dataset
-
-
-def same(ours, theirs):
-    return ours.dtype == theirs.dtype.newbyteorder("=") and np.array_equal(ours, theirs)
 
 
 @pytest.fixture
