@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import socket
+import ssl
 import tarfile
 import threading
 from dataclasses import dataclass, field
@@ -52,9 +53,12 @@ class Request:
 
 
 class FileServer:
-    """Serves `files` (path -> bytes); counts requests and the bytes of bodies sent."""
+    """Serves `files` (path -> bytes); counts requests and the bytes of bodies sent.
 
-    def __init__(self):
+    `certificate`: a file of a certificate for localhost and its key, for https.
+    """
+
+    def __init__(self, certificate=None):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, Faults] = {}
         self.requests: list[Request] = []
@@ -65,6 +69,11 @@ class FileServer:
             owner = self
 
         self._http = _Server(("127.0.0.1", 0), Handler)
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self):
@@ -79,7 +88,7 @@ class FileServer:
 
     @property
     def root(self):
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_port}"
 
     def url(self, path):
         return self.root + path

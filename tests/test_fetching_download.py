@@ -283,6 +283,39 @@ def test_a_byte_and_then_silence_is_no_progress(server, tmp_path):
         get(server, tmp_path, policy=replace(PATIENT, read_timeout=0.1, rate_window=0.1))
 
 
+@pytest.fixture
+def secure(tmp_path_factory, monkeypatch):
+    """A server of https, whose certificate is trusted."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the openssl command, which makes the certificate")
+    file = tmp_path_factory.mktemp("certificate") / "both.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -out - -keyout -"
+    made = subprocess.run(command.split(), capture_output=True, check=True)
+    file.write_bytes(made.stdout)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with FileServer(file) as running:
+        running.files["/a.bin"] = CONTENT
+        yield running
+
+
+def test_https_is_resumed_paced_and_never_given_up(secure, server, tmp_path):
+    secure.faults["/a.bin"] = Faults(drop_after=[1000, 50_000])
+    arrives(secure, tmp_path)
+    assert secure.sent == len(CONTENT)
+    secure.files["/b.bin"] = CONTENT
+    secure.faults["/b.bin"] = Faults(drip=0.01)
+    secure.faults["/c.bin"] = Faults(redirect=server.url("/a.bin"))
+    policy = replace(PATIENT, tries=2, rate_window=0.2)
+    for name, reason in (
+        ("b.bin", f"asked 2 times.*{SLOW}"),
+        ("c.bin", "from https to plain http"),
+    ):
+        with pytest.raises(DownloadError, match=reason):
+            get(secure, tmp_path, name, policy=policy)
+    assert not server.requests
+
+
 def test_the_body_of_a_redirect_is_not_waited_for(server, tmp_path):
     found = f"HTTP/1.1 302 Found\r\nLocation: {server.url('/a.bin')}\r\n\r\n".encode()
     server.faults["/old.bin"] = Faults(whole_answer=found, for_ever=b"x" * 1000)
