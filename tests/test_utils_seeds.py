@@ -72,5 +72,5 @@ def test_a_state_that_numpy_would_read_beyond(words, position):
     state = random_state()
     name, _, _, *gauss = state["numpy"]
     state["numpy"] = (name, torch.zeros(words, dtype=torch.int64), position, *gauss)
-    with pytest.raises(ValueError, match=f"stands at {position} of {words}"):
+    with pytest.raises(ValueError, match=f"is at {position} of {words}"):
         restore_random_state(state)
