@@ -16,6 +16,7 @@ from torch import nn
 from model.linear_alignment import (
     Alignment,
     Factor,
+    Hubness,
     Passes,
     Ridge,
     Sums,
@@ -55,8 +56,9 @@ class KernelAlignment(Alignment):
         landmarks: Annotated[
             int, at_least(1), "training clips that others are compared with, at most"
         ] = 2048,
+        hubness: Hubness = 0.0,
     ) -> None:
-        super().__init__(experts, text, whitening=whitening)
+        super().__init__(experts, text, whitening=whitening, hubness=hubness)
         self.ridge = ridge
         self.ridge_factor = ridge_factor
         self.passes = passes
@@ -81,9 +83,12 @@ class KernelAlignment(Alignment):
         if self._sums is None:
             standardise(self.statistics, self.captions, read, self.passes)
             self._sums = self._summed(read)
-        solution = self._sums.solve(self.ridge * self.ridge_factor ** (epoch - 1))
+        ridge = self.ridge * self.ridge_factor ** (epoch - 1)
+        solution = self._sums.solve(ridge)
         self.map.zero_()
         self.map[: len(solution)] = solution.to(self.map)
+        if self.hubs is not None:
+            self.hubs.fit(self._sums.left_out(solution, ridge))
         return self._sums.error(solution).float()
 
     def _summed(self, read: Reader) -> Sums:

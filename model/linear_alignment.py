@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.hubs import Hubs
 from model.retrieval_model import PreparedModel, Reader, Rows
 from model.token_statistics import CaptionMeans, TokenStatistics, mean_and_covariance
 from utils.batches import Available, Experts
@@ -30,36 +31,53 @@ Whitening = Annotated[
 Passes = Annotated[
     int, at_least(1), "times that every clip is read, each time with a caption drawn anew"
 ]
+Hubness = Annotated[
+    float, between(0, 1), "share of a caption's nearness to training clips that its scores lose"
+]
+
+MOST_CLIPS = 2048
+"""Training clips that the nearness of captions is measured with."""
+EPS = 1e-6
 
 
 class Alignment(PreparedModel):
     """Score a clip by the cosine of its mapped statistics and the caption's vector.
 
     Captions are mean words, centred and partly whitened over the training captions; the target of
-    a clip is its captions' vector.
+    a clip is its captions' vector. With `hubness` h, h times the caption's nearness to training
+    clips (`model/hubs.py`) is taken from its scores: 0.5 is the caption's half of CSLS.
     """
 
     def __init__(
-        self, experts: Sequence[ExpertConfig], text: TextConfig, *, whitening: float
+        self, experts: Sequence[ExpertConfig], text: TextConfig, *, whitening: float, hubness: float
     ) -> None:
         super().__init__()
         self.statistics = TokenStatistics(experts)
         self.captions = CaptionMeans(text.width, whitening)
+        self.hubness = hubness
+        self.hubs = Hubs(MOST_CLIPS, text.width) if hubness else None
 
     @abstractmethod
     def mapped(self, statistics: torch.Tensor) -> torch.Tensor:
         """Map statistics of clips (B, F) to the space of captions (B, D)."""
 
     def encode_captions(self, text: torch.Tensor) -> Rows:
-        """Embed captions (T, K, N, D) -> one row of unit length each, (T*K, D)."""
-        return (self.captions(text),)
+        """Embed captions (T, K, N, D) -> one row each: unit length, and what scores lose.
+
+        Shape (T*K, D + 1), without hubness (T*K, D).
+        """
+        rows = self.captions(text)
+        if self.hubs is None:
+            return (rows,)
+        return (torch.cat([rows, -self.hubness * self.hubs(rows)[:, None]], dim=1),)
 
     def encode_clips(self, experts: Experts, available: Available) -> Rows:
-        """Embed clips -> one row of unit length each, (B, D)."""
-        return (F.normalize(self.mapped(self.statistics(experts, available)), dim=1),)
+        """Embed clips -> one row each: unit length, and 1. (B, D + 1), without hubness (B, D)."""
+        rows = F.normalize(self.mapped(self.statistics(experts, available)), dim=1)
+        return (rows if self.hubs is None else F.pad(rows, (0, 1), value=1.0),)
 
     def score(self, captions: Rows, clips: Rows) -> torch.Tensor:
-        """Return the cosines (Q, B)."""
+        """Return the cosines (Q, B), less the share of the captions' nearness."""
         return captions[0] @ clips[0].T
 
     def vectors(self, rows: Rows) -> torch.Tensor:
@@ -83,8 +101,9 @@ class LinearAlignment(Alignment):
         ridge_factor: Factor = 2.0,
         whitening: Whitening = 0.5,
         passes: Passes = 5,
+        hubness: Hubness = 0.0,
     ) -> None:
-        super().__init__(experts, text, whitening=whitening)
+        super().__init__(experts, text, whitening=whitening, hubness=hubness)
         self.ridge = ridge
         self.ridge_factor = ridge_factor
         self.passes = passes
@@ -101,8 +120,11 @@ class LinearAlignment(Alignment):
         if self._sums is None:
             standardise(self.statistics, self.captions, read, self.passes)
             self._sums = sums_of(self.statistics, self.captions, read, self.passes)
-        solution = self._sums.solve(self.ridge * self.ridge_factor ** (epoch - 1))
+        ridge = self.ridge * self.ridge_factor ** (epoch - 1)
+        solution = self._sums.solve(ridge)
         self.map.copy_(solution)
+        if self.hubs is not None:
+            self.hubs.fit(self._sums.left_out(solution, ridge))
         return self._sums.error(solution).float()
 
 
@@ -139,12 +161,27 @@ class Sums:
     count: float
     penalty: torch.Tensor
     """(F, F), what the ridge multiplies."""
+    some: tuple[torch.Tensor, torch.Tensor]
+    """x (n, F) and y (n, D) of the clips that were read first, MOST_CLIPS at most."""
 
     def solve(self, ridge: float) -> torch.Tensor:
         """Return the map w (F, D) of least squared error plus `ridge` w' penalty w."""
+        return self._solve(ridge, self.cross)
+
+    def left_out(self, solution: torch.Tensor, ridge: float) -> torch.Tensor:
+        """Map some clips as if each were no part of the training: (n, D).
+
+        Its error is that of the map of all, divided by 1 - x' (gram + ridge penalty)^-1 x (Allen,
+        "The Relationship between Variable Selection and Data Augmentation", 1974).
+        """
+        x, y = self.some
+        leverage = (x * self._solve(ridge, x.T).T).sum(dim=1, keepdim=True)
+        return y - (y - x @ solution) / (1 - leverage).clamp(min=EPS)
+
+    def _solve(self, ridge: float, right: torch.Tensor) -> torch.Tensor:
         # one small system a time: float64 is slow on most GPUs, and Apple's have none
         weighted = self.gram.cpu() + ridge * self.penalty.cpu()
-        return torch.linalg.solve(weighted, self.cross.cpu()).to(self.gram.device)
+        return torch.linalg.solve(weighted, right.cpu()).to(self.gram.device)
 
     def error(self, solution: torch.Tensor) -> torch.Tensor:
         """Return the mean over clips of |w'x - y|^2."""
@@ -163,20 +200,29 @@ def sums_of(
     gram: Any = 0.0
     cross: Any = 0.0
     total: Any = 0.0
-    targets = []
+    targets, numbers = [], []
+    first: list[torch.Tensor] = []
     for number in range(1, passes + 1):
-        for text, experts, available, *_ in read(number):
+        for text, experts, available, clips in read(number):
             x, y = describe(experts, available).double(), captions(text).double()
+            numbers.append(clips)
+            if number == 1 and sum(len(one) for one in first) < MOST_CLIPS:
+                first.append(x)
             gram = gram + x.T @ x
             cross = cross + x.T @ y
             total = total + x.sum(dim=0)
             targets.append(y)
-    y = torch.cat(targets)
+    y, some = torch.cat(targets), torch.cat(first)
     mean = y.mean(dim=0)
+    found, places, counts = torch.unique(
+        torch.cat(numbers), return_inverse=True, return_counts=True
+    )
+    means = y.new_zeros(len(found), y.shape[1]).index_add_(0, places, y - mean) / counts[:, None]
     return Sums(
         gram / passes,
         (cross - torch.outer(total, mean)) / passes,
         (y - mean).square().sum() / passes,
         len(y) / passes,
         torch.eye(len(gram), dtype=torch.float64) if penalty is None else penalty,
+        (some, means[places[: len(some)]]),
     )

@@ -60,7 +60,7 @@ def test_a_map_of_one_number_worked_by_hand():
     model = LinearAlignment([expert("b", 1, tokens=False)], text_of(2), ridge=2.0, passes=1)
     model.captions.power = 0.0
     text = torch.tensor([[[[3.0, 0.0]]], [[[0.0, 5.0]]]])  # of unit length: x and y axis
-    batch = (text, {"b": torch.tensor([[1.0], [5.0]])}, {"b": torch.ones(2)})
+    batch = (text, {"b": torch.tensor([[1.0], [5.0]])}, {"b": torch.ones(2)}, torch.arange(2))
     loss = model.prepare(lambda _: [batch], 1)
     # standardised -1 and 1, captions +-(1, -1)/sqrt(2): sum x y' = -(2, -2)/sqrt(2), sum x^2 = 2
     assert model.map[0].tolist() == pytest.approx([-1 / 8**0.5, 1 / 8**0.5])
