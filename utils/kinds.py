@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -42,10 +42,10 @@ class Kind:
         return True
 
 
-def checked(value: Any, holds: bool, hint: str = "") -> Any:  # noqa: ANN401
-    """Return a value that fits; ValueError with a hint for another."""
+def checked(value: Any, holds: bool, known: Iterable[str] = ()) -> Any:  # noqa: ANN401
+    """Return a value that fits; ValueError for another, with a hint to the nearest known word."""
     if not holds:
-        raise ValueError(hint)
+        raise ValueError(nearest(value, known) if isinstance(value, str) and value else "")
     return value
 
 
@@ -134,8 +134,7 @@ def choice(*words: str, off: tuple[object, ...] = ()) -> Kind:
     def convert(value: object) -> str:
         if any(type(value) is type(one) and value == one for one in off):
             return ""
-        hint = nearest(value, words) if isinstance(value, str) and value else ""
-        return str(checked(value, isinstance(value, str) and value in words, hint))
+        return str(checked(value, isinstance(value, str) and value in words, words))
 
     return Kind(" or ".join(f'"{word}"' for word in words), convert)
 

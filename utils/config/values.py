@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from utils.config import tables
-from utils.errors import nearest
 from utils.kinds import Kind, Range, checked, is_text, nullable, texts, whole
 
 AGGREGATES = ("avg", "max", "ent", "std")
@@ -38,25 +36,20 @@ def _monitor(value: object) -> tuple[str, str]:
     if value is False or value == "off":  # YAML reads a bare off as false
         return ("off", "")
     mode, _, metric = value.partition(" ") if isinstance(value, str) else ("", "", "")
-    if mode not in ("max", "min"):
-        raise ValueError(nearest(mode, ("max", "min", "off")) if mode else "")
+    checked(mode, mode in ("max", "min"), ("max", "min", "off"))
     known = [f"val_{task}_metrics_{name}" for task in TASKS for name in tables.METRICS()]
-    return (mode, str(checked(metric, metric in known, nearest(metric, known))))
+    return (mode, str(checked(metric, metric in known, known)))
 
 
 def _temporal(value: object) -> object:
     parts = value.split("-") if isinstance(value, str) else []
     averages = bool(parts) and set(parts) <= set(AGGREGATES) and len(set(parts)) == len(parts)
-    return checked(value, averages or value == TOKENS, _nearest(value, (TOKENS, *AGGREGATES)))
+    return checked(value, averages or value == TOKENS, (TOKENS, *AGGREGATES))
 
 
 def _layout(value: object) -> object:
     known = tables.DATASETS()
-    return checked(value, isinstance(value, str) and value in known, _nearest(value, known))
-
-
-def _nearest(value: object, known: Iterable[str]) -> str:
-    return nearest(value, known) if isinstance(value, str) else ""
+    return checked(value, isinstance(value, str) and value in known, known)
 
 
 NAME = Kind(f"a printable name without slashes, at most {LONGEST_NAME} bytes", _name)
