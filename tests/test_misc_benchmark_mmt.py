@@ -6,26 +6,18 @@ import pytest
 import torch
 
 from misc import benchmark_mmt
+from misc.benchmarking.made_up_mmt import SIZES, build, make_batch, without_dropout
 
-STILL = {"dropout": 0.0, "attention_dropout": 0.0}
-SMALL = benchmark_mmt.SIZES["small"]
-TINY = replace(
-    SMALL,
-    text=replace(SMALL.text, **STILL),
-    clips=replace(SMALL.clips, **STILL),
-    batch=5,
-    places=12,
-    words=17,
-)
+TINY = replace(without_dropout(SIZES["small"]), batch=5, places=12, words=17)
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_the_printed_step_is_ours(filled):
-    text, experts, available = benchmark_mmt.make_batch(TINY, filled=filled)
+    text, experts, available = make_batch(TINY, filled=filled)
     available["audio"][2] = 0
     gradients = []
     for way in benchmark_mmt.WAYS.values():
-        model = benchmark_mmt.build(TINY)
+        model = build(TINY)
         loss = way(model)(text, experts, available)
         loss.backward()
         parts = [one.grad.flatten() for one in model.parameters() if one.grad is not None]

@@ -7,8 +7,8 @@ import torch
 
 from misc import gpu_check
 from misc.benchmarking import gpu_sections
-from misc.benchmarking.gpu_sections import summarise_trace
 from misc.benchmarking.made_up_clips import MadeUpClips
+from misc.benchmarking.traces import summarise_trace
 from utils.batches import gathered
 from utils.config import load_config
 from utils.errors import UsageError

@@ -7,7 +7,6 @@ failure or the end of its time is kept. Values are plain types.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import itertools
 import json
@@ -24,7 +23,9 @@ from typing import Any
 import torch
 
 from misc.benchmarking.made_up_clips import MadeUpClips
-from model import RetrievalModel, build_model
+from misc.benchmarking.made_up_mmt import SIZES, Size, build, make_batch, without_dropout
+from misc.benchmarking.traces import summarise_trace
+from model import build_model
 from model.loss import MaxMarginRankingLoss, build_loss
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.device import choose_device, describe, set_precision
@@ -47,7 +48,6 @@ EXPERIMENTS = {
 COMPARED_STEPS = 20
 ALLOWED = 1e-4
 HELD_CLIPS = 4096
-MMT_WIDTHS = {"audio": 128, "vggsound": 512}
 WARM_UP = 12
 CPU = torch.device("cpu")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -332,19 +332,14 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
 
 
 def mmt(bench: Bench) -> Iterator[Finding]:
-    """Time steps of the multi-modal transformer at its published size, if it is in this tree."""
-    try:
-        model, bert = map(importlib.import_module, ("model.mmt", "model.bert"))
-    except ModuleNotFoundError as error:
-        yield "skipped", str(error)
-        return
-    batch = _mmt_batch(bench)
+    """Time steps of the multi-modal transformer at its published size, without dropout."""
+    size = without_dropout(SIZES["small" if bench.quick else "published"])
+    batch = _mmt_batch(size, bench.device)
     for precision, graphs in (("fp32", False), *itertools.product(PRECISIONS, (True,))):
         name = f"{precision}{', graphs' if graphs else ''}"
         with _kept_going() as problem:
             set_precision(precision)
-            torch.manual_seed(0)
-            made = _published_mmt(bench, model, bert)
+            made = build(size).to(bench.device)
             step = RankingStep(made, MaxMarginRankingLoss(0.05), precision=precision)
             optimizer = torch.optim.Adam(made.parameters(), lr=5e-5)
             trained = Trained(bench, step, optimizer, itertools.repeat(batch), replay=graphs)
@@ -355,32 +350,12 @@ def mmt(bench: Bench) -> Iterator[Finding]:
             yield name, {"failed": problem[0]}
 
 
-def _published_mmt(bench: Bench, model: Any, bert: Any) -> RetrievalModel:  # noqa: ANN401
-    """Return MMT with BERT of base size and a clip transformer of 4 layers, or with tiny ones."""
-    size = {"width": 768, "layers": 12, "heads": 12, "inner": 3072}
-    own = {"width": 512, "layers": 4, "heads": 4, "inner": 3072}
-    if bench.quick:
-        size = own = {"width": 16, "layers": 1, "heads": 2, "inner": 32}
-    text = bert.Bert(bert.Size(**size), vocabulary=28996, positions=512, segments=2)
-    clips = model.ClipTransformer(bert.Size(**own), positions=102, types=10)
-    made: RetrievalModel = model.MMT(MMT_WIDTHS, text, clips).to(bench.device)
-    return made
-
-
-def _mmt_batch(bench: Bench) -> Batch:
-    """Return captions of word pieces, experts of frames, availabilities and numbers of clips."""
-    clips, frames, words = bench.amount(32, 4), bench.amount(32, 4), bench.amount(52, 6)
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 28000, (clips, 1, words), generator=draw)
-    text = torch.stack([ids, torch.ones_like(ids)], dim=3)
-    experts = {}
-    for name, width in MMT_WIDTHS.items():
-        tokens = torch.randn(clips, frames, width, generator=draw)
-        times = torch.arange(frames).expand(clips, -1) + 0.5
-        parts = (tokens, times, torch.ones(clips, frames), tokens.amax(dim=1))
-        experts[name] = Frames(*(part.to(bench.device) for part in parts))
-    available = {name: torch.ones(clips, device=bench.device) for name in experts}
-    return text.to(bench.device), experts, available, torch.arange(clips, device=bench.device)
+def _mmt_batch(size: Size, device: torch.device) -> Batch:
+    """Return captions, experts, availabilities and numbers of clips, no place empty."""
+    text, experts, available = make_batch(size, filled=True)
+    moved = {name: Frames(*(part.to(device) for part in of)) for name, of in experts.items()}
+    there = {name: one.to(device) for name, one in available.items()}
+    return text.to(device), moved, there, torch.arange(len(text), device=device)
 
 
 def profile(bench: Bench) -> Iterator[Finding]:
@@ -419,44 +394,6 @@ def _profiled(bench: Bench, trained: Trained, count: int) -> dict[str, Any]:
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     kinds = {"kernel", "gpu_memcpy", "gpu_memset"} if on_gpu else {"cpu_op"}
     return summarise_trace(events, kinds, count, unprofiled)
-
-
-def summarise_trace(
-    events: list[dict[str, Any]], kinds: set[str], steps_: int, seconds: float
-) -> dict[str, Any]:
-    """Summarise a trace of some steps, of which one takes `seconds` when it is not profiled.
-
-    `idle` is the share of an unprofiled step in which the device has no kernel to run,
-    `idle, profiled` the same of the profiled steps, which are slowed down.
-    """
-    ours = [event for event in events if event.get("cat") in kinds and "dur" in event]
-    if not ours:
-        return {"failed": f"the trace has no events of {sorted(kinds)}"}
-    spans = sorted((float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in ours)
-    busy, reached = 0.0, spans[0][0]
-    for begin, end in spans:
-        busy += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    whole = reached - spans[0][0]
-    by_name: dict[str, list[float]] = {}
-    for event in ours:
-        by_name.setdefault(str(event["name"])[:90], []).append(float(event["dur"]))
-    longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:25]
-    return {
-        "kernels a step": round(len(ours) / steps_, 1),
-        "busy ms a step": round(busy / steps_ / 1e3, 4),
-        "step ms": round(1e3 * seconds, 4),
-        "idle": round(max(0.0, 1 - busy / steps_ / 1e6 / seconds), 3),
-        "idle, profiled": round(1 - busy / whole, 3) if whole else 0.0,
-        "longest": [
-            {
-                "kernel": name,
-                "a step": round(len(times) / steps_, 1),
-                "us a step": round(sum(times) / steps_, 1),
-            }
-            for name, times in longest
-        ],
-    }
 
 
 def training(bench: Bench) -> Iterator[Finding]:
