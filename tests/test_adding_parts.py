@@ -25,6 +25,7 @@ from small_runs import assert_same_run
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
 from utils.errors import UsageError
+from utils.fetching import download
 from utils.files import read_json
 from utils.kinds import above, at_least
 from utils.reading.hickle import write_hickle
@@ -75,7 +76,7 @@ def test_a_data_set_is_a_file_and_a_line(place, tmp_path, monkeypatch, capsys):
     with pytest.raises(UsageError, match="birds"):
         data_loader.find_archive("bords")
     nowhere = ["--root_url", "http://127.0.0.1:9/", "--data_dir", str(tmp_path / "other")]
-    monkeypatch.setattr(sync_experts, "fetch", lambda url, *_, **__: pytest.fail(url))
+    monkeypatch.setattr(download, "fetch", lambda url, *_, **__: pytest.fail(url))
     with pytest.raises(pytest.fail.Exception, match=r"features-v2/birds-experts-audio-only\.tar"):
         sync_experts.main(["--dataset", "birds", *nowhere])
     monkeypatch.setattr(birds, "archive", "")  # nothing to fetch: no command is named
