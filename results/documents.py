@@ -155,8 +155,7 @@ def render_page() -> str:
             lines += ["", f"### {dataset}, {title}", ""]
             lines += _table(["paper", "model and experts", "parameters", *_headings(keys)])
             for experiment in experiments:
-                assert experiment.published is not None
-                values = _values(experiment.published[task], keys)
+                values = _values((experiment.published or {})[task], keys)
                 label = _label(experiment, "../")
                 size = f"{experiment.parameters:,}"
                 lines.append(_row([experiment.paper, label, size, *values]))
