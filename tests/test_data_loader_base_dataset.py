@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -535,6 +536,13 @@ class TestBadInput:
         place.unlink()
         place.mkdir() if kind == "a folder" else place.symlink_to(place)
         assert kind in self.error(made)
+
+    @pytest.mark.parametrize("use", [lambda d: d.evaluation(), lambda d: next(d.epoch(0, 0))])
+    def test_a_packed_file_cut_short_in_use_is_an_error(self, made, tmp_path, use):
+        dataset = build_dataset(config_of(made, packed_dir=str(tmp_path / "packed")), "train")
+        os.truncate(dataset.opened[-1].file.path, 100)
+        with pytest.raises(DataError, match="was cut short"):
+            use(dataset)
 
     def test_all_missing_files_are_named_at_once(self, made):
         for what in ("audio", "text"):
