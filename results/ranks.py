@@ -22,6 +22,7 @@ from utils.files import MIB, atomic_writer, open_regular
 
 RANKS = "ranks.npz"
 TOP = 10
+AT_ONCE = 1024  # rows of scores that are sorted together
 LARGEST = 1 << 10  # MiB that the arrays of one file may take together
 ARRAYS = {
     "query_clip": ("i", 1),
@@ -119,7 +120,8 @@ def ranks_of(
     asked = masks & chosen[:, None]
     query_clip, query_caption = np.nonzero(asked)
     rows = query_clip * per_clip + query_caption
-    top = _top(sims[rows], TOP)
+    parts = [rows[start : start + AT_ONCE] for start in range(0, max(1, len(rows)), AT_ONCE)]
+    top, top_scores = map(np.concatenate, zip(*(_top(sims[part]) for part in parts), strict=True))
     texts: list[str] = []
     if len(captions):
         texts = [captions[c][k] for c, k in zip(query_clip, query_caption, strict=True)]
@@ -134,7 +136,7 @@ def ranks_of(
         v2t_clip=np.flatnonzero(chosen).astype(np.int32),
         v2t_ranks=v2t_ranks(sims, masks)[chosen],
         top_clips=top.astype(np.int32),
-        top_scores=np.take_along_axis(sims[rows], top, axis=1).astype(np.float32),
+        top_scores=top_scores.astype(np.float32),
         weights=np.stack(by_expert, axis=1).astype(np.float32)
         if by_expert
         else np.zeros((len(rows), 0), np.float32),
@@ -202,11 +204,12 @@ def _checked(arrays: dict[str, np.ndarray], names: Any) -> Ranks:  # noqa: ANN40
     return Ranks(clips, captions, experts, **arrays)
 
 
-def _top(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the places of the highest scores of each row (n, count), best first."""
-    if scores.shape[1] > count:
-        best = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+def _top(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the TOP highest scores of each row, best first, and these scores."""
+    if scores.shape[1] > TOP:
+        best = np.sort(np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP], axis=1)
     else:
         best = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
+    places = np.take_along_axis(best, order, axis=1)
+    return places, np.take_along_axis(scores, places, axis=1)

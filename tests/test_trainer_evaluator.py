@@ -1,5 +1,9 @@
 """The evaluator: against the model called as a whole, and the metrics called by themselves."""
 
+import errno
+import os
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +190,33 @@ def test_the_mode_returns_also_after_a_failure(model, data):
     with pytest.raises(KeyError):
         evaluate(model, data._replace(experts={}), device=CPU)
     assert model.training
+
+
+def test_similarities_beyond_the_memory_are_kept_in_a_file(model, data, monkeypatch, tmp_path):
+    expected = evaluate(model, data, device=CPU)
+    monkeypatch.setattr(trainer.evaluator, "IN_MEMORY", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = evaluate(model, data, device=CPU)
+    np.testing.assert_array_equal(found.similarities, expected.similarities)
+    assert found.metrics == expected.metrics
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_similarities_is_named(model, data, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer.evaluator, "IN_MEMORY", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=f"{tmp_path}.*TMPDIR"):
+        evaluate(model, data, device=CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_similarity_that_is_not_finite_is_found_in_any_block(model, data, monkeypatch):
+    monkeypatch.setattr(trainer.evaluator, "CHECKED_AT_ONCE", 2 * CLIPS)
+    sims = torch.zeros(CLIPS * CAPTIONS, CLIPS)
+    sims[20, 3] = torch.inf
+    with pytest.raises(DataError, match="caption of clip 'clip 6' and clip 'clip 3' is inf"):
+        trainer.evaluator.rank(sims, data)

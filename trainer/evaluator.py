@@ -1,6 +1,7 @@
 """The one evaluator: embed clips once, captions in chunks, rank everything."""
 
-import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,10 @@ from utils.errors import DataError
 
 CLIPS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 256
-PASSES = 4  # arrays of all scores that are held at a time, on a GPU
+PASSES = 2  # arrays of all scores that a GPU has to have room for: one, and ranking it in blocks
+IN_MEMORY = 4 << 30
+"""Bytes of similarities that are kept in memory; more are kept in a temporary file."""
+CHECKED_AT_ONCE = 1 << 24  # scores
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,18 @@ def rank(
 
 def _refuse_not_finite(sims: torch.Tensor, clips: Sequence[str]) -> None:
     """Raise DataError naming the first caption and clip whose similarity is not finite."""
-    finite = torch.isfinite(sims)
-    if finite.all():
-        return
-    query, clip = (~finite).nonzero()[0].tolist()
-    owner = clips[query // (len(sims) // len(clips))]
-    raise DataError(
-        f"the similarity of a caption of clip {owner!r} and clip {clips[clip]!r} is "
-        f"{sims[query, clip].item()}; check the features of both clips and the weights"
-    )
+    rows = max(1, CHECKED_AT_ONCE // sims.shape[1])
+    for start in range(0, len(sims), rows):
+        finite = torch.isfinite(sims[start : start + rows])
+        if finite.all():
+            continue
+        row, clip = (~finite).nonzero()[0].tolist()
+        query = start + row
+        owner = clips[query // (len(sims) // len(clips))]
+        raise DataError(
+            f"the similarity of a caption of clip {owner!r} and clip {clips[clip]!r} is "
+            f"{sims[query, clip].item()}; check the features of both clips and the weights"
+        )
 
 
 def _ranks(
@@ -109,24 +116,11 @@ def _ranks(
     return of_captions[asked.reshape(-1)], of_clips
 
 
-def similarities(
-    model: RetrievalModel,
-    data: EvaluationData,
-    *,
-    device: torch.device,
-    processes: Processes = ALONE,
-) -> torch.Tensor:
-    """Return the similarities (V*K, V), (V, V) in mode "avg", on the host."""
-    return _scored(model, data, device=device, processes=processes)[0].cpu()
-
-
 @torch.inference_mode()
 def _scored(
     model: RetrievalModel, data: EvaluationData, *, device: torch.device, processes: Processes
 ) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
     """Return the similarities, and the weights of the experts (V*K,) or (V,).
-
-    The similarities stay on a GPU that has room for them, and come to the host from another.
 
     Each clip and each caption is embedded once, with the model in evaluation mode.
     """
@@ -135,27 +129,46 @@ def _scored(
     try:
         own = _encode_clips(model, data, device, processes.share(len(data.clips)))
         clips = gather_rows(own, processes.share_sizes(len(data.clips)))
-        stay = _fit(device, math.prod(data.text.shape[:2]) * len(data.text))
-        rows = []
+        every = torch.empty(0)
         weights: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(data.text), TEXTS_AT_ONCE):
             words = data.text[start : start + TEXTS_AT_ONCE].to(device)
             captions = model.encode_captions(words)
             sims = model.merge_captions(model.score(captions, clips), words.shape[1]).float()
-            rows.append(sims if stay else sims.cpu())
+            per_text = len(sims) // len(words)
+            if not start:
+                every = _room_for(per_text * len(data.text), len(data.text), device)
+            every[per_text * start : per_text * start + len(sims)] = sims
             for name, weight in model.expert_weights(captions).items():
                 merged = model.merge_captions(weight[:, None], words.shape[1])[:, 0]
                 weights.setdefault(name, []).append(merged.float().cpu())
-        return torch.cat(rows), {name: torch.cat(of).numpy() for name, of in weights.items()}
+        return every, {name: torch.cat(of).numpy() for name, of in weights.items()}
     finally:
         model.train(was_training)
 
 
-def _fit(device: torch.device, scores: int) -> bool:
-    """Whether a GPU has room for so many scores, for joining their parts, and for ranking them."""
-    if device.type != "cuda":
-        return False
-    return PASSES * torch.float32.itemsize * scores <= torch.cuda.mem_get_info(device)[0]
+def _room_for(queries: int, clips: int, device: torch.device) -> torch.Tensor:
+    """Return similarities (Q, V) to be written: on a GPU with room, in memory, or in a file.
+
+    Raises DataError when there is no room for the file.
+    """
+    size = torch.float32.itemsize * queries * clips
+    if device.type == "cuda" and PASSES * size <= torch.cuda.mem_get_info(device)[0]:
+        return torch.empty(queries, clips, device=device)
+    if size <= IN_MEMORY:
+        return torch.empty(queries, clips)
+    try:
+        with tempfile.NamedTemporaryFile(
+            prefix="similarities-"
+        ) as file:  # mapped, it needs no name
+            os.posix_fallocate(file.fileno(), 0, size)
+            mapped = torch.from_file(file.name, shared=True, size=queries * clips)
+    except OSError as error:
+        raise DataError(
+            f"{size / 1e9:.1f} GB of similarities do not fit into {tempfile.gettempdir()} "
+            f"({error.strerror}); set TMPDIR to a folder with room"
+        ) from error
+    return mapped.view(queries, clips)
 
 
 def _encode_clips(
