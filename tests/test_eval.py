@@ -161,13 +161,15 @@ def test_per_class_asks_for_some_clips_among_all(place, run, tmp_path):
 
 
 def test_checkpoints_share_data_only_where_it_is_the_same(place, run):
-    scorer = Scorer(torch.device("cpu"), place.folder / "data")
-    config = load_config(run.models / "seed-0" / "config.json").for_evaluation()
-    fewer = load_config(
-        run.models / "seed-0" / "config.json", {"data_loader.args.batch_size": 7}
-    ).for_evaluation()
-    assert scorer._open(config) is scorer._open(config)
-    assert scorer._open(fewer) is not scorer._open(config)
+    data_dir = place.folder / "data"
+    scorer = Scorer(torch.device("cpu"), data_dir)
+    config, fewer = (
+        load_config(run.models / "seed-0" / "config.json", changes, data_dir=data_dir)
+        for changes in ({}, {"data_loader.args.batch_size": 7})
+    )
+    opened = scorer._open(config.for_evaluation())
+    assert scorer._open(config.for_evaluation()) is opened
+    assert scorer._open(fewer.for_evaluation()) is not opened
 
 
 def test_where_results_go(place, run, capsys):
