@@ -146,9 +146,10 @@ def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
     if args.relevances:
         grades = graded_results(Path(args.relevances), scored.evaluation, scored.split.clips)
         content["graded"] = grades
-    row, folder = compared(content, name), result_folder(args, config.name)
-    write_results(folder, content, {seed: scored.ranks(only)}, row)
+    row = compared(content, name)
     print(render([row], args.format), end="")
+    folder = result_folder(args, config.name)
+    write_results(folder, content, {seed: scored.ranks(only)}, row)
     logger.info("results: %s", folder / "results.json")
     return 0
 

@@ -65,9 +65,16 @@ class Scorer:
     def score(
         self, path: Path, config_file: str | Path | None, changes: Mapping[str, object]
     ) -> Scored:
-        """Score a checkpoint by its configuration, which `config_of` finds."""
+        """Score a checkpoint by its configuration, which `config_of` finds.
+
+        `changes` come over its `eval_settings` too.
+        """
         checkpoint = load_checkpoint(path)
         config = config_of(checkpoint, config_file, changes, data_dir=self.data_dir)
+        again = {key for key in changes if config.sets_for_evaluation(key)}
+        if again:
+            changes = {**changes, **{f"eval_settings.{key}": changes[key] for key in again}}
+            config = config_of(checkpoint, config_file, changes, data_dir=self.data_dir)
         config = config.for_evaluation()
         model = load_model(config, checkpoint).to(self.device)
         data, split = self._open(config)

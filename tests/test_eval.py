@@ -172,6 +172,22 @@ def test_checkpoints_share_data_only_where_it_is_the_same(place, run):
     assert scorer._open(fewer.for_evaluation()) is not opened
 
 
+def test_custom_arguments_come_over_eval_settings(place, run, capsys):
+    checkpoint = run.models / "seed-0" / "trained_model.pth"
+    config = load_config(run.models / "seed-0" / "config.json")
+    assert config.sets_for_evaluation("data_loader.args.split_name")
+    assert not config.sets_for_evaluation("data_loader.args.batch_size")
+    found = {}
+    for split in ("test", "val"):
+        arguments = f"data_loader.args.split_name@{split}"
+        out = place.folder / f"of-{split}"
+        call = ("--resume", checkpoint, "--custom_args", arguments, "--out", out)
+        assert place.call(evaluation.main, *call) == 0
+        found[split] = json.loads((out / "results.json").read_text())
+    assert {split: one["split"] for split, one in found.items()} == {"test": "test", "val": "val"}
+    assert found["test"]["data"] != found["val"]["data"]
+
+
 def test_where_results_go(place, run, capsys):
     checkpoint = run.models / "seed-0" / "trained_model.pth"
     assert place.call(evaluation.main, "--resume", checkpoint, "--format", "json") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from utils.batches import BatchNeeds
 from utils.config.sections import DataArgs, TrainerConfig
 from utils.declared import Part
+from utils.problems import split_path
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,12 @@ class Config:
     def for_evaluation(self) -> Config:
         """Return the configuration of the test run: `eval_settings` merged over this one."""
         return self if self.evaluation is None else self.evaluation
+
+    def sets_for_evaluation(self, key: str) -> bool:
+        """Return whether `eval_settings` give this dotted key a value of its own."""
+        section: Any = self.raw.get("eval_settings")
+        for name in split_path(key):
+            if not isinstance(section, Mapping) or section.get(name) is None:
+                return False
+            section = section[name]
+        return True
