@@ -43,7 +43,6 @@ $(STAMP): $(BASE) requirements/dev.txt
 	@touch $@
 
 DEMO := data/demo
-demo: export OMP_WAIT_POLICY := PASSIVE  # threads that wait leave the cores to other programs
 demo:
 	@begun=$$(date +%s); \
 	$(MAKE) --no-print-directory base && ready=$$(date +%s) && mkdir -p $(DEMO) && \

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.threads import wait_asleep
+from utils.threads import SPINS, wait_asleep
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "PASSIVE"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
-        ({"GOMP_SPINCOUNT": "1000"}, None),
+        ({}, SPINS),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
     ],
 )
 def test_the_environment_decides_first(monkeypatch, given, expected):
@@ -25,7 +25,7 @@ def test_the_environment_decides_first(monkeypatch, given, expected):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", {**os.environ, **given})
     wait_asleep()
-    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,13 @@ def test_it_is_said_before_torch_is_imported(script, flags):
         "seen = []\n"
         "def note(event, arguments):\n"
         "    if event == 'import' and arguments[0] == 'torch':\n"
-        "        seen.append(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "        seen.append(os.environ.get('GOMP_SPINCOUNT'))\n"
         "sys.addaudithook(note)\n"
         f"script.main({flags!r})\n"
         "print(seen[0])\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in chosen}
     done = subprocess.run(
         [sys.executable, "-c", probe],
         cwd=ROOT,
@@ -53,4 +54,4 @@ def test_it_is_said_before_torch_is_imported(script, flags):
         text=True,
         check=False,
     )
-    assert done.stdout == "PASSIVE\n"
+    assert done.stdout == f"{SPINS}\n"
