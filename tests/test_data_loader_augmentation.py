@@ -37,9 +37,8 @@ def config_of(made, settings):
     return load_config(CE, {f"data_loader.args.{key}": value for key, value in values.items()})
 
 
-def epoch(made, seed=7, *, first_batch=0, rank=0, ranks=1, planned=False, **settings):
+def epoch(made, seed=7, *, first_batch=0, share=(0, 1), planned=False, **settings):
     dataset = build_dataset(config_of(made, settings), "train")
-    share = (rank, ranks)
     return list(dataset.epoch(2, seed, first_batch=first_batch, share=share, planned=planned))
 
 
@@ -160,7 +159,7 @@ def test_an_epoch_is_the_same_however_it_is_made(made, ranks):
     whole = epoch(made, **BOTH)
     assert all(map(same, whole[1:], epoch(made, first_batch=1, **BOTH)))
     assert not same(whole[0], epoch(made, seed=8, **BOTH)[0])
-    shares = [epoch(made, rank=rank, ranks=ranks, **BOTH) for rank in range(ranks)]
+    shares = [epoch(made, share=(rank, ranks), **BOTH) for rank in range(ranks)]
     for number, (_, experts, available, _) in enumerate(whole):
         for name in experts:
             parts = [(share[number][1][name], share[number][2][name]) for share in shares]

@@ -6,8 +6,8 @@ import torch
 
 from data_loader import build_dataset
 from data_loader.mixing import draw_partners, join_words, mix, mix_features
-from small_runs import CE
 from synthetic import write_dataset
+from test_data_loader_augmentation import config_of, epoch
 from utils.batches import Frames
 from utils.config import load_config
 from utils.errors import ConfigError
@@ -23,22 +23,6 @@ def made(tmp_path_factory):
         tokens=(1, 40),
         words=(2, 9),
     )
-
-
-def config_of(made, settings):
-    values = {
-        "data_dir": str(made.data_dir),
-        "packed_dir": None,
-        "batch_size": 8,
-        "feat_aggregation.vggsound.flaky": True,
-        **settings,
-    }
-    return load_config(CE, {f"data_loader.args.{key}": value for key, value in values.items()})
-
-
-def epoch(made, seed=7, *, first_batch=0, share=(0, 1), planned=False, **settings):
-    dataset = build_dataset(config_of(made, settings), "train")
-    return list(dataset.epoch(2, seed, first_batch=first_batch, share=share, planned=planned))
 
 
 def same(first, second):
