@@ -525,13 +525,13 @@ def test_a_checkpoint_is_let_go_before_the_training(place, monkeypatch):
 
 
 class Second(Processes):
-    """The second of two processes; the writer's words come from `told`."""
+    """The second of two processes; the writer's words are `words`."""
 
-    told = ()
+    words = ()
 
     def of_writer(self, value, device):
         assert value is None
-        return self.told
+        return self.words
 
     def wait(self):
         raise KeyboardInterrupt
@@ -539,7 +539,7 @@ class Second(Processes):
 
 def test_only_the_writer_looks_for_a_start(monkeypatch):
     monkeypatch.setattr(Start, "find", refuse)
-    monkeypatch.setattr(Second, "told", "a/trained_model.pth")
+    monkeypatch.setattr(Second, "words", "a/trained_model.pth")
     start = Start("clotho-tiny", Path("saved"), "http://nowhere")
     found = start.agree(0, Second(1, 2), torch.device("cpu"))
     assert found == Path("a/trained_model.pth")
