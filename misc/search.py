@@ -10,16 +10,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from search.scoring import Span
 from utils.errors import UsageError, run_main
 
 if TYPE_CHECKING:
-    from search.retriever import Results, Retriever
-
-WINDOW, HOP = 10.0, 5.0
+    from search.retriever import Retriever
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +54,9 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         help="where the index is kept: a folder, or an engine's URI (default: below data/search)",
     )
     parser.add_argument(
-        "--window", type=float, default=WINDOW, help="seconds; 0: whole files; default 10"
+        "--window", type=float, default=Span().window, help="seconds; 0: whole files; default 10"
     )
-    parser.add_argument("--hop", type=float, default=HOP, help="seconds; default 5")
+    parser.add_argument("--hop", type=float, default=Span().hop, help="seconds; default 5")
     parser.add_argument(
         "--word_vectors", type=Path, metavar="FILE", help="word2vec or GloVe, of runs trained on it"
     )
@@ -108,38 +107,13 @@ def run(argv: Sequence[str] | None) -> int:
     if args.like:
         answers.append((str(args.like), retriever.like(args.like, args.k, args.filter)))
     if args.json:
-        print(json.dumps([_plain(query, results) for query, results in answers], indent=1))
+        plain = [
+            {"query": query, "results": [r.plain() for r in found]} for query, found in answers
+        ]
+        print(json.dumps(plain, indent=1))
     else:
-        print("\n\n".join(_shown(query, results) for query, results in answers))
+        print("\n\n".join(f"{query}\n{found!r}" for query, found in answers))
     return 0
-
-
-def _plain(query: str, results: Results) -> dict[str, Any]:
-    """Return an answer as plain values."""
-    keys = ("file", "score", "start", "end", "experts")
-    return {
-        "query": query,
-        "results": [{key: getattr(result, key) for key in keys} for result in results],
-    }
-
-
-def _shown(query: str, results: Results) -> str:
-    """Return an answer as a table."""
-    from search.retriever import clock
-
-    if not results:
-        return f"{query}\n  nothing found"
-    width = max(len(result.file) for result in results)
-    names = list(results[0].experts)
-    columns = "  ".join(f"{name:>{max(5, len(name))}}" for name in names)
-    lines = [query, f"{'':4}{'score':>6}  {'file':{width}}  {'moment':11}  {columns}"]
-    for result in results:
-        moment = f"{clock(result.start)}-{clock(result.end)}"
-        shares = "  ".join(f"{result.experts[name]:>{max(5, len(name))}.0%}" for name in names)
-        lines.append(
-            f"{result.rank:3}.{result.score:6.3f}  {result.file:{width}}  {moment:11}  {shares}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from audio.listing import Sound, list_sounds
-from search.embedder import Embedder, Span
+from search.embedder import Embedder
 from search.engine import Engine
 from search.index import IndexedFile, Stamp
-from search.scoring import Clips
+from search.scoring import Clips, Span
 from utils.errors import DataError
 
 logger = logging.getLogger(__name__)

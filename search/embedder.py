@@ -32,24 +32,6 @@ BATCH = 64
 Tokens = NDArray[np.float32]
 
 
-class Span(NamedTuple):
-    """How a recording is cut into clips: windows of so many seconds, begun every so many."""
-
-    window: float = 10.0
-    hop: float = 5.0
-
-    def moments(self, seconds: float) -> NDArray[np.float64]:
-        """Return beginnings and ends (n, 2) of the windows of a recording of this length.
-
-        One no longer than a window is one clip; the last window of a longer one ends with it.
-        """
-        if not self.window or seconds <= self.window:
-            return np.array([[0.0, seconds]])
-        last = seconds - self.window
-        starts = np.append(np.arange(0.0, last, self.hop, dtype=np.float64), last)
-        return np.stack([starts, starts + self.window], axis=1)
-
-
 class Recording(NamedTuple):
     """What was computed of a recording: {expert: tokens (N, D)}, and its length."""
 

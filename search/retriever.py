@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.collection import Changes, update
-from search.embedder import Embedder, Span
+from search.embedder import Embedder
 from search.engine import Engine, open_engine
 from search.load import checkpoint_of, load_embedder
-from search.scoring import Clips, Hit, Queries
+from search.scoring import Clips, Hit, Queries, Span
 from utils.errors import DataError, UsageError
 from utils.files import sha256_of
 
@@ -45,19 +45,29 @@ class Result:
     end: float
     experts: dict[str, float]
 
-    def __str__(self) -> str:
-        """Return one line for people."""
-        experts = "  ".join(f"{name} {share:.2f}" for name, share in self.experts.items())
-        moment = f"{clock(self.start)}-{clock(self.end)}"
-        return f"{self.rank:3}  {self.score:.3f}  {moment}  {self.file}  ({experts})"
+    def plain(self) -> dict[str, Any]:
+        """Return what JSON answers hold of it: numbers in seconds and shares."""
+        return {key: getattr(self, key) for key in ("file", "score", "start", "end", "experts")}
 
 
 class Results(list[Result]):
-    """Results of one query, best first; a notebook shows them as a table of text."""
+    """Results of one query, best first; a notebook and the command show them as a table."""
 
     def __repr__(self) -> str:
-        """Return one line a result."""
-        return "\n".join(map(str, self)) or "nothing found"
+        """Return a line a result below a line of headings."""
+        if not self:
+            return "  nothing found"
+        width = max(len(result.file) for result in self)
+        names = {name: max(5, len(name)) for name in self[0].experts}
+        columns = "  ".join(f"{name:>{wide}}" for name, wide in names.items())
+        lines = [f"{'':4}{'score':>6}  {'file':{width}}  {'moment':11}  {columns}"]
+        for one in self:
+            moment = f"{clock(one.start)}-{clock(one.end)}"
+            shares = "  ".join(f"{one.experts[name]:>{wide}.0%}" for name, wide in names.items())
+            lines.append(
+                f"{one.rank:3}.{one.score:6.3f}  {one.file:{width}}  {moment:11}  {shares}"
+            )
+        return "\n".join(lines)
 
 
 class Retriever:

@@ -218,16 +218,10 @@ class Page:
         return path, seconds
 
     def _found(self, results: Results) -> Response:
-        keys = ("file", "score", "start", "end", "experts")
-        return JSONResponse(
-            {
-                "results": [
-                    {key: getattr(result, key) for key in keys}
-                    | {"seconds": self._engine.seconds(result.file)}
-                    for result in results
-                ]
-            }
-        )
+        found = [
+            result.plain() | {"seconds": self._engine.seconds(result.file)} for result in results
+        ]
+        return JSONResponse({"results": found})
 
 
 def listen(port: int) -> socket.socket:

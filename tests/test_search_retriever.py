@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.embedder import Embedder, Span
+from search.embedder import Embedder
 from search.index import Index, IndexedFile, Stamp, UnusableIndexError
 from search.load import load_embedder
 from search.retriever import Retriever, clock
+from search.scoring import Span
 from search_runs import EXPERTS, make_folder, make_run, tone, write_sound
 from surroundings import working_in
 from utils.errors import CheckpointError, DataError, UsageError
