@@ -24,7 +24,6 @@ from utils.fetching.experiments import (
     Source,
     find_experiment,
     load_experiments,
-    what_is_here,
 )
 from utils.files import atomic_writer, read_list, sha256_of
 from utils.log import start_logging
@@ -218,9 +217,8 @@ def show_list(data_dir: Path) -> int:
     """Print every experiment and the parts of it that are here."""
     from data_loader import missing_files
 
-    for presence in what_is_here(data_dir):
-        experiment = presence.experiment
-        here = ", ".join(str(seed) for seed in presence.seeds) or "none"
+    for experiment in load_experiments().values():
+        here = ", ".join(map(str, experiment.seeds_here(data_dir))) or "none"
         config = load_config(experiment.config, data_dir=data_dir).for_evaluation()
         missing = len(missing_files(config, config.data.split_name))
         features = f"{missing} files missing" if missing else "here"

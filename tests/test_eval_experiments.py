@@ -66,14 +66,6 @@ RESULTS |= {"wall_seconds", "seeds", "summary"}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_proxy():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            patch.delenv(name, raising=False)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
 def small_mmt(tmp_path_factory):
     """Published checkpoints of MMT come without a config: ours, of small widths here."""
     folder, own = tmp_path_factory.mktemp("mmt"), Experiment.config_file

@@ -1,6 +1,5 @@
 """The registry of published experiments, and fetching their runs from a real server."""
 
-import json
 import re
 from pathlib import Path
 
@@ -11,38 +10,31 @@ from data_loader import find_archive
 from file_server import Faults, FileServer
 from results.documents import render_names
 from utils.config import load_config
-from utils.errors import DataError, DownloadError, UsageError
-from utils.fetching.download import Policy
+from utils.errors import DownloadError, UsageError
+from utils.fetching import download
 from utils.fetching.experiments import (
     CHECKPOINT,
     JOINED,
-    REGISTRY,
+    PROTOCOLS,
     RUN_CONFIG,
+    Source,
     experiment_name,
-    fetch_run,
     find_experiment,
     load_experiments,
     published_data_sets,
     published_papers,
     sync_command,
     unpublished_configs,
-    what_is_here,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENT = Policy(tries=3, first_delay=0.0, read_timeout=5)
 NAME = "clotho-train-vggish-vggsound"
 METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geom"}
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "POLICY", download.Policy(tries=3, first_delay=0.0))
     torch.save({"epoch": 3, "state_dict": {"x": torch.arange(5.0)}}, tmp_path / "made.pth")
     checkpoint = (tmp_path / "made.pth").read_bytes()
     with FileServer() as running:
@@ -55,9 +47,7 @@ def server(tmp_path):
 
 
 def fetch(server, tmp_path, seed=0, name=NAME):
-    data = tmp_path / "data"
-    experiment = find_experiment(name)
-    return fetch_run(experiment, seed, root_url=server.root, data_dir=data, policy=PATIENT)
+    return Source(server.root, tmp_path / "data").fetch(find_experiment(name), seed)
 
 
 def test_the_registry_holds_the_published_facts():
@@ -114,6 +104,12 @@ def test_group_or_paper_choose_between_rows_of_a_name():
 def test_each_experiment_is_complete(name):
     experiment = load_experiments()[name]
     assert list(experiment.runs) == [0, 1, 2]
+    # these become part of a path and of an address
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.))*", experiment.name)
+    assert re.fullmatch(r"[a-z0-9]+|None", str(experiment.group))
+    times = [time for time in experiment.runs.values() if experiment.group]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", time) for time in times)
+    assert experiment.protocol in PROTOCOLS
     assert name.partition("@")[0] == experiment.name
     if experiment.group:
         assert experiment.name == experiment_name(experiment.config)
@@ -201,41 +197,6 @@ def test_unknown_data_sets_get_the_nearest_name():
         find_archive("../CLOTHO")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("group", "../../x"),
-        ("group", "a/b"),
-        ("group", "a b"),
-        ("group", "a;b"),
-        ("group", ""),
-        ("group", 5),
-        ("runs", {"0": "2021-06-10"}),
-        ("runs", {"../0": "2021-06-10_15-34-48"}),
-        ("runs", ["2021-06-10_15-34-48"]),
-        ("config", "configs/elsewhere/x.json"),
-        ("published", {"t2v": {"R1": 5.0}}),
-        ("protocol", "some captions"),
-    ],
-)
-def test_a_registry_with_unfit_names_is_refused(tmp_path, key, value):
-    registry = json.loads(REGISTRY.read_text())
-    registry["experiments"]["2021"][NAME][key] = value
-    (tmp_path / "experiments.json").write_text(json.dumps(registry))
-    with pytest.raises(DataError, match=f"experiment '{NAME}' is not well-formed"):
-        load_experiments(tmp_path / "experiments.json")
-
-
-@pytest.mark.parametrize("name", ["..", "a/b", "a b", "a;b", "a..b", "-rf", ".hidden", "a\n"])
-def test_names_that_could_leave_their_folder_are_refused(tmp_path, name):
-    registry = json.loads(REGISTRY.read_text())
-    first = registry["experiments"]["2021"]
-    first[name] = first[NAME]
-    (tmp_path / "experiments.json").write_text(json.dumps(registry))
-    with pytest.raises(DataError, match="may not become part of a path"):
-        load_experiments(tmp_path / "experiments.json")
-
-
 def test_a_run_lands_in_its_place_and_is_fetched_once(server, tmp_path):
     folder = fetch(server, tmp_path)
     place = f"models/{NAME}/dec0c820/seed-0/2021-06-10_14-45-51"
@@ -254,7 +215,7 @@ def test_every_run_of_the_registry_is_found_where_it_is_published(server, tmp_pa
     for experiment in load_experiments().values():
         for seed in experiment.runs:
             fetch(server, tmp_path, seed, experiment.key)
-    assert [len(p.seeds) for p in what_is_here(tmp_path / "data")] == [3] * 52
+        assert experiment.seeds_here(tmp_path / "data") == [0, 1, 2]
 
 
 def test_an_unpublished_seed_is_named(server, tmp_path):
@@ -296,12 +257,12 @@ def test_bad_answers_leave_nothing_under_the_final_name(server, tmp_path, file, 
     assert not (experiment.folder(1, tmp_path / "data") / file).exists()
 
 
-def test_what_is_here(server, tmp_path):
-    assert not any(p.seeds for p in what_is_here(tmp_path / "data"))
+def test_seeds_are_here_with_all_their_files(server, tmp_path):
+    experiment = find_experiment(NAME)
+    assert experiment.seeds_here(tmp_path / "data") == []
     fetch(server, tmp_path, 2)
     (fetch(server, tmp_path, 1) / CHECKPOINT).unlink()
-    here = {p.experiment.key: p for p in what_is_here(tmp_path / "data")}
-    assert here[NAME].seeds == (2,)
+    assert experiment.seeds_here(tmp_path / "data") == [2]
 
 
 def test_the_command_for_features_names_the_place():

@@ -36,9 +36,7 @@ def address(dataset):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "DEFAULT_POLICY", Policy(tries=3, first_delay=0, read_timeout=5))
+    monkeypatch.setattr(download, "POLICY", Policy(tries=3, first_delay=0))
     with FileServer() as running:
         for dataset in ("AudioCaps", "CLOTHO", "activity-net", "QuerYD", "QuerYDSegments"):
             running.files[address(dataset)] = make_archive(feature_files(dataset))

@@ -25,7 +25,7 @@ from trainer.runs import (
 )
 from utils.config import Config, config_from_dict
 from utils.errors import CheckpointError, DataError, UsageError
-from utils.fetching.experiments import fetch_run, find_experiment
+from utils.fetching.experiments import Source, find_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Start:
                 f"{seed}: {error}"
             ) from None
         data_dir = self.save_dir.parent
-        return fetch_run(experiment, seed, root_url=self.root_url, data_dir=data_dir) / BEST
+        return Source(self.root_url, data_dir).fetch(experiment, seed) / BEST
 
     def agree(self, seed: int, processes: Processes, device: torch.device) -> Path | None:
         """Let the writer find or fetch the checkpoint of a seed; return it in every process."""

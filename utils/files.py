@@ -174,8 +174,13 @@ def read_list(path: str | Path) -> list[str]:
 
 def sha256_of(path: str | Path) -> str:
     """Return the sha256 of a file's content, in hexadecimal."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: str | Path, algorithm: str) -> str:
+    """Return a digest of a file's content, in hexadecimal."""
     with open_regular(path) as file:
-        digest = hashlib.sha256()
+        digest = hashlib.new(algorithm, usedforsecurity=False)
         while block := file.read(MIB):
             digest.update(block)
     return digest.hexdigest()

@@ -5,13 +5,12 @@ What arrived is written down in its manifest (`utils/fetching/manifest.py`).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,52 +20,40 @@ import requests
 from tqdm import tqdm
 
 from utils.errors import DownloadError, UnreachableError, UsageError
-from utils.fetching.failures import FAILURES, Passing, Unreachable, failure_of
+from utils.fetching.failures import FAILURES, Failure, failure_of
 from utils.fetching.manifest import (
-    SNIFFED,
     Fetched,
     Wanted,
     accept,
-    check_first_bytes,
     manifest_path,
     shown,
     verify,
     write_manifest,
 )
-from utils.fetching.partial import Partial, megabytes, partial_file
-from utils.fetching.session import CarefulSession
+from utils.fetching.partial import Partial, megabytes, open_partial
+from utils.fetching.session import CarefulSession, Pace
 from utils.progress import byte_bar
-from utils.shown import printable
 
 logger = logging.getLogger(__name__)
 
-PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524}
-# A server that names no version of its file (ETag, Last-Modified) is asked again for the last bytes
-# we have: when they differ, the file has changed and the parts do not belong together.
-OVERLAP = 4096
-LONGEST_ATTEMPT = 1000
-MOST_DIGITS = 18
-"""Of a length that a server announces; a million terabytes have 19."""
+PASSING_STATUSES = {408, 416, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524}
+CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Policy:
     """How patient to be with a server; times in seconds."""
 
-    tries: int = 6  # in a row without a single new byte
-    most_requests: int = 2000  # in all, however slowly bytes arrive
+    tries: int = 6  # in a row without a gain
     first_delay: float = 0.5  # doubled with each failure in a row
     longest_delay: float = 30.0
-    connect_timeout: float = 15.0
-    read_timeout: float = 60.0
-    slowest: float = 1024.0  # bytes a second, over each rate_window
-    rate_window: float = 60.0
-    redirects: int = 5
-    chunk: int = 1 << 16
+    timeouts: tuple[float, float] = (15.0, 60.0)  # of the connection, of each read
+    slowest: float = 1024.0  # bytes a second, over each window
+    window: float = 60.0
     sleep: Callable[[float], None] = time.sleep
 
 
-DEFAULT_POLICY = Policy()
+POLICY = Policy()
 
 
 def repair_url(url: str) -> str:
@@ -75,15 +62,16 @@ def repair_url(url: str) -> str:
     Raises UsageError for anything but a plain http or https address.
     """
     mended = re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
-    if any(ord(letter) <= 0x20 or ord(letter) == 0x7F for letter in mended):
-        raise UsageError(f"{url!r} holds blanks or control characters; write them as %20 and so on")
     try:
         parts = urlsplit(mended)
         usable = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # brackets or a port that are none
         usable = False
-    if not usable:
-        raise UsageError(f"{url!r} is not an address; expected http://host/... or https://host/...")
+    if not usable or re.search(r"[\x00-\x20\x7f]", mended):
+        raise UsageError(
+            f"{url!r} is not an address; expected http://host/... or https://host/..., with "
+            "blanks and control characters as %20 and so on"
+        )
     return mended
 
 
@@ -95,7 +83,6 @@ def fetch(
     check: Callable[[Path], object] | None = None,
     replace_changed: bool = False,
     refresh: str | None = None,
-    policy: Policy | None = None,
 ) -> Fetched:
     """Bring the file at `url` to `path`, or verify the one that is already there.
 
@@ -105,198 +92,151 @@ def fetch(
     an error whose way out is `refresh` (a command).
     Raises DownloadError: the message holds the address, what was tried and what to do by hand.
     """
-    url, policy = repair_url(url), policy or DEFAULT_POLICY
+    url = repair_url(url)
     by_hand = f"rm {shlex.quote(str(path))} {shlex.quote(str(manifest_path(path)))}"
-    wanted = Wanted(url, path, sha1, check, refresh or f"{by_hand}, then start again")
-    here = verify(wanted, may_differ=replace_changed) if path.exists() else None
-    if here is not None:
+    refresh = refresh or f"{by_hand}, then start again"
+    wanted = Wanted(url, path, sha1, check, replace_changed, refresh)
+    if path.exists() and (here := verify(wanted)) is not None:
         return here
-    with _no_empty_folders(path.parent), partial_file(path) as file:
-        here = verify(wanted) if path.exists() and not replace_changed else None
-        if here is not None:  # another process was faster
-            return here
-        partial = Partial(url, path, file)
-        for is_last_time in (False, True):
-            _Transfer(partial, policy).run()
-            os.fsync(file.fileno())
+    with open_partial(url, path) as partial:
+        for was_begun in (partial.have > 0, False):
+            _Transfer(partial, POLICY).run()
+            os.fsync(partial.file.fileno())
             try:
-                sha256 = accept(wanted, partial.path, as_recorded=not replace_changed)
+                sha256 = accept(wanted, partial.path)
                 break
             except DownloadError:
-                in_parts = partial.in_parts
-                partial.start_over()
-                if is_last_time or not in_parts:
-                    partial.forget()
+                partial.begin(None, None)
+                if not was_begun:
                     raise
                 logger.warning("%s: its parts do not fit together, fetching it anew", path.name)
         partial.path.replace(path)
-        partial.forget()
         write_manifest(wanted, partial.have, sha256)
     logger.info("fetched %s (%s)", path, megabytes(partial.have))
     return Fetched(path, partial.have, sha256, downloaded=True)
 
 
-@dataclass
 class _Transfer:
     """The requests for the rest of a partial file."""
 
-    partial: Partial
-    policy: Policy
+    def __init__(self, partial: Partial, policy: Policy) -> None:
+        self.partial, self.policy = partial, policy
+        self.pace = Pace(policy.slowest, policy.window)
 
     def run(self) -> None:
         """Ask until everything is here; raises DownloadError when that is hopeless."""
-        partial, policy, began = self.partial, self.policy, time.monotonic()
-        failures, most = 0, partial.have
+        partial, policy = self.partial, self.policy
+        began = since = time.monotonic()
+        asked, failures, most = 0, 0, partial.have
         with (
-            CarefulSession(policy.redirects, policy.slowest, policy.rate_window) as session,
+            CarefulSession(self.pace) as session,
             byte_bar(partial.final.name, partial.total, partial.have) as bar,
         ):
-            for asked in range(1, policy.most_requests + 1):
-                if partial.have == partial.total:
-                    return
-                asked_at = time.monotonic()
+            while partial.have != partial.total:
+                asked += 1
                 try:
                     self.ask(session, bar)
                     return
-                except Passing as passing:
-                    reason = passing
-                if asked == 1 and isinstance(reason, Unreachable):
-                    break  # nobody is there: waiting helps where a server answered before
-                seconds, gained = time.monotonic() - asked_at, partial.have - most
-                keeps_pace = seconds < policy.rate_window or gained >= policy.slowest * seconds
-                failures = 0 if gained > 0 and keeps_pace else failures + 1
-                most = max(most, partial.have)
-                if failures >= policy.tries:
-                    break
-                delay = min(policy.longest_delay, policy.first_delay * 2 ** (failures - 1))
-                delay = max(delay, min(reason.wait, policy.longest_delay))
-                logger.info("%s: %s; again in %.1f s", partial.final.name, reason, delay)
+                except FAILURES as error:
+                    failure = failure_of(error, partial.url)
+                except Failure as error:
+                    failure = error
+                now = time.monotonic()
+                gains = partial.have - most > policy.slowest * (now - since)
+                failures = 0 if gains else failures + 1
+                most, since = max(most, partial.have), now
+                # nobody is there at first: waiting helps where a server answered before
+                hopeless = not failure.again or (asked == 1 and not failure.connected)
+                if hopeless or failures >= policy.tries:
+                    raise self.error(failure, f"asked {asked} time(s) in {now - began:.0f} s")
+                delay = max(policy.first_delay * 2 ** (failures - 1), failure.wait)
+                delay = min(delay, policy.longest_delay)
+                logger.info("%s: %s; again in %.1f s", partial.final.name, failure, delay)
                 policy.sleep(delay)
-        error = UnreachableError if isinstance(reason, Unreachable) else DownloadError
-        times = f"{asked} time{'s' if asked > 1 else ''} in {time.monotonic() - began:.0f} s"
-        have = f"{partial.have} bytes are here"
-        raise error(self.explain(f"asked {times}, {have}; the last answer: {reason}"))
 
     def ask(self, session: requests.Session, bar: tqdm[Any]) -> None:
-        """Make one request and write down what it brings."""
+        """Make one request and write down what it brings; raises Failure, or one of FAILURES."""
         partial = self.partial
-        start = partial.have if partial.validator else max(0, partial.have - OVERLAP)
         # without this, proxies may compress what is compressed already and lengths mean nothing
         headers = {"Accept-Encoding": "identity"}
-        if start > 0:
-            headers["Range"] = f"bytes={start}-"
-            if partial.validator:
-                headers["If-Range"] = partial.validator
-        timeout = (self.policy.connect_timeout, self.policy.read_timeout)
-        try:
-            with session.get(partial.url, headers=headers, stream=True, timeout=timeout) as answer:
-                known = self.read_head(answer, start)
-                bar.total, bar.n = partial.total, partial.have
-                self.read_body(answer, known, bar)
-        except FAILURES as error:
-            failure = failure_of(error, partial.url)
-            if isinstance(failure, Passing):
-                raise failure from error
-            raise DownloadError(self.explain(f"gave up: {failure}")) from error
+        if partial.have and partial.validator:
+            headers |= {"Range": f"bytes={partial.have}-", "If-Range": partial.validator}
+        self.pace.start()
+        with session.get(
+            partial.url, headers=headers, stream=True, timeout=self.policy.timeouts
+        ) as answer:
+            if answer.status_code == 200:
+                self.begin(answer)
+            elif answer.status_code == 206 and "Range" in headers:
+                self.go_on(answer)
+            else:
+                self.refuse(answer)
+            bar.total, bar.n = partial.total, partial.have
+            self.read_body(answer, bar)
 
-    def read_head(self, answer: requests.Response, start: int) -> bytes:
-        """Judge status and headers; return the bytes we have that the body begins with."""
-        status, headers = answer.status_code, answer.headers
-        if status in PASSING_STATUSES:
-            wait = headers.get("Retry-After", "")
-            seconds = float(wait) if wait.isascii() and wait.isdigit() else 0.0
-            raise Passing(f"status {status} {answer.reason}", seconds)
-        if status == 416 and start > 0:
-            raise self.start_over(f"the server has nothing after {start} bytes")
-        if status == 206 and start > 0:
-            return self.continued(headers, start)
-        if status != 200:
-            raise DownloadError(self.explain(f"status {status} {answer.reason}"))
-        length = headers.get("Content-Length", "")
-        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        counts = length.isascii() and length.isdigit() and not chunked
-        if counts and len(length) > MOST_DIGITS:
-            raise DownloadError(self.explain(f"gave up: a Content-Length of {len(length)} digits"))
+    def refuse(self, answer: requests.Response) -> None:
+        """Raise the Failure that a status means."""
+        if answer.status_code == 416:  # nothing after the bytes that are here
+            self.partial.begin(None, None)
+        wait = re.fullmatch(r"\d{1,9}", answer.headers.get("Retry-After", ""))
+        raise Failure(
+            f"status {answer.status_code} {answer.reason}",
+            again=answer.status_code in PASSING_STATUSES,
+            wait=float(wait[0]) if wait else 0.0,
+        )
+
+    def begin(self, answer: requests.Response) -> None:
+        """Expect the whole file."""
+        headers = answer.headers
+        length = re.fullmatch(r"\d{1,18}", headers.get("Content-Length", ""))
+        is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
         etag = headers.get("ETag", "")
         # a weak ETag promises the same meaning, not the same bytes
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-        self.partial.begin(int(length) if counts else None, validator)
-        return b""
+        self.partial.begin(int(length[0]) if length and not is_chunked else None, validator)
 
-    def continued(self, headers: Mapping[str, str], start: int) -> bytes:
-        """Check that a part goes on exactly where we stopped, in the same file."""
-        total, validator = self.partial.total, self.partial.validator
-        found = headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", found.strip())
-        if not match or int(match[1]) != start or int(match[2]) != (total or int(match[2])):
-            expected = f"bytes {start}-*/{total or '*'}"
-            raise self.start_over(f"asked for {expected}, got {found or 'no Content-Range'}")
+    def go_on(self, answer: requests.Response) -> None:
+        """Expect a part that goes on exactly where we stopped, in the same file."""
+        partial, headers = self.partial, answer.headers
+        found = headers.get("Content-Range", "no Content-Range")
+        part = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", found.strip())
+        total = int(part[2]) if part else None
+        if not part or int(part[1]) != partial.have or partial.total not in (None, total):
+            expected = f"bytes {partial.have}-*/{partial.total or '*'}"
+            raise self.start_over(f"asked for {expected}, got {found}")
         versions = {headers.get("ETag"), headers.get("Last-Modified")} - {None}
-        if validator and versions and validator not in versions:
+        if versions and partial.validator not in versions:
             raise self.start_over("the file on the server has changed")
-        return self.partial.go_on(start, int(match[2]))
+        partial.expect(total)
 
-    def read_body(self, answer: requests.Response, known: bytes, bar: tqdm[Any]) -> None:
-        """Append the body to the partial file, whose end is its beginning, `known`."""
+    def read_body(self, answer: requests.Response, bar: tqdm[Any]) -> None:
+        """Append the body to the partial file, as sent and as it comes.
+
+        Content encodings stay: a server that declares a .tar.gz as gzip-encoded text would
+        otherwise have it unpacked on the way. `read1`: `read` would wait for a whole chunk, and
+        lose what has come when the line goes silent before.
+        """
         partial = self.partial
-        for chunk in _chunks(answer, self.policy.chunk):
-            same = min(len(known), len(chunk))
-            if chunk[:same] != known[:same]:
-                raise self.start_over("the file on the server has changed")
-            known, new = known[same:], chunk[same:]
-            if partial.have == 0 and len(new) >= SNIFFED:
-                try:
-                    check_first_bytes(new, partial.final.name, shown(partial.url))
-                except DownloadError as error:
-                    raise DownloadError(self.explain(str(error))) from error
-            partial.write(new)
-            bar.update(len(new))
+        while chunk := answer.raw.read1(CHUNK, decode_content=False):
+            partial.write(chunk)
+            bar.update(len(chunk))
+            self.pace.came += len(chunk)
             if partial.total is not None and partial.have > partial.total:
                 raise self.start_over(f"more than the announced {partial.total} bytes came")
-        if partial.total is not None and partial.have < partial.total:
-            raise Passing(f"the connection ended after {partial.have} of {partial.total} bytes")
+        if partial.total not in (None, partial.have):
+            raise Failure(f"the connection ended after {partial.have} of {partial.total} bytes")
 
-    def start_over(self, reason: str) -> Passing:
+    def start_over(self, reason: str) -> Failure:
         """Drop what has arrived, and return the reason."""
-        self.partial.start_over()
-        return Passing(reason)
+        self.partial.begin(None, None)
+        return Failure(reason)
 
-    def explain(self, tried: str) -> str:
-        """Return a message with the address, what was tried and what to do."""
-        address, path = shown(self.partial.url), shlex.quote(str(self.partial.final))
-        return (
+    def error(self, failure: Failure, tried: str) -> DownloadError:
+        """Return an error with the address, what was tried and what to do."""
+        partial, address = self.partial, shown(self.partial.url)
+        return (DownloadError if failure.connected else UnreachableError)(
             f"could not fetch {address}\n"
-            f"  tried: {printable(tried, LONGEST_ATTEMPT)}\n"
-            f"  by hand: curl -L -o {path} {shlex.quote(address)}\n"
+            f"  tried: {tried}, {partial.have} bytes are here; the last answer: {failure}\n"
+            f"  by hand: curl -L -o {shlex.quote(str(partial.final))} {shlex.quote(address)}\n"
             "  then start again; or name a mirror with --root_url"
         )
-
-
-def _chunks(response: requests.Response, size: int) -> Iterator[bytes]:
-    """Yield the body as sent, in pieces that are handed on as they come.
-
-    Content encodings stay: a server that declares a .tar.gz as gzip-encoded text would otherwise
-    have it unpacked on the way. `read1`: `read` would wait for `size` bytes, and lose what has come
-    when the line goes silent before.
-    """
-    if getattr(response.raw, "chunked", False):
-        yield from response.raw.stream(size, decode_content=False)
-        return
-    while chunk := response.raw.read1(size, decode_content=False):
-        yield chunk
-
-
-@contextlib.contextmanager
-def _no_empty_folders(folder: Path) -> Iterator[None]:
-    """Remove, after a failure, `folder` and those above it if they were made within and are empty.
-
-    An empty folder among the runs would be taken for the newest one.
-    """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty
-            for place in made:
-                place.rmdir()
-        raise

@@ -6,28 +6,19 @@ one, name and paper its rows in the tables.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from utils.errors import DataError, UnreachableError, UsageError, nearest
+from utils.errors import UnreachableError, UsageError, nearest
 from utils.fetching.manifest import shown
 from utils.files import read_json
-
-if TYPE_CHECKING:
-    from utils.fetching.download import Policy
 
 REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
 ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
 CHECKPOINT, RUN_CONFIG = "trained_model.pth", "config.json"
-SECTIONS = {"papers", "datasets", "experiments", "unpublished"}
-
-# Every name below becomes part of a path and of an address: nothing but these letters does.
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
-TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 Published = Mapping[str, Mapping[str, tuple[float, float]]]
 """Task ("t2v", "v2t") -> metric (R1 R5 R10 R50 MedR MeanR geom) -> (mean, standard deviation)."""
@@ -74,8 +65,16 @@ class Experiment:
         return REGISTRY.parent.parent / self.config
 
     def folder(self, seed: int, data_dir: Path) -> Path:
-        """Return where the files of a seed lie."""
+        """Return the folder of the files of a seed."""
         return data_dir / "saved" / self._place(seed)
+
+    def seeds_here(self, data_dir: Path) -> list[int]:
+        """Return the seeds whose files are on this disk."""
+        return [
+            seed
+            for seed in self.runs
+            if all((self.folder(seed, data_dir) / file).is_file() for file in self.files)
+        ]
 
     def url(self, seed: int, root_url: str) -> str:
         """Return where the files of a seed are published."""
@@ -97,68 +96,70 @@ class Paper:
     notes: tuple[str, ...]  # what to know of its rows
 
 
-@dataclass(frozen=True)
-class Presence:
-    """What of an experiment is on this disk."""
-
-    experiment: Experiment
-    seeds: tuple[int, ...]  # whose checkpoint and config are here
-
-
-def load_experiments(registry: Path = REGISTRY) -> dict[str, Experiment]:
+def load_experiments() -> dict[str, Experiment]:
     """Return all published experiments by their keys, in the order of the registry."""
-    content = _read(registry)
-    folders = {configs: name for name, configs in published_data_sets(registry).items()}
+    folders = {configs: name for name, configs in published_data_sets().items()}
     experiments: dict[str, Experiment] = {}
-    for paper, entries in content["experiments"].items():
+    for paper, entries in _read()["experiments"].items():
         for name, entry in entries.items():
-            try:
-                key, earlier = name, experiments.get(name)
-                if earlier is not None:
-                    same = entry["group"] == earlier.group
-                    key = f"{name}@{paper if same else entry['group']}"
-                experiments[key] = _experiment(key, name, paper, entry, folders)
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(
-                    f"{registry}: experiment {name!r} is not well-formed: {error}"
-                ) from error
+            key, earlier = name, experiments.get(name)
+            if earlier is not None:
+                key = f"{name}@{paper if entry['group'] == earlier.group else entry['group']}"
+            experiments[key] = Experiment(
+                key=key,
+                name=name,
+                paper=paper,
+                config=entry["config"],
+                label=entry["label"],
+                dataset=folders[str(Path(entry["config"]).parent)],
+                parameters=entry["parameters"],
+                group=entry["group"],
+                runs={int(seed): time for seed, time in entry["runs"].items()},
+                protocol=entry["protocol"],
+                flags=tuple(entry.get("flags", ())),
+                published=entry["published"]
+                and {
+                    task: {metric: (mean, std) for metric, (mean, std) in metrics.items()}
+                    for task, metrics in entry["published"].items()
+                },
+            )
     return experiments
 
 
-def published_papers(registry: Path = REGISTRY) -> dict[str, Paper]:
+def published_papers() -> dict[str, Paper]:
     """Return the papers by their years, the first one first."""
-    return {
-        year: Paper(entry["title"], tuple(entry["notes"]))
-        for year, entry in _read(registry)["papers"].items()
-    }
+    papers = _read()["papers"].items()
+    return {year: Paper(entry["title"], tuple(entry["notes"])) for year, entry in papers}
 
 
-def published_data_sets(registry: Path = REGISTRY) -> dict[str, str]:
+def published_data_sets() -> dict[str, str]:
     """Return the data sets of published experiments: folder below data/ -> folder of configs."""
-    return {
-        _checked(NAME, name): entry["configs"]
-        for name, entry in _read(registry)["datasets"].items()
-    }
+    return {name: entry["configs"] for name, entry in _read()["datasets"].items()}
 
 
-def unpublished_configs(registry: Path = REGISTRY) -> tuple[str, ...]:
+def unpublished_configs() -> tuple[str, ...]:
     """Return the configs of the project that have no published run."""
-    return tuple(_read(registry)["unpublished"])
+    return tuple(_read()["unpublished"])
 
 
-def find_experiment(name: str, registry: Path = REGISTRY) -> Experiment:
+def _read() -> dict[str, Any]:
+    content: dict[str, Any] = read_json(REGISTRY)
+    return content
+
+
+def find_experiment(name: str) -> Experiment:
     """Return the experiment of exactly this name, the first paper's where both have it.
 
     NAME@GROUP and NAME@PAPER choose. Raises UsageError with the nearest name otherwise.
     """
-    experiments = load_experiments(registry)
+    experiments = load_experiments()
     if name in experiments:
         return experiments[name]
     for experiment in experiments.values():
         choices = (experiment.group, experiment.paper)
         if name in [f"{experiment.name}@{choice}" for choice in choices if choice]:
             return experiment
-    for config in unpublished_configs(registry):
+    for config in unpublished_configs():
         if name == experiment_name(config):
             raise UsageError(
                 f"{name} has a config but no published run; train it with: "
@@ -176,63 +177,34 @@ def experiment_name(config: str) -> str:
     return f"{path.parent.name}-{path.stem}"
 
 
-def fetch_run(
-    experiment: Experiment,
-    seed: int,
-    *,
-    root_url: str = ROOT_URL,
-    data_dir: Path = Path("data"),
-    policy: Policy | None = None,
-) -> Path:
-    """Bring the published files of a seed here, or verify them; returns their folder.
-
-    A new checkpoint has to be readable before it gets its final name. Raises DownloadError, also
-    when a file is not the one fetched earlier.
-    """
-    # not above: torch takes seconds to import, and the registry alone does not need them
-    from utils.fetching.download import fetch
-    from utils.reading.checkpoints import read_torch_checkpoint
-
-    folder, url = experiment.folder(seed, data_dir), experiment.url(seed, root_url)
-    checks = {RUN_CONFIG: read_json, CHECKPOINT: read_torch_checkpoint}
-    for file in experiment.files:
-        fetch(f"{url}/{file}", folder / file, check=checks[file], policy=policy)
-    return folder
-
-
 class Source:
     """The address of published runs; a server that cannot be reached is asked once."""
 
-    def __init__(self, root_url: str, data_dir: Path) -> None:
+    def __init__(self, root_url: str = ROOT_URL, data_dir: Path = Path("data")) -> None:
         self.root_url, self.data_dir = root_url, data_dir
         self._failure: UnreachableError | None = None
 
     def fetch(self, experiment: Experiment, seed: int) -> Path:
-        """Return the folder of a seed, fetched or verified; raises as `fetch_run` does."""
-        if self._failure is not None and not is_here(experiment, seed, self.data_dir):
+        """Bring the published files of a seed here, or verify them; returns their folder.
+
+        A new checkpoint has to be readable before it gets its final name. Raises DownloadError,
+        also when a file is not the one fetched earlier.
+        """
+        # not above: torch takes seconds to import, and the registry alone does not need them
+        from utils.fetching.download import fetch
+        from utils.reading.checkpoints import read_torch_checkpoint
+
+        if self._failure is not None and seed not in experiment.seeds_here(self.data_dir):
             raise self._failure
+        folder, url = experiment.folder(seed, self.data_dir), experiment.url(seed, self.root_url)
+        checks = {RUN_CONFIG: read_json, CHECKPOINT: read_torch_checkpoint}
         try:
-            return fetch_run(experiment, seed, root_url=self.root_url, data_dir=self.data_dir)
+            for file in experiment.files:
+                fetch(f"{url}/{file}", folder / file, check=checks[file])
         except UnreachableError as error:
             self._failure = error
             raise
-
-
-def what_is_here(data_dir: Path = Path("data"), registry: Path = REGISTRY) -> list[Presence]:
-    """Say for each experiment which seeds are on this disk."""
-    return [
-        Presence(
-            experiment,
-            tuple(seed for seed in experiment.runs if is_here(experiment, seed, data_dir)),
-        )
-        for experiment in load_experiments(registry).values()
-    ]
-
-
-def is_here(experiment: Experiment, seed: int, data_dir: Path) -> bool:
-    """Say whether the files of a seed are on this disk."""
-    folder = experiment.folder(seed, data_dir)
-    return all((folder / file).is_file() for file in experiment.files)
+        return folder
 
 
 def sync_command(dataset: str, data_dir: Path = Path("data"), root_url: str = ROOT_URL) -> str:
@@ -240,45 +212,3 @@ def sync_command(dataset: str, data_dir: Path = Path("data"), root_url: str = RO
     elsewhere = "" if data_dir == Path("data") else f" --data_dir {shlex.quote(str(data_dir))}"
     mirror = "" if root_url == ROOT_URL else f" --root_url {shlex.quote(shown(root_url))}"
     return f"python misc/sync_experts.py --dataset {dataset}{elsewhere}{mirror}"
-
-
-def _read(registry: Path) -> dict[str, Any]:
-    content = read_json(registry)
-    if not isinstance(content, dict) or SECTIONS - set(content):
-        raise DataError(f"{registry}: expected the keys {', '.join(sorted(SECTIONS))}")
-    return content
-
-
-def _experiment(
-    key: str, name: str, paper: str, entry: Mapping[str, Any], folders: Mapping[str, str]
-) -> Experiment:
-    published, group = entry["published"], entry["group"]
-    if entry["protocol"] not in PROTOCOLS:
-        raise ValueError(f"found protocol {entry['protocol']!r}, expected {' or '.join(PROTOCOLS)}")
-    return Experiment(
-        key=key,
-        name=_checked(NAME, name),
-        paper=_checked(NAME, paper),
-        config=entry["config"],
-        label=entry["label"],
-        dataset=folders[str(Path(entry["config"]).parent)],
-        parameters=int(entry["parameters"]),
-        group=None if group is None else _checked(NAME, group),
-        runs={
-            int(seed): None if group is None else _checked(TIME, time)
-            for seed, time in entry["runs"].items()
-        },
-        protocol=entry["protocol"],
-        flags=tuple(entry.get("flags", ())),
-        published=published
-        and {
-            task: {metric: (float(mean), float(std)) for metric, (mean, std) in metrics.items()}
-            for task, metrics in published.items()
-        },
-    )
-
-
-def _checked(pattern: re.Pattern[str], text: str) -> str:
-    if not pattern.fullmatch(text):
-        raise ValueError(f"{text!r} may not become part of a path")
-    return text

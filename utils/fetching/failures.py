@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import os
-import re
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.exceptions import InvalidProxyURL, ProxyError
 from requests.utils import get_environ_proxies, select_proxy
 
 from utils.shown import printable
@@ -23,16 +20,9 @@ FAILURES: Final = (
     http.client.HTTPException,
     ConnectionError,
     TimeoutError,
-    ValueError,  # headers that the libraries did not expect
+    ValueError,  # an address or headers that the libraries cannot read
 )
-HOPELESS: Final = (
-    requests.TooManyRedirects,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidHeader,
-    requests.exceptions.SSLError,
-)
+FINAL: Final = (ValueError, requests.TooManyRedirects, requests.exceptions.SSLError)
 NO_CONNECTION: Final = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
@@ -40,38 +30,27 @@ NO_CONNECTION: Final = (
 
 
 class Failure(Exception):  # noqa: N818  (a condition, not an error that anybody sees)
-    """A request that failed, and would fail again."""
+    """A request that failed."""
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, *, again: bool = True, connected: bool = True, wait: float = 0.0
+    ) -> None:
         super().__init__(printable(reason, LONGEST_REASON))
-        self.wait = wait
-        """Seconds after which the server wants to be asked again."""
-
-
-class Passing(Failure):
-    """A later try may succeed."""
-
-
-class Unreachable(Passing):
-    """No connection could be made: it was refused, there is no such host, or nobody answers."""
+        self.again = again  # a later try may succeed
+        self.connected = connected  # otherwise: refused, no such host, or nobody answers
+        self.wait = wait  # seconds after which the server wants to be asked again
 
 
 def failure_of(error: Exception, url: str) -> Failure:
     """Return what an error of FAILURES, met on the way to `url`, means for the next try."""
     causes = list(_causes(error))
-    reason = re.sub(r"<?\w*Connection\([^)]*\)>?: ", "", str(causes[-1]))
-    reason = f"{type(causes[-1]).__name__}: {reason}"
     request = getattr(error, "request", None)  # of another address, after a redirect
-    if proxy := _proxy(request.url if request is not None else url):
-        is_its_own = isinstance(error, (ProxyError, InvalidProxyURL))
-        reason = f"{proxy} cannot be used: {reason}" if is_its_own else f"{reason}, by {proxy}"
-    if isinstance(error, HOPELESS):
-        return Failure(reason)
-    if any(isinstance(cause, NO_CONNECTION) for cause in causes):
-        return Unreachable(reason)
-    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
-        return Failure(f"the answer cannot be understood: {reason}")
-    return Passing(reason)
+    proxy = _proxy(request.url if request is not None else url)
+    return Failure(
+        f"{proxy}{type(causes[-1]).__name__}: {causes[-1]}",
+        again=not isinstance(error, FINAL),
+        connected=not any(isinstance(cause, NO_CONNECTION) for cause in causes),
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -83,12 +62,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _proxy(url: str) -> str:
-    """Name the proxy on the way to `url`, without its password, and the variable that sets it."""
-    if not (address := select_proxy(url, get_environ_proxies(url))):
+    """Name the proxy on the way to `url`, without its password, and the variables that set it."""
+    address = select_proxy(url, get_environ_proxies(url))
+    if not address:
         return ""
-    place = address.partition("://")[2] or address
-    scheme = urlsplit(url).scheme.lower()
-    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-    variable = next((name for name in names if os.environ.get(name)), None)
-    origin = f"of the variable {variable}" if variable else "of the system's settings"
-    return f"the proxy {place.rpartition('@')[2].rstrip('/')} {origin}"
+    place = address.rpartition("://")[2].rpartition("@")[2].rstrip("/")
+    return f"by the proxy {place} of {urlsplit(url).scheme}_proxy or all_proxy: "

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,10 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from utils.declared import read_file
 from utils.errors import DownloadError, ProjectError
-from utils.files import sha256_of, write_json
+from utils.files import digest_of, sha256_of, write_json
 from utils.reading.kinds import kind_of, unlike
 
-SNIFFED = 512  # bytes that tell what a file is; less than that is judged when it is complete
+SNIFFED = 512  # bytes that tell what a file is
 FIRST_KINDS = {
     ".gz": ("gzip",),
     ".tgz": ("gzip",),
@@ -44,6 +43,7 @@ class Wanted:
     path: Path
     sha1: str | None  # published checksum
     check: Callable[[Path], object] | None  # raises one of our errors for unusable content
+    replace_changed: bool  # take another file than the manifest records
     refresh: str  # what a user does to have it fetched again
 
 
@@ -61,54 +61,47 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".manifest.json")
 
 
-def verify(wanted: Wanted, *, may_differ: bool = False) -> Fetched | None:
-    """Compare the file with its manifest; raises DownloadError when it is not the one fetched.
+def verify(wanted: Wanted) -> Fetched | None:
+    """Compare the file that is here with its manifest; None when it is to be replaced.
 
     A file without a manifest was put there by hand (or the last run ended a moment too early): it
-    has to pass every check of a fetched one, and gets its manifest. `may_differ`: return None
-    instead of the error.
+    has to pass every check of a fetched one, and gets its manifest. Raises DownloadError for any
+    other file.
     """
     path = wanted.path
     if not path.is_file():
         raise DownloadError(f"{path} is in the way: expected a file there; move it and start again")
-    size, sha256 = path.stat().st_size, sha256_of(path)
-    recorded = _read_manifest(path)
-    if recorded is None:
-        try:
-            accept(wanted, path, as_recorded=False)
-        except DownloadError as error:
-            if may_differ:
-                return None
-            raise DownloadError(f"{path} has no manifest and cannot be used: {error}") from error
-        write_manifest(wanted, size, sha256, note="found here, not fetched")
-    elif (size, sha256) != (recorded.size, recorded.sha256):
-        if may_differ:
+    size, sha256, recorded = path.stat().st_size, sha256_of(path), read_manifest(path)
+    try:
+        if recorded is None:
+            accept(wanted, path)
+            write_manifest(wanted, size, sha256, note="found here, not fetched")
+        elif (size, sha256) != (recorded.size, recorded.sha256):
+            raise DownloadError(
+                f"{path} is not the file that was fetched on {recorded.date}: "
+                f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
+                f"{recorded.sha256} ({recorded.size} bytes)\n"
+                f"  to fetch it again: {wanted.refresh}"
+            )
+    except DownloadError:
+        if wanted.replace_changed:
             return None
-        raise DownloadError(
-            f"{path} is not the file that was fetched on {recorded.date}: "
-            f"sha256 {sha256} ({size} bytes), but {manifest_path(path).name} says "
-            f"{recorded.sha256} ({recorded.size} bytes)\n"
-            f"  to fetch it again: {wanted.refresh}"
-        )
+        raise
     return Fetched(path, size, sha256, downloaded=False)
 
 
-def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
-    """Return the sha256 of the file `content` when it is what is wanted; DownloadError otherwise.
-
-    `as_recorded`: it also has to be the file that a manifest of an earlier fetch records.
-    """
+def accept(wanted: Wanted, content: Path) -> str:
+    """Return the sha256 of the file `content`; DownloadError when it is not what is wanted."""
     source = str(content) if content == wanted.path else shown(wanted.url)
     size = content.stat().st_size
-    with content.open("rb") as file:
-        check_first_bytes(file.read(SNIFFED), wanted.path.name, source)
-    if wanted.sha1 is not None and (found := _sha1_of(content)) != wanted.sha1:
+    check_first_bytes(content, wanted.path.name, source)
+    if wanted.sha1 is not None and (found := digest_of(content, "sha1")) != wanted.sha1:
         raise DownloadError(
             f"{source}: checksum mismatch: expected the published sha1 {wanted.sha1}, "
             f"found {found} ({size} bytes)"
         )
     sha256 = sha256_of(content)
-    recorded = _read_manifest(wanted.path) if as_recorded else None
+    recorded = None if wanted.replace_changed else read_manifest(wanted.path)
     if recorded is not None and recorded.sha256 != sha256:
         raise DownloadError(
             f"{source}: checksum mismatch: the manifest of the file fetched earlier says "
@@ -125,8 +118,10 @@ def accept(wanted: Wanted, content: Path, *, as_recorded: bool) -> str:
     return sha256
 
 
-def check_first_bytes(start: bytes, name: str, source: str) -> None:
-    """Raise DownloadError for content that cannot be what the file name promises."""
+def check_first_bytes(content: Path, name: str, source: str) -> None:
+    """Raise DownloadError for a file that cannot be what the name `name` promises."""
+    with content.open("rb") as file:
+        start = file.read(SNIFFED)
     expected, found = FIRST_KINDS.get(Path(name).suffix.lower(), ()), kind_of(start)
     if found == "page" or (found and expected and found not in expected):
         raise DownloadError(f"{source} {unlike(found, expected[0] if expected else 'file')}")
@@ -137,7 +132,7 @@ def check_first_bytes(start: bytes, name: str, source: str) -> None:
         )
 
 
-def _read_manifest(path: Path) -> Manifest | None:
+def read_manifest(path: Path) -> Manifest | None:
     """Return the manifest of `path`, None without one; raises DataError for an unreadable one."""
     file = manifest_path(path)
     if not file.exists():
@@ -150,14 +145,6 @@ def write_manifest(wanted: Wanted, size: int, sha256: str, **more: str) -> None:
     date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     entry = {"file": wanted.path.name, "size": size, "sha256": sha256, "date": date}
     write_json(manifest_path(wanted.path), entry | {"url": shown(wanted.url)} | more)
-
-
-def _sha1_of(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def shown(url: str) -> str:

@@ -12,72 +12,60 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Annotated
 
+from utils.declared import read_file
 from utils.errors import DataError, DownloadError
 from utils.fetching.manifest import shown
-from utils.files import read_json, write_json
+from utils.files import write_json
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """`<name>.partial.json`: what a later run has to know to go on."""
+
+    url: Annotated[str, "where it comes from"]
+    total: Annotated[int, "bytes"]
+    validator: Annotated[str, "the version: its ETag or Last-Modified"]
 
 
 class Partial:
     """The first `have` bytes of the file at `url`, of `total`, of the version `validator`."""
 
-    def __init__(self, url: str, path: Path, file: FileIO) -> None:
-        self.url, self.final, self.file = url, path, file
-        self.path, self.state = _places(path)
+    def __init__(self, url: str, final: Path, file: FileIO) -> None:
+        self.url, self.final, self.file = url, final, file
+        self.path, self.state_path = _places(final)
         self.total: int | None = None
-        self.validator: str | None = None  # an ETag or Last-Modified
+        self.validator: str | None = None  # None: nothing says whether later parts belong to it
         self.have = file.seek(0, os.SEEK_END)
-        self.in_parts = self.have > 0  # did or will come in several answers
-        try:
-            state = read_json(self.state)
-            total, validator, origin = state["total"], state["validator"], state["url"]
-        except (DataError, OSError, LookupError, TypeError):
-            total = None
-        if (
-            isinstance(total, int)
-            and isinstance(validator, str | None)
-            and origin == shown(url)
-            and self.have <= total
-        ):
-            self.total, self.validator = total, validator
-        else:
-            self.start_over()
-
-    def start_over(self) -> None:
-        """Drop what has arrived."""
-        self.file.truncate(0)
-        self.have = self.file.seek(0)
-        self.total = self.validator = None
-        self.in_parts = False
+        with contextlib.suppress(DataError):
+            state = read_file(State, self.state_path)
+            if state.url == shown(url) and self.have <= state.total:
+                self.total, self.validator = state.total, state.validator
+        if self.total is None:
+            self.begin(None, None)
 
     def begin(self, total: int | None, validator: str | None) -> None:
-        """Start with an empty file of `total` bytes; DownloadError when the disk is too small."""
-        self.start_over()
-        self.total, self.validator = total, validator
-        if total is not None:
-            self.require_space()
-            state = {"url": shown(self.url), "total": total, "validator": validator}
-            write_json(self.state, state)
+        """Drop what has arrived, and expect `total` bytes; DownloadError without room for them."""
+        self.file.truncate(0)
+        self.have = self.file.seek(0)
+        self.validator = validator
+        self.expect(total)
+        if total is not None and validator is not None:
+            write_json(self.state_path, asdict(State(shown(self.url), total, validator)))
 
-    def go_on(self, start: int, total: int) -> bytes:
-        """Continue with bytes from `start` on; return those of them that are here."""
-        self.total, self.in_parts = total, True
-        self.require_space()
-        self.file.seek(start)
-        known = self.file.read(self.have - start) or b""
-        self.file.seek(self.have)
-        return known
-
-    def require_space(self) -> None:
-        """Raise DownloadError when the disk has no room for the bytes to come."""
-        wanted, free = (self.total or 0) - self.have, self._free()
-        if wanted > free:
+    def expect(self, total: int | None) -> None:
+        """Note how long the file is; DownloadError when the disk has no room for the rest."""
+        self.total = total
+        missing, free = (total or 0) - self.have, self._free()
+        if missing > free:
             raise DownloadError(
-                f"{self.final} needs {megabytes(wanted)} more, but only {megabytes(free)} are "
+                f"{self.final} needs {megabytes(missing)} more, but only {megabytes(free)} are "
                 "free there; make room, or give another place with --data_dir"
             )
 
@@ -98,25 +86,25 @@ class Partial:
                 "what is here will not be fetched twice"
             ) from error
 
-    def forget(self) -> None:
-        """Remove the traces of a transfer that ended."""
-        self.path.unlink(missing_ok=True)
-        self.state.unlink(missing_ok=True)
-
     def _free(self) -> int:
         return shutil.disk_usage(self.path.parent).free
 
 
 @contextlib.contextmanager
-def partial_file(path: Path) -> Iterator[FileIO]:
-    """Open the partial file of `path` for this process alone."""
-    partial, state = _places(path)
+def open_partial(url: str, final: Path) -> Iterator[Partial]:
+    """Open the partial file of `final` for this process alone; one that stays empty is removed.
+
+    So are the folders that were made for it: among the runs, an empty one would be taken for the
+    newest.
+    """
+    path, state_path = _places(final)
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise DownloadError(
-            f"{partial} cannot be written: {error.strerror}; "
+            f"{path} cannot be written: {error.strerror}; "
             "mend that, or give another place with --data_dir"
         ) from error
     with FileIO(descriptor, "r+b") as file:
@@ -124,17 +112,20 @@ def partial_file(path: Path) -> Iterator[FileIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DownloadError(
-                f"{path} is being fetched by another process; start again when that has ended"
+                f"{final} is being fetched by another process; start again when that has ended"
             ) from error
         except OSError:  # some network file systems have no locks
-            logger.warning("%s cannot be locked; do not fetch it twice at once", partial)
+            logger.warning("%s cannot be locked; do not fetch it twice at once", path)
         try:
-            yield file
+            yield Partial(url, final, file)
         finally:
-            # an empty one helps nobody; a started one is what the next run goes on with
-            if partial.exists() and os.fstat(file.fileno()).st_size == 0:
-                partial.unlink()
-                state.unlink(missing_ok=True)
+            # a started one is what the next run goes on with
+            if not (path.exists() and path.stat().st_size):
+                path.unlink(missing_ok=True)
+                state_path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty
+                    for folder in made:
+                        folder.rmdir()
 
 
 def megabytes(size: int) -> str:
@@ -142,6 +133,5 @@ def megabytes(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def _places(path: Path) -> tuple[Path, Path]:
-    """Return the names of the partial file of `path` and of its state."""
-    return path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.partial.json")
+def _places(final: Path) -> tuple[Path, Path]:
+    return final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.partial.json")
