@@ -54,7 +54,7 @@ MESSAGES = [
     ("trainer.tensorboard", 2, "found 2, expected true or false"),
     ("trainer.epochs", None, "found None, expected a whole number from 1 up"),
     ("trainer.early_stop", "no", "found 'no', expected a whole number from 0 up, or null"),
-    ("trainer.monitor", "min val_t2v_metrics_R2", "did you mean 'val_t2v_metrics_R1'?"),
+    ("trainer.monitor", "min val_t2v_metrics_R2", "did you mean 'val_t2v_metrics_R5'?"),
     ("loss.args.margin", 0, "found 0, expected a number greater than 0"),
     ("loss.args.margn", 1, "unknown key; did you mean 'margin'? (known: fix_norm, margin)"),
     ("loss.type", "MaxMarginLoss", 'expected "MaxMarginRankingLoss"'),

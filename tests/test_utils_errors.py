@@ -16,7 +16,6 @@ from utils.errors import (
     ProjectError,
     UnsafeFileError,
     UsageError,
-    edit_distance,
     nearest,
     nearest_word,
     run_main,
@@ -101,42 +100,16 @@ def test_a_closed_pipe_is_quiet():
     assert run.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "distance"),
-    [
-        ("", "", 0),
-        ("", "abc", 3),
-        ("margin", "margn", 1),
-        ("lr", "rl", 1),
-        ("kitten", "sitting", 3),
-    ],
-)
-def test_edit_distance_worked_by_hand(first, second, distance):
-    assert edit_distance(first, second) == distance
-    assert edit_distance(second, first) == distance
-
-
-def test_the_nearest_word_is_the_one_with_fewest_edits_then_by_alphabet():
+def test_the_nearest_word_is_found():
     assert nearest_word("margn", ["margin", "morgen"]) == "margin"
-    assert nearest_word("cat", ["car", "cab"]) == "cab"
     assert nearest_word("Audiocap", ["AudioCaps", "CLOTHO"]) == "AudioCaps"
     assert nearest_word("audiocaps-vggish", ["audiocaps-train-vggish", "x"]) == (
         "audiocaps-train-vggish"
     )
-
-
-def test_far_words_are_not_suggested():
-    assert nearest_word("zzz", ["margin", "epochs"]) is None
-    assert nearest_word("x", []) is None
-    assert nearest_word("a", ["k", "cd"]) is None
-    assert nearest_word("", ["k"]) is None
-    assert nearest_word("rl", ["k", "lr"]) == "lr"
+    for far in ("zzz", "", "k", "x" * 1_000_000):
+        assert nearest_word(far, ["margin", "epochs"]) is None
     assert nearest("zzz", ["margin"]) == ""
     assert nearest("margn", ["margin"]) == "; did you mean 'margin'?"
-
-
-def test_a_very_long_word_costs_little():
-    assert nearest_word("x" * 1_000_000, ["margin"]) is None
 
 
 @pytest.mark.parametrize(

@@ -148,37 +148,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word closest to `word`, None when none is close; ties by alphabet.
-
-    Words without a letter in common are never close, however short they are.
-    """
-    candidates = sorted(set(known))
-    typed = word[:100].lower()
-    allowed = max(1, len(typed) // 3)
-    ranked = [
-        (edit_distance(typed, candidate.lower()), candidate)
-        for candidate in candidates
-        if abs(len(candidate) - len(typed)) <= allowed and set(typed) & set(candidate.lower())
-    ]
-    if ranked and min(ranked)[0] <= allowed:
-        return min(ranked)[1]
-    close = difflib.get_close_matches(typed, candidates, n=1)
-    return close[0] if close else None
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Count the insertions, deletions, changes and swaps of neighbours between two words."""
-    before_last: list[int] = []
-    last = list(range(len(second) + 1))
-    for i, letter in enumerate(first, start=1):
-        row = [i]
-        for j, other in enumerate(second, start=1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
-                cost = min(cost, before_last[j - 2] + 1)
-            row.append(cost)
-        before_last, last = last, row
-    return last[-1]
+    """Return the known word closest to `word`, whatever its case; None when none is close."""
+    lower = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(word[:100].lower(), lower, n=1)
+    return lower[close[0]] if close else None
 
 
 def _say(message: str) -> None:
