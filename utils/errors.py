@@ -70,20 +70,7 @@ DISK_PROBLEMS = {
     errno.EROFS: "the file system is read-only; choose another location",
     errno.EFBIG: "the file would be larger than files may be here; raise the limit (ulimit -f)",
 }
-PLACE_PROBLEMS = {
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-}
-"""What is wrong with a named file or folder, not with the program."""
-
-OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.I)
-"""How torch says so."""
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.I)  # torch's own words
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -94,43 +81,43 @@ def run_main(main: Callable[[], int]) -> int:
     Anything else is a mistake of the program and keeps its traceback.
     """
     with usable_streams():
-        return _run(main)
+        try:
+            _require_working_directory()
+            return main()
+        except SystemExit as stop:  # argparse's own way to end: --help or a wrong flag
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            # standard output leads nowhere now, so that the flush at exit does not fail once more
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except Exception as error:
+            if not (message := _explain(error)):
+                raise
+            _say(f"error: {message}")
+            return error.exit_status if isinstance(error, ProjectError) else 1
 
 
-def _run(main: Callable[[], int]) -> int:
-    try:
-        _require_working_directory()
-        return main()
-    except ProjectError as error:
-        _say(f"error: {error}")
-        return error.exit_status
-    except SystemExit as stop:  # argparse's own way to end: --help or a wrong flag
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        _silence_standard_output()
-        return BROKEN_PIPE
-    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
-            raise
+def _explain(error: Exception) -> str:
+    """Return a message for what a user can fix, "" for a mistake of the program."""
+    if isinstance(error, ProjectError):
+        return str(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         reason = str(error).partition("\n")[0][:200]
-        _say(
-            f"error: there is not enough memory{reason and f' ({reason})'}; make the model or its "
+        return (
+            f"there is not enough memory{reason and f' ({reason})'}; make the model or its "
             "batches smaller, or use a machine with more"
         )
-        return ProjectError.exit_status
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        if error.errno in DISK_PROBLEMS:
-            _say(f"error: {where}{DISK_PROBLEMS[error.errno]}")
-        elif error.errno in PLACE_PROBLEMS and where:
-            reason = os.strerror(error.errno).lower()
-            _say(f"error: {where}{reason}; choose another location or fix the problem")
-        else:
-            raise
-        return ProjectError.exit_status
+    if not isinstance(error, OSError):
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in DISK_PROBLEMS:
+        return f"{where}{DISK_PROBLEMS[error.errno]}"
+    reason = (error.strerror or "").lower()
+    return f"{where}{reason}; choose another location or fix the problem" if where else ""
 
 
 def _require_working_directory() -> None:
@@ -158,14 +145,3 @@ def _say(message: str) -> None:
     getattr(sys.stdout, "flush", int)()  # objects in their place may lack it
     with contextlib.suppress(OSError):  # a terminal that was closed
         sys.stderr.write(f"{harmless(message)}\n")
-
-
-def _silence_standard_output() -> None:
-    """Point standard output at nothing, so that the flush at exit does not fail once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # standard output was replaced by an object without a file: nothing to silence
-    finally:
-        os.close(nowhere)
