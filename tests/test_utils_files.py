@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surroundings import bound_by_permissions, open_folder
-from utils import files
 from utils.errors import DataError
 from utils.files import (
     LEFTOVER_SUFFIX,
@@ -121,15 +120,10 @@ def test_text_keeps_its_newlines(tmp_path):
 
 
 def test_what_was_written_can_be_read_back(tmp_path):
-    with atomic_writer(tmp_path / "file", "w+b") as file:
+    with atomic_writer(tmp_path / "file") as file:
         file.write(b"abc")
         file.seek(1)
         assert file.read() == b"bc"
-
-
-def test_an_unknown_mode_is_a_mistake_of_the_program(tmp_path):
-    with pytest.raises(ValueError, match="mode 'a'"), atomic_writer(tmp_path / "file", "a"):
-        pass
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -181,42 +175,40 @@ def test_a_killed_writer_leaves_the_old_file_and_a_leftover(tmp_path):
     assert path.read_bytes() == b"before"
     leftovers = [name for name in names_in(tmp_path) if name.endswith(LEFTOVER_SUFFIX)]
     assert len(leftovers) == 1
-    assert remove_leftovers(tmp_path) == 0  # too young: it may belong to a writer at work
+    remove_leftovers(tmp_path)  # too young: it may belong to a writer at work
+    assert len(names_in(tmp_path)) == 2
     old = time.time() - 1000
     os.utime(tmp_path / leftovers[0], (old, old))
-    assert remove_leftovers(tmp_path) == 1
+    remove_leftovers(tmp_path)
     assert names_in(tmp_path) == ["file"]
 
 
-def test_the_file_of_a_writer_at_work_is_no_leftover(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LEFTOVER_AGE", -1.0)
+def test_the_file_of_a_writer_at_work_is_no_leftover(tmp_path):
     with atomic_writer(tmp_path / "file") as file:
-        assert remove_leftovers(tmp_path) == 0
+        remove_leftovers(tmp_path, age=-1.0)
         file.write(b"x")
     assert names_in(tmp_path) == ["file"]
 
 
 def test_a_finished_file_is_no_leftover_before_it_has_its_name(tmp_path, monkeypatch):
     """Flushing may take minutes, after which the file is old enough for another process."""
-    monkeypatch.setattr(files, "LEFTOVER_AGE", -1.0)
-    replace, removed = Path.replace, []
+    replace = Path.replace
 
     def look(path, target):
-        removed.append(remove_leftovers(tmp_path))
+        remove_leftovers(tmp_path, age=-1.0)
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", look)
     write_text(tmp_path / "file", "x")
-    assert removed == [0]
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_leftovers_that_are_no_files_are_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LEFTOVER_AGE", -1.0)
+def test_leftovers_that_are_no_files_are_left_alone(tmp_path):
     (tmp_path / "precious").write_text("kept")
     (tmp_path / f".link{LEFTOVER_SUFFIX}").symlink_to("precious")
     os.mkfifo(tmp_path / f".pipe{LEFTOVER_SUFFIX}")
-    assert remove_leftovers(tmp_path) == 0
+    remove_leftovers(tmp_path, age=-1.0)
+    assert len(names_in(tmp_path)) == 3
     assert (tmp_path / "precious").read_text() == "kept"
 
 
@@ -273,7 +265,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path, value):
         (b'{"a": 1, "a": 1}', "the key 'a' comes twice"),
         (b"[NaN]", "holds NaN"),
         (b"[-Infinity]", "holds -Infinity"),
-        (b"[1e400]", "1e400, which is too large"),
+        (b"[1e400]", "1e400, which is not a finite"),
         (b"[" * 101 + b"]" * 101, "deeper than 100"),
         (b"[" * 100_000, "deeper than 100"),
         (b"\xef\xbb\xbf{}", "byte order mark"),

@@ -14,9 +14,10 @@ import os
 import secrets
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NoReturn
+from typing import IO, Any, BinaryIO
 
 from utils.errors import DataError
 
@@ -32,23 +33,20 @@ LEFTOVER_AGE = 60.0  # seconds: younger ones may belong to a writer that is just
 
 
 @contextlib.contextmanager
-def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes its name `path` only once it is whole and on disk.
 
     It is written under a name of its own beside `path`, flushed to the disk, then renamed; on an
-    error it is removed and what stood at `path` stays. Modes "wb", "w+b" (to read back what was
-    written) and "w" (UTF-8, newlines as given). An OSError names `path`.
+    error it is removed and the file at `path` stays. What was written can be read back. An OSError
+    names `path`.
     """
-    if mode not in ("wb", "w+b", "w"):
-        raise ValueError(f"mode {mode!r}: expected 'wb', 'w+b' or 'w'")
     final = Path(path)
     beside = final.with_name(_beside(final.name))
     try:
         # Not tempfile: its files are readable by their owner alone, whatever the umask is.
         handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            file = _file_of(handle, mode)
-            with file:
+            with os.fdopen(handle, "w+b") as file:
                 with contextlib.suppress(OSError):  # some network file systems have no locks
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield file
@@ -74,42 +72,35 @@ def restore_folder(folder: Path) -> bool:
     return True
 
 
-def remove_leftovers(folder: Path, age: float | None = None) -> int:
-    """Remove what writers that were killed left unfinished in `folder`; return how many.
+def remove_leftovers(folder: Path, age: float = LEFTOVER_AGE) -> None:
+    """Remove what writers that were killed left unfinished in `folder`.
 
-    A writer at work holds a lock on its file; one younger than `age` seconds, LEFTOVER_AGE by
-    default, is left alone. Where no other process can be writing, `age` is 0.
+    A writer at work holds a lock on its file; one younger than `age` seconds is left alone. Where
+    no other process can be writing, `age` is 0.
     """
-    youngest = LEFTOVER_AGE if age is None else age
-    removed = 0
     for beside in folder.glob(f".*{LEFTOVER_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - beside.stat().st_mtime < youngest:
+            if time.time() - beside.stat().st_mtime < age:
                 continue
             handle = os.open(beside, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 beside.unlink()
-                removed += 1
             finally:
                 os.close(handle)
-    return removed
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
     """Write a text file (UTF-8) atomically."""
-    with atomic_writer(path, "w") as file:
-        file.write(text)
+    with atomic_writer(path) as file:
+        file.write(text.encode(errors=errors))
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write a JSON file atomically; NaN and infinity are a ValueError, `read_json` refuses them."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # names that are no valid Unicode survive as escapes
-        text = json.dumps(value, indent=2, allow_nan=False)
-    write_text(path, text + "\n")
+    # names that are no valid Unicode become \udcff and so on, as JSON escapes them
+    write_text(path, text + "\n", errors="backslashreplace")
 
 
 def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN401
@@ -125,18 +116,20 @@ def read_json(path: str | Path, max_bytes: int = 64 * MIB) -> Any:  # noqa: ANN4
         value = json.loads(
             text,
             object_pairs_hook=_without_duplicates,
-            parse_constant=_refuse_constant,
+            parse_constant=_finite,
             parse_float=_finite,
         )
-        _check_depth(value)
+        too_deep = _depth(value) > DEEPEST_JSON
     except RecursionError:
-        raise DataError(f"{path}: is nested deeper than {DEEPEST_JSON} levels") from None
+        too_deep = True
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from None
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    if too_deep:
+        raise DataError(f"{path}: is nested deeper than {DEEPEST_JSON} levels")
     return value
 
 
@@ -148,28 +141,24 @@ def read_list(path: str | Path) -> list[str]:
     returns raise DataError.
     """
     text = read_text(path, LARGEST_LIST).removeprefix("\ufeff")
-    names = [line.removesuffix("\r") for line in text.split("\n")]
-    while names and not names[-1].strip():
-        names.pop()
-    if not names:
-        raise DataError(f"{path}: holds no names")
-    if "\0" in text or "\r" in text:
-        for number, name in enumerate(names, start=1):
-            if "\0" in name or "\r" in name:
-                what = "a NUL character" if "\0" in name else "a carriage return inside"
-                raise DataError(f"{path}: line {number} holds {what}; lines end in \\n or \\r\\n")
-    seen: dict[str, None] = {}
-    blank = 0
-    for number, name in enumerate(names, start=1):
+    names: dict[str, int] = {}  # -> its line
+    blank: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        name = line.removesuffix("\r")
+        if "\0" in name or "\r" in name:
+            what = "a NUL character" if "\0" in name else "a carriage return inside"
+            raise DataError(f"{path}: line {number} holds {what}; lines end in \\n or \\r\\n")
         if not name.strip():
-            blank = blank or number
-        elif name in seen:
+            blank.append(number)
+        elif name in names:
             raise DataError(f"{path}: line {number}: {name[:200]!r} comes a second time")
         else:
-            seen[name] = None
-    if blank:
-        logger.warning("%s: line %d is blank; left out", path, blank)
-    return list(seen)
+            names[name] = number
+    if not names:
+        raise DataError(f"{path}: holds no names")
+    if blank and blank[0] < max(names.values()):
+        logger.warning("%s: line %d is blank; left out", path, blank[0])
+    return list(names)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -222,18 +211,9 @@ def map_file(file: BinaryIO) -> mmap.mmap:
     logger.warning("files cannot be mapped here; reading %.1f MiB instead: slower", size / MIB)
     content = mmap.mmap(-1, size)
     file.seek(0)
-    rest = memoryview(content)
-    while rest and (count := file.readinto(rest)):  # type: ignore[attr-defined]
-        rest = rest[count:]
-    if rest:
+    if file.readinto(content) != size:  # type: ignore[attr-defined]
         raise DataError("was cut short while it was read")
     return content
-
-
-def _file_of(handle: int, mode: str) -> IO[Any]:
-    if mode != "w":
-        return os.fdopen(handle, mode)
-    return os.fdopen(handle, mode, encoding="utf-8", newline="")
 
 
 def _beside(name: str) -> str:
@@ -272,32 +252,18 @@ def read_text(path: str | Path, max_bytes: int) -> str:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"the key {name[:200]!r} comes twice in one object")
-            seen.add(name)
+        [(name, _), *_] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name[:200]!r} comes twice in one object")
     return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"holds {name}, which is not a number")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"holds {digits[:40]}, which is too large a number")
+        raise ValueError(f"holds {digits[:40]}, which is not a finite number")
     return number
 
 
-def _check_depth(value: object) -> None:
-    level = [value]
-    for _ in range(DEEPEST_JSON + 1):
-        lists = [inner for inner in level if isinstance(inner, list)]
-        dicts = [inner for inner in level if isinstance(inner, dict)]
-        if not lists and not dicts:
-            return
-        level = [inner for outer in lists for inner in outer]
-        level += [inner for outer in dicts for inner in outer.values()]
-    raise RecursionError
+def _depth(value: object) -> int:
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=0) if isinstance(inner, list) else 0

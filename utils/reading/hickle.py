@@ -91,7 +91,7 @@ def write_hickle(
         if _key_of(name) != key:
             raise DataError(f"{path}: cannot hold the key {key!r}: it has a backslash")
     with (
-        atomic_writer(path, "w+b") as raw,
+        atomic_writer(path) as raw,
         h5py.File(raw, "w", libver=("earliest", "v108") if form == "earliest" else form) as file,
     ):
         file.attrs.update(HICKLE_VERSION="4.0.4", HICKLE_PYTHON_VERSION="3.7.16")
