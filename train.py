@@ -6,6 +6,7 @@ python train.py --config configs/clotho/train-vggish-vggsound.json --seeds 0,1,2
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -202,7 +203,7 @@ def report(
     from trainer.device import describe
     from trainer.job import parameters_of
     from utils.files import write_json
-    from utils.log import note_in_files
+    from utils.log import IN_FILES
 
     config, run = job.config.for_evaluation(), job.run
     content = results(
@@ -224,7 +225,7 @@ def report(
     name = f"{config.name} (--mini_train)" if run.mini else config.name
     table = render([compared(content, name)])
     places = f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}"
-    note_in_files("train", f"\n{table}\n{places}")
+    logging.getLogger("train").info("\n%s\n%s", table, places, extra=IN_FILES)
     print(f"{table}\n{places}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from utils.config.sections import DataArgs
 from utils.errors import DataError, ProjectError, run_main
 from utils.fetching.experiments import ROOT_URL, sync_command
 from utils.files import sha256_of, write_text
+from utils.log import start_logging
 from utils.reading.archives import check_archive
 from utils.reading.unpacking import unpack, verify_unpacked
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     return run_main(lambda: sync_all(args))
 
 

@@ -19,7 +19,7 @@ from utils.declared import Mistakes, read_file
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import remove_leftovers, restore_folder, write_json
 from utils.kinds import Range
-from utils.log import add_log_file, remove_log_file
+from utils.log import log_file
 
 logger = logging.getLogger(__name__)
 
@@ -131,15 +131,8 @@ class Run:
 @contextmanager
 def logged(run: Run) -> Iterator[None]:
     """Hold a run and keep its log, in which a failure is noted too."""
-    with run.locked():
-        handler = add_log_file(run.log / "info.log")
-        try:
-            yield
-        except BaseException as error:
-            handler.note_failure(error)
-            raise
-        finally:
-            remove_log_file(handler)
+    with run.locked(), log_file(run.log / "info.log"):
+        yield
 
 
 def new_run(

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,20 +14,13 @@ from utils.streams import is_terminal
 
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
 PLAIN = "\033[0m"
-ROOMS = (
-    "audio",
-    "data_loader",
-    "misc",
-    "model",
-    "results",
-    "search",
-    "soundscenes",
-    "text",
-    "trainer",
-    "utils",
-)
-OURS = ("train", "eval", *ROOMS)
+ROOMS = ("audio", "data_loader", "model", "results", "search", "soundscenes", "text", "trainer")
+OURS = ("train", "eval", "misc", "utils", *ROOMS)
 """The names our loggers begin with; of other libraries only warnings are for people."""
+IN_FILES = {"in_files": True}
+"""`extra` of messages for the files of runs alone: the terminal has them already."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Harmless(logging.Formatter):
@@ -42,7 +36,7 @@ class _AboveBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; warnings and errors in colour on a terminal."""
-        if sys.stderr is None:  # a program without a terminal
+        if sys.stderr is None or hasattr(record, "in_files"):  # None: without a terminal
             return
         line = self.format(record)
         colour = COLOURS.get(record.levelno, "") if is_terminal(sys.stderr) else ""
@@ -56,9 +50,7 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     Less than warnings comes from this project alone: h5py explains every conversion it tries.
     """
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, _AboveBars):
-            root.removeHandler(handler)
+    root.handlers[:] = [one for one in root.handlers if not isinstance(one, _AboveBars)]
     handler = _AboveBars()
     handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     handler.setFormatter(_Harmless("%(message)s"))
@@ -68,54 +60,32 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-class LogFile(logging.FileHandler):
+class _LogFile(logging.FileHandler):
     """The log of a run; when it cannot be written any more, it warns once and stops writing."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in logging
         """Give the file up: a full disk is no reason to lose the work itself."""
         logging.getLogger().removeHandler(self)
-        error = sys.exc_info()[1]
-        logging.getLogger(__name__).warning("%s is not written any more: %s", self.path, error)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return Path(self.baseFilename)
-
-    def note_failure(self, error: BaseException) -> None:
-        """Write why the run failed, to this file alone; with its traceback when not ours."""
-        ours = isinstance(error, ProjectError)
-        record = logging.LogRecord(
-            "run",
-            logging.ERROR,
-            __file__,
-            0,
-            "%s: %s",
-            (type(error).__name__, error),
-            None if ours else (type(error), error, error.__traceback__),
-        )
-        self.handle(record)
+        logger.warning("%s is not written any more: %s", self.baseFilename, sys.exc_info()[1])
 
 
-def add_log_file(path: Path) -> LogFile:
-    """Append every message to a file as well, with its time; close it by `remove_log_file`."""
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Append every message within to a file as well, with its time, and why the work failed.
+
+    A failure that is a mistake of the program has its traceback there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = LogFile(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(_Harmless("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    return handler
-
-
-def note_in_files(name: str, text: str) -> None:
-    """Write a message to the files of `add_log_file` alone: the terminal has it already."""
-    record = logging.LogRecord(name, logging.INFO, __file__, 0, "%s", (text,), None)
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LogFile):
-            handler.handle(record)
-
-
-def remove_log_file(handler: LogFile) -> None:
-    """Stop writing to the file of `add_log_file`."""
-    logging.getLogger().removeHandler(handler)
-    with contextlib.suppress(OSError):  # a full disk, which it said already
-        handler.close()
+    try:
+        yield
+    except BaseException as error:
+        trace = None if isinstance(error, ProjectError) else error
+        logger.error("%s: %s", type(error).__name__, error, exc_info=trace, extra=IN_FILES)
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk, which it said already
+            handler.close()
