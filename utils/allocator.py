@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MIB = 1 << 20
@@ -26,8 +25,6 @@ def keep_memory() -> bool:
 
 def set_thresholds(mapped: int, trimmed: int) -> bool:
     """Map blocks from `mapped` bytes on by themselves, give back a free end from `trimmed` on."""
-    if sys.platform != "linux":
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library

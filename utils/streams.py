@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -26,8 +27,9 @@ def usable_streams() -> Iterator[None]:
                 nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
                 stack.callback(setattr, sys, name, stream)
                 setattr(sys, name, nowhere)
-            elif getattr(stream, "errors", None) != "backslashreplace":
-                _escape_letters(stream, stack)
+            elif isinstance(stream, io.TextIOWrapper):  # no object in a stream's place
+                stack.callback(_replace_letters, stream, stream.errors)
+                _replace_letters(stream, "backslashreplace")
         yield
 
 
@@ -40,13 +42,9 @@ def is_terminal(stream: IO[str] | None) -> bool:
         return False
 
 
-def _escape_letters(stream: IO[str], stack: contextlib.ExitStack) -> None:
-    change = getattr(stream, "reconfigure", None)
-    if change is None:  # an object in a stream's place
-        return
-    before = getattr(stream, "errors", None)
-    change(errors="backslashreplace")
-    stack.callback(lambda: None if stream.closed else change(errors=before))
+def _replace_letters(stream: io.TextIOWrapper, errors: str | None) -> None:
+    if not stream.closed:
+        stream.reconfigure(errors=errors)
 
 
 def _occupy_descriptors() -> None:
