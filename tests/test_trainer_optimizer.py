@@ -1,6 +1,5 @@
 """Ranger and RAdam: by hand, against plain numbers, properties, and the recorded trajectories."""
 
-import copy
 import io
 import math
 
@@ -10,6 +9,7 @@ import torch
 
 from golden import build_recorded_model, load_case, published_state
 from model.loss import MaxMarginRankingLoss
+from small_runs import same
 from trainer.optimizer import OPTIMIZERS, Cosine, RAdam, Ranger, build_optimizer, build_scheduler
 from utils.declared import Part
 
@@ -50,6 +50,7 @@ def take_steps(optimizer, parameters, gradients):
             parameter.grad = None if gradient is None else gradient.clone()
         optimizer.step()
         path.append([p.detach().clone() for p in parameters])
+        assert same([parameter.grad for parameter in parameters], list(row))  # it only reads them
     return path
 
 
@@ -84,16 +85,6 @@ def test_the_adaptive_step_begins_at_the_published_step():
                 optimizer.param_groups[0]["k"] = 1000  # keep Lookahead out of the sixth step
         assert moves[:5] == pytest.approx([1000] * 5)
         assert 0 < moves[5] < 1  # normalised by the root of v, and rectified
-
-
-def test_the_length_that_rectifies_by_hand():
-    """RAdam adapts from rho 5 on, Ranger above its threshold, as the published code does."""
-    p = torch.nn.Parameter(torch.tensor([0.0]))
-    group = {"N_sma_threshhold": 5}
-    for kind, at_five in ((RAdam, True), (Ranger, False)):
-        optimizer = kind([p], lr=1.0)
-        decisions = [optimizer._rectifies(rho, group) for rho in (4.999, 5.0, 5.001)]
-        assert decisions == [False, at_five, True]
 
 
 @pytest.mark.parametrize("kind", ["Ranger", "RAdam"])
@@ -179,47 +170,8 @@ def test_state_dict_continues_exactly(kind):
     other = OPTIMIZERS[kind](again, lr=77.0)
     other.load_state_dict(state)
     continued = take_steps(other, again, gradients[8:])
-    for row, expected_row in zip(continued, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(row, expected_row, strict=True))
-    _assert_equal_states(other.state_dict(), optimizer.state_dict())
-
-
-def _assert_equal_states(ours, expected):
-    assert ours["param_groups"] == expected["param_groups"]
-    assert ours["state"].keys() == expected["state"].keys()
-    for index, state in expected["state"].items():
-        assert ours["state"][index].keys() == state.keys()
-        for key, value in state.items():
-            assert torch.equal(torch.as_tensor(ours["state"][index][key]), torch.as_tensor(value))
-
-
-@pytest.mark.parametrize("kind", ["Ranger", "RAdam"])
-def test_state_keys_are_those_of_released_checkpoints(kind):
-    parameters, gradients = draw([(2,)], 1)
-    optimizer = OPTIMIZERS[kind](parameters)
-    take_steps(optimizer, parameters, gradients)
-    expected = {"step", "exp_avg", "exp_avg_sq"} | ({"slow_buffer"} if kind == "Ranger" else set())
-    assert set(optimizer.state_dict()["state"][0]) == expected
-    assert optimizer.state_dict()["state"][0]["step"] == 1
-
-
-def test_the_optimiser_can_be_copied():
-    parameters, gradients = draw([(3,)], 9)
-    optimizer = Ranger(parameters, lr=0.1)
-    take_steps(optimizer, parameters, gradients)
-    twin_parameters, twin = copy.deepcopy((parameters, optimizer))
-    more = [[torch.ones(3)]] * 5
-    torch.testing.assert_close(
-        take_steps(twin, twin_parameters, more), take_steps(optimizer, parameters, more)
-    )
-
-
-def test_gradients_stay_as_they_are():
-    parameters, gradients = draw([(3, 3)], 8)
-    optimizer = Ranger(parameters, lr=0.1, weight_decay=0.1)
-    for row in gradients:
-        take_steps(optimizer, parameters, [row])
-        assert torch.equal(parameters[0].grad, row[0])
+    assert same(continued, expected)
+    assert same(other.state_dict(), optimizer.state_dict())
 
 
 def test_closure_is_called_with_gradients_on():
@@ -245,19 +197,15 @@ def test_groups_have_settings_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("key", "wrong"),
     [
-        ({"lr": -1.0}, "negative"),
-        ({"eps": -1.0}, "negative"),
-        ({"weight_decay": -1.0}, "negative"),
-        ({"betas": (1.0, 0.9)}, "betas"),
-        ({"alpha": 1.5}, "alpha is 1.5"),
-        ({"k": 0}, "k is 0"),
+        *(("lr", -1.0), ("eps", -1.0), ("weight_decay", -1.0), ("betas", (1.0, 0.9))),
+        *(("alpha", 1.5), ("k", 0)),
     ],
 )
-def test_wrong_settings_are_errors(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        Ranger([torch.nn.Parameter(torch.zeros(1))], **wrong)
+def test_wrong_settings_are_errors(key, wrong):
+    with pytest.raises(ValueError, match=f"{key}: found"):
+        Ranger([torch.nn.Parameter(torch.zeros(1))], **{key: wrong})
 
 
 def test_builders_read_their_sections():
@@ -295,7 +243,11 @@ def test_repeats_the_published_trajectory(name):
         if (t + 1) % 10 == 0:
             scheduler.step()
     for i, parameter in enumerate(parameters):
-        for key, value in optimizer.state[parameter].items():
+        state = optimizer.state[parameter]
+        assert {f"state/{i}/{key}" for key in state} == {
+            key for key in arrays if key.startswith(f"state/{i}/")
+        }
+        for key, value in state.items():
             recorded = arrays[f"state/{i}/{key}"]
             np.testing.assert_allclose(
                 torch.as_tensor(value).numpy(), recorded, rtol=1e-6, atol=1e-6

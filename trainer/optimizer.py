@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import torch
 
-from utils.declared import Part
+from utils.declared import Part, arguments_of
 from utils.kinds import Range, above, at_least, between
+from utils.problems import Problems
 
 Rate = Annotated[float, Range(0, 1e30, open_low=True), "learning rate"]
 Betas = Annotated[
@@ -17,8 +18,6 @@ Betas = Annotated[
 ]
 Eps = Annotated[float, above(0), "added to the second moment's root"]
 Decay = Annotated[float, at_least(0), "decoupled weight decay"]
-Penalty = Annotated[float, at_least(0), "weight of the L2 penalty"]
-Amsgrad = Annotated[bool, "keep the largest second moment"]
 
 SETTLED = 1e9  # a step count at which Adam's own bias corrections are exactly 1
 
@@ -40,10 +39,14 @@ class RAdam(torch.optim.Optimizer):
         eps: Eps = 1e-8,
         weight_decay: Decay = 0.0,
     ) -> None:
-        _check(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        super().__init__(
-            params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        )
+        self._begin(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def _begin(self, params: Iterable[Any], **settings: Any) -> None:  # noqa: ANN401
+        """Take parameters and settings; raise ValueError naming those outside their range."""
+        problems = Problems(type(self).__name__)
+        defaults = arguments_of(type(self), settings, problems)
+        problems.raise_if_any(ValueError)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -79,7 +82,7 @@ class RAdam(torch.optim.Optimizer):
         return state
 
     def _rectifies(self, rho: float, group: dict[str, Any]) -> bool:
-        """Say whether the average is long enough for the adaptive step."""
+        """Return whether the average is long enough for the adaptive step."""
         return rho >= 5
 
     def _after_update(
@@ -157,16 +160,16 @@ class Ranger(RAdam):
         eps: Eps = 1e-5,
         weight_decay: Decay = 0.0,
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha}; expected a share between 0 and 1")
-        if k < 1:
-            raise ValueError(f"k is {k}; expected a number of steps, 1 or more")
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        lookahead = {"alpha": alpha, "k": k, "N_sma_threshhold": N_sma_threshhold}
-        self.defaults.update(lookahead)
-        for group in self.param_groups:
-            for name, value in lookahead.items():
-                group.setdefault(name, value)
+        self._begin(
+            params,
+            lr=lr,
+            alpha=alpha,
+            k=k,
+            N_sma_threshhold=N_sma_threshhold,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+        )
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
         state = super()._state_of(parameter)
@@ -187,43 +190,27 @@ class Ranger(RAdam):
         torch._foreach_copy_(parameters, slow)
 
 
-def _check(*, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-    if lr < 0 or eps < 0 or weight_decay < 0:
-        raise ValueError(
-            f"lr {lr}, eps {eps} and weight_decay {weight_decay} were given; none may be negative"
-        )
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas are {betas}; expected two numbers from 0 up to, not including, 1")
+class AdamSettings:
+    """The settings of torch's Adam and AdamW, declared once."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: Rate = 1e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-8,
+        weight_decay: Annotated[float, at_least(0), "L2 penalty; of AdamW decoupled"] = 0.0,
+        amsgrad: Annotated[bool, "keep the largest second moment"] = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)  # type: ignore[call-arg]
 
 
-class Adam(torch.optim.Adam):
+class Adam(AdamSettings, torch.optim.Adam):
     """torch's Adam (Kingma and Ba, 2015)."""
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: Rate = 1e-3,
-        betas: Betas = (0.9, 0.999),
-        eps: Eps = 1e-8,
-        weight_decay: Penalty = 0.0,
-        amsgrad: Amsgrad = False,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
 
-
-class AdamW(torch.optim.AdamW):
+class AdamW(AdamSettings, torch.optim.AdamW):
     """torch's Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: Rate = 1e-3,
-        betas: Betas = (0.9, 0.999),
-        eps: Eps = 1e-8,
-        weight_decay: Decay = 0.0,
-        amsgrad: Amsgrad = False,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
 
 
 class StepLR(torch.optim.lr_scheduler.StepLR):
