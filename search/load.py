@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, or a file of weights alone (.safetensors), under published names."""
     if path.suffix != ".safetensors":
         return load_checkpoint(path)
-    return Checkpoint(path, epoch=0, config=None, state_dict=read_weights(path))
+    return Checkpoint(epoch=0, config=None, state_dict=read_weights(path), path=path)
 
 
 def open_encoder(config: Config, run: Path, text: Mapping[str, Any] | None) -> TextEncoder:

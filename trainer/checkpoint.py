@@ -1,6 +1,5 @@
 """Checkpoints: written whole, read safely, in one form for our own runs and released files."""
 
-import copy
 import os
 import shutil
 from collections.abc import Mapping
@@ -33,7 +32,6 @@ class Checkpoint:
     is the rest that resuming needs (see trainer/training.py), None in files that only hold weights.
     """
 
-    path: Path
     epoch: int
     config: dict[str, Any] | None
     state_dict: dict[str, torch.Tensor]
@@ -41,6 +39,27 @@ class Checkpoint:
     monitor_best: float | None = None
     progress: dict[str, Any] | None = field(default=None, repr=False)
     loss: dict[str, torch.Tensor] = field(default_factory=dict)
+    path: Path = Path()
+    """Of the file that it was read from."""
+
+    def write(self, path: Path, *, keep_previous: bool = False) -> None:
+        """Write the checkpoint; it appears whole or not at all.
+
+        With `keep_previous` the file that had this name stays as `<stem>.previous.pth`.
+        """
+        content = {"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}
+        del content["path"]
+        if not self.loss:  # as in released files
+            del content["loss"]
+        with atomic_writer(path) as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's own for a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            if keep_previous:
+                _keep_previous(path)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -78,7 +97,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(progress, dict | None):
         raise CheckpointError(f"{path}: its progress is {shown(progress)}; expected a dict")
     return Checkpoint(
-        path=path,
         epoch=epoch,
         config=_plain_config(content.get("config")),
         state_dict=dict(state),
@@ -86,6 +104,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         monitor_best=float(best) if is_finite_number(best) else None,
         progress=progress,
+        path=path,
     )
 
 
@@ -154,41 +173,6 @@ def load_loss(loss: nn.Module, checkpoint: Checkpoint) -> None:
             "trained with, or start a new run from its weights with --finetune"
         )
     loss.load_state_dict(checkpoint.loss)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The content of one of our checkpoints: tensors and plain types."""
-
-    epoch: int
-    config: dict[str, Any]
-    state_dict: dict[str, torch.Tensor]
-    optimizer: dict[str, Any] | None
-    monitor_best: float | None
-    progress: dict[str, Any] | None
-    loss: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def copied(self) -> "Snapshot":
-        """Return the same with tensors of its own, to be written later."""
-        return copy.deepcopy(self)
-
-    def write(self, path: Path, *, keep_previous: bool = False) -> None:
-        """Write the checkpoint; it appears whole or not at all.
-
-        With `keep_previous` the file that had this name stays as `<stem>.previous.pth`.
-        """
-        content = {"format": FORMAT, "arch": ARCHITECTURE, **vars(self)}
-        if not self.loss:  # as in released files
-            del content["loss"]
-        with atomic_writer(path) as file:
-            try:
-                torch.save(content, file)
-            except RuntimeError as error:  # torch's own for a full disk
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            if keep_previous:
-                _keep_previous(path)
 
 
 def share_file(source: Path, path: Path, *, keep_previous: bool = False) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 from model import RetrievalModel
 from trainer.checkpoint import (
     Checkpoint,
-    Snapshot,
     check_weights,
     is_count,
     load_checkpoint,
@@ -61,9 +60,9 @@ class Training:
         if self.average is not None:
             self.average.follow(self.model)
 
-    def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Snapshot:
+    def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Checkpoint:
         """Return the content of a checkpoint of this moment; tensors are shared, not copied."""
-        return Snapshot(
+        return Checkpoint(
             epoch=self.progress.epoch,
             config=dict(config),
             state_dict=self.evaluated.published_state_dict(),
