@@ -1,5 +1,6 @@
 """Run folders: made without collisions, found again, purged with care."""
 
+import logging
 import multiprocessing
 import shutil
 import time
@@ -10,7 +11,7 @@ import torch
 
 from model.metric import METRICS as TABLE
 from trainer import runs
-from trainer.checkpoint import Snapshot, load_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.runs import (
     damaged_hint,
     finished_checkpoint,
@@ -30,7 +31,7 @@ from utils.files import LEFTOVER_SUFFIX
 def save(path, epoch, *, keep_previous=False, **changes):
     state = {"w": torch.ones(1)}
     content = {"optimizer": {}, "progress": {}, "monitor_best": None, **changes}
-    Snapshot(epoch=epoch, config={}, state_dict=state, **content).write(
+    Checkpoint(epoch=epoch, config={}, state_dict=state, **content).write(
         path, keep_previous=keep_previous
     )
 
@@ -214,7 +215,8 @@ def test_the_newest_usable_state(tmp_path, caplog):
     assert hint.endswith(f"--resume {run.models / 'last.previous.pth'}")
     (run.models / "last.previous.pth").write_bytes(b"damaged")
     assert last_usable(run, 0).epoch == 1
-    assert damaged_hint(run.models / "last.pth").endswith("trained_model.pth")
+    assert damaged_hint(run.models / "last.previous.pth").endswith("trained_model.pth")
+    assert damaged_hint(run.models / "trained_model.pth") == ""
     save(run.models / "trained_model.pth", 1, optimizer=None)  # weights alone are no state
     assert last_usable(run, 0) is None
 
@@ -247,7 +249,8 @@ def test_a_damaged_last_state_does_not_take_the_place_of_the_one_before(tmp_path
     assert load_checkpoint(folder / "last.previous.pth").epoch == 2
 
 
-def test_purging(tmp_path):
+def test_purging(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     several, member = new_run(tmp_path, "exp", [0, 1]), new_run(tmp_path, "exp", [3], "group")
     held = new_run(tmp_path, "exp", [0])
     other = new_run(tmp_path, "exp-2", [0])
@@ -260,7 +263,7 @@ def test_purging(tmp_path):
     (tmp_path / "target").mkdir()
     (parent / "2021-06-10_14-46-08").symlink_to(tmp_path / "target")
     with held.locked():
-        assert purge_runs(tmp_path, "exp") == 2
+        purge_runs(tmp_path, "exp")
     assert [run.models.exists() for run in (several, member, held, other)] == [False] * 2 + [
         True
     ] * 2
@@ -268,7 +271,8 @@ def test_purging(tmp_path):
     assert all(path.exists() for path in [*kept, tmp_path / "target"])
     for kind in ("models", "log"):  # of a group nothing is left, what was fetched stays
         assert not (tmp_path / kind / "exp" / "group").exists()
-    assert purge_runs(tmp_path, "none") == 0
+    assert "removed 2 earlier runs of exp" in caplog.text
+    purge_runs(tmp_path, "none")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

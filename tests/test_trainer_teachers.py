@@ -12,7 +12,8 @@ from model.loss import CorrespondenceDistillation, InfoNCE
 from small_runs import CE, SINGLE, Place, assert_same_run
 from trainer.checkpoint import load_checkpoint
 from trainer.ranking_step import RankingStep, build_step
-from trainer.teachers import checkpoints_at, load_teachers
+from trainer.runs import every_best
+from trainer.teachers import load_teachers
 from utils.config import load_config
 from utils.errors import UsageError
 
@@ -114,7 +115,7 @@ def distilled(run, **changes):
 
 def test_a_training_learns_from_every_seed_and_goes_on_bit_by_bit(place, taught):
     teachers = taught.newest().models
-    assert len(checkpoints_at(str(teachers))) == 2
+    assert len(every_best(teachers)) == 2
     whole = place.train("--config", place.config(distilled(teachers)))
     assert (whole.log / "info.log").read_text().count("learning from") == 2
     first = whole.models / "checkpoint-epoch1.pth"
@@ -131,10 +132,10 @@ def test_a_training_learns_from_every_seed_and_goes_on_bit_by_bit(place, taught)
 def test_the_places_of_checkpoints(taught, tmp_path):
     run = taught.newest().models
     best = [run / f"seed-{seed}" / "trained_model.pth" for seed in (0, 1)]
-    assert checkpoints_at(str(run)) == best
-    assert checkpoints_at(str(run / "seed-1")) == checkpoints_at(str(best[1])) == [best[1]]
+    assert every_best(run) == best
+    assert every_best(run / "seed-1") == every_best(best[1]) == [best[1]]
     with pytest.raises(UsageError, match=r"trained_model\.pth"):
-        checkpoints_at(str(tmp_path))
+        every_best(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from utils.log import log_file
 logger = logging.getLogger(__name__)
 
 TIME = "%Y-%m-%d_%H-%M-%S"
-TIME_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
+TIME_NAME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?")
 SEED_NAME = re.compile(r"seed-(\d+)")
 RUN = "run.json"
 RESULT = "result.json"
@@ -161,18 +161,14 @@ def stamped_folder(parent: Path) -> Path:
     It is newer than all that are there, though the clock went back (summer time, a correction).
     """
     parent.mkdir(parents=True, exist_ok=True)
-    stamp, first = time.strftime(TIME), 0
     there = [_age(folder) for folder in parent.iterdir() if TIME_NAME.fullmatch(folder.name)]
-    if there and max(there)[0] >= stamp:
-        stamp, number = max(there)
-        first = number + 1
+    newest, number = max(there, default=("", 0))
+    stamp, first = max((time.strftime(TIME), 0), (newest, number + 1))
     for attempt in range(first, first + 1000):
-        folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
-        try:
+        folder = parent / (f"{stamp}-{attempt}" if attempt else stamp)
+        with contextlib.suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
+            return folder
     raise UsageError(f"{parent} has a thousand folders of this second already; wait a moment")
 
 
@@ -217,16 +213,9 @@ def newest_runs(
     mini: bool = False,
 ) -> list[Run]:
     """Return the runs of an experiment, the newest first; only those of `seeds` and `group`."""
-    parent = Path(save_dir) / "models" / name
-    patterns = (f"*/{RUN}", f"*/seed-*/*/{RUN}") if group is None else (f"{group}/seed-*/*/{RUN}",)
-    folders = [
-        path.parent
-        for pattern in patterns
-        for path in parent.glob(pattern)
-        if TIME_NAME.fullmatch(path.parent.name)
-    ]
+    groups = (f"{group}/seed-*/*",) if group is not None else ("*", "*/seed-*/*")
     runs = []
-    for folder in sorted(folders, key=_age, reverse=True):
+    for folder in _run_folders(Path(save_dir) / "models" / name, *groups):
         try:
             run = _opened(save_dir, folder)
         except DataError as error:
@@ -278,15 +267,10 @@ def set_damaged_aside(folder: Path) -> None:
 
 
 def damaged_hint(path: Path) -> str:
-    """Return how to go on when `path` cannot be read: another state of the run that can be."""
-    for other in _states(path.parent):
-        if other != path:
-            try:
-                load_checkpoint(other)
-            except (CheckpointError, DataError):
-                continue
-            return f"\ncontinue from the state before: --resume {other}"
-    return ""
+    """Return how to go on when `path` cannot be read: the state of its seed before it."""
+    states = _states(path.parent)
+    before = states[states.index(path) + 1 :] if path in states else states
+    return f"\ncontinue from the state before: --resume {before[0]}" if before else ""
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -301,16 +285,26 @@ def best_of(place: Path) -> Path:
 
     Raises UsageError for a folder without one, or with several.
     """
+    first, *others = every_best(place)
+    if others:
+        listed = "\n  ".join(map(str, [first, *others][:8]))
+        raise UsageError(f"{place} holds several checkpoints; choose one:\n  {listed}")
+    return first
+
+
+def every_best(place: Path, key: str = "") -> list[Path]:
+    """Return a checkpoint, or the best one in a folder, else those of all seeds below it.
+
+    Raises UsageError for a folder without any, beginning with the `key` that names it.
+    """
     if not place.is_dir():
-        return place
+        return [place]
     own = place / BEST
     found = [own] if own.is_file() else sorted(place.rglob(BEST))
     if not found:
-        raise UsageError(f"{place} holds no {BEST}; expected the folder of a run that was trained")
-    if len(found) > 1:
-        listed = "\n  ".join(map(str, found[:8]))
-        raise UsageError(f"{place} holds several checkpoints; choose one:\n  {listed}")
-    return found[0]
+        expected = "expected the folder of a run that was trained"
+        raise UsageError(f"{key}{place} holds no {BEST}; {expected}")
+    return found
 
 
 def newest_best(save_dir: Path, name: str | None) -> Path:
@@ -319,13 +313,18 @@ def newest_best(save_dir: Path, name: str | None) -> Path:
     Of several seeds it is that of the first. Raises UsageError when there is no such run.
     """
     models = save_dir / "models"
-    found = models.glob(f"{name or '*'}/**/{RUN}") if models.is_dir() else ()
-    folders = [path.parent for path in found if TIME_NAME.fullmatch(path.parent.name)]
-    for folder in sorted(folders, key=_age, reverse=True):
+    for folder in _run_folders(models, f"{name or '*'}/**"):
         for path in (folder / BEST, *sorted(folder.glob(f"seed-*/{BEST}"))):
             if path.is_file():
                 return path
     raise UsageError(f"{models} holds no trained run{f' of {name}' if name else ''}; name one")
+
+
+def _run_folders(parent: Path, *patterns: str) -> list[Path]:
+    """Return the folders below `parent` that hold a run, the newest first."""
+    found = {path.parent for pattern in patterns for path in parent.glob(f"{pattern}/{RUN}")}
+    timed = (folder for folder in found if TIME_NAME.fullmatch(folder.name))
+    return sorted(timed, key=_age, reverse=True)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -334,17 +333,15 @@ def _states(folder: Path) -> list[Path]:
     return [path for path in (last, previous_of(last), folder / BEST) if path.is_file()]
 
 
-def purge_runs(save_dir: str | Path, name: str) -> int:
-    """Remove the earlier run folders of an experiment, nothing else; return how many.
+def purge_runs(save_dir: str | Path, name: str) -> None:
+    """Remove the earlier run folders of an experiment, nothing else.
 
     Checkpoints that were fetched and runs that another process is training stay.
     """
     models, log = (Path(save_dir) / kind / name for kind in ("models", "log"))
     count = 0
-    for folder in [*models.glob("*"), *models.glob(f"*/seed-*/*/{RUN}")]:
-        run = folder.parent if folder.name == RUN else folder
-        if not _is_run_folder(run):
-            continue
+    members = _run_folders(models, "*/seed-*/*")
+    for run in filter(_is_run_folder, [*models.glob("*"), *members]):
         if _is_held(run):
             logger.warning("%s is being trained by another process and stays", run)
             continue
@@ -355,7 +352,7 @@ def purge_runs(save_dir: str | Path, name: str) -> int:
         if _is_run_folder(folder) and not (models / folder.relative_to(log)).exists():
             shutil.rmtree(folder)
             _remove_empty(folder.parent, log)
-    return count
+    logger.info("removed %d earlier runs of %s", count, name)
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
@@ -393,9 +390,8 @@ def _takes(lock: TextIO) -> bool:
 def _age(folder: Path) -> tuple[str, int]:
     """Return the time in a run folder's name and its number among those of this second."""
     named = TIME_NAME.fullmatch(folder.name)
-    number = named.group(1) if named else None
-    stamp = folder.name.removesuffix(number or "")
-    return stamp, int((number or "0").removeprefix("-"))
+    stamp, number = named.groups() if named else ("", None)
+    return stamp, int(number or 0)
 
 
 def _opened(save_dir: str | Path, folder: Path) -> Run:

@@ -9,11 +9,13 @@ import torch
 
 from model import RetrievalModel
 from trainer.checkpoint import config_of, load_checkpoint, load_model
-from trainer.keeper import BEST
+from trainer.runs import every_best
 from utils.config import Config
 from utils.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+KEY = "loss.args.teachers"
 
 
 def load_teachers(
@@ -25,7 +27,7 @@ def load_teachers(
     than `config` brings: its experts have to be among those of the configuration.
     """
     teachers = []
-    for path in (path for place in places for path in checkpoints_at(place)):
+    for path in (path for place in places for path in every_best(Path(place), f"{KEY}: ")):
         checkpoint = load_checkpoint(path)
         of_teacher = config_of(checkpoint)
         _check(path, of_teacher, config)
@@ -34,33 +36,18 @@ def load_teachers(
     return teachers
 
 
-def checkpoints_at(place: str) -> list[Path]:
-    """Return a checkpoint, or the best one of a seed's folder, or of each seed of a run's."""
-    path = Path(place)
-    if not path.is_dir():
-        return [path]
-    own = path / BEST
-    found = [own] if own.is_file() else sorted(path.glob(f"*/{BEST}"))
-    if not found:
-        raise UsageError(
-            f"loss.args.teachers: {place} holds no {BEST}; expected a checkpoint, or the folder of "
-            "a run or of one of its seeds"
-        )
-    return found
-
-
 def _check(path: Path, teacher: Config, config: Config) -> None:
     """Raise UsageError where a teacher reads other experts, captions or forms of them."""
     ours = {expert.name: replace(expert, flaky=True) for expert in config.experts}
     other = [e.name for e in teacher.experts if ours.get(e.name) != replace(e, flaky=True)]
     if other:
         raise UsageError(
-            f"loss.args.teachers: {path} reads experts that {config.path} does not have, or has in "
+            f"{KEY}: {path} reads experts that {config.path} does not have, or has in "
             f"another form: {', '.join(other)}; name teachers of the same features"
         )
     if (teacher.text, teacher.needs) != (config.text, config.needs):
         raise UsageError(
-            f"loss.args.teachers: {path} reads captions as {teacher.text.feature}, up to "
+            f"{KEY}: {path} reads captions as {teacher.text.feature}, up to "
             f"{teacher.text.max_tokens} words, {config.path} as {config.text.feature}, up to "
             f"{config.text.max_tokens}; name teachers of the same text"
         )
