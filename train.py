@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +146,10 @@ def run_job(
     from results.ranks import query_texts, ranks_of, save_ranks
     from trainer.device import require_memory
     from trainer.evaluator import Evaluation
-    from trainer.job import Job, Splits, parameters_of, train_seeds, warn_of_shared_clips
+    from trainer.job import Job, parameters_of, train_seeds, warn_of_shared_clips
     from trainer.report import MetricsFile
     from trainer.runs import logged
-    from trainer.start import Start, agree_on_run, purge
+    from trainer.start import choose_run, find_start
     from utils.fetching.experiments import ROOT_URL
     from utils.stop import StopSignals
 
@@ -158,23 +159,30 @@ def run_job(
         require_memory(parameters_of(config), device)
         warn_of_shared_clips(train.clips, {"validation": validation.clips, "test": test.clips})
         train.to(device)
-        data = Splits(train, validation.evaluation(), test.evaluation(), train.extractors)
-        if args.purge_exp_dir:
-            purge(config, processes)
         source = args.resume if args.finetune else config.trainer.start_from
-        start = Start(source, Path(config.trainer.save_dir), args.root_url or ROOT_URL)
-        if processes.is_writer and (args.resume is None or args.finetune):
-            for seed in request.chosen_seeds(config):
-                start.find(seed)
-        run, seed_of_named = agree_on_run(request, config, processes, device)
+        root_url, save_dir = args.root_url or ROOT_URL, Path(config.trainer.save_dir)
+        start = partial(find_start, source, root_url, save_dir)
+        judged = validation.evaluation(), test.evaluation()
+        run, seed_of_named = processes.of_writer(lambda: choose_run(request, config, start), device)
         started -= MetricsFile(run.metrics).seconds  # of the epochs that earlier calls trained
         texts = query_texts(test, average=config.arch.args.get("test_caption_mode") == "avg")
 
         def keep(seed: int, tested: Evaluation) -> None:
             save_ranks(run.log / f"seed-{seed}", ranks_of(tested, test.clips, captions=texts))
 
-        kept = kept_of_captions(config, train, run)
-        job = Job(config, run, data, device, processes, stop, start, kept, keep)
+        job = Job(
+            config,
+            run,
+            train,
+            *judged,
+            device,
+            processes,
+            stop,
+            start=start,
+            extractors=train.extractors,
+            kept=kept_of_captions(config, train, run),
+            on_tested=keep,
+        )
         with logged(run) if processes.is_writer else nullcontext():
             seeds = train_seeds(job, request.named, seed_of_named)
             if processes.is_writer:
@@ -239,7 +247,9 @@ def run(argv: Sequence[str] | None) -> int:
     from utils.allocator import keep_memory
     from utils.log import start_logging
 
-    request = Request(args.seeds, args.group_id, args.resume, args.finetune, args.mini_train)
+    request = Request(
+        args.seeds, args.group_id, args.resume, args.finetune, args.mini_train, args.purge_exp_dir
+    )
     config = read_config(args, request.named)
     device = choose_device(local_device(args.device))
     set_precision(config.trainer.precision)

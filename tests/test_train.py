@@ -7,8 +7,6 @@ import statistics
 import subprocess
 import sys
 import weakref
-from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +26,6 @@ from trainer.checkpoint import load_checkpoint, load_weights
 from trainer.distributed import Processes
 from trainer.evaluator import evaluate
 from trainer.runs import open_run
-from trainer.start import Start
 from utils.config import load_config
 from utils.extraction_record import (
     ExtractionRecord,
@@ -524,32 +521,13 @@ def test_a_checkpoint_is_let_go_before_the_training(place, monkeypatch):
 # With other processes
 
 
-class Second(Processes):
-    """The second of two processes; the writer's words are `words`."""
+def test_only_the_writer_makes_a_decision(monkeypatch):
+    def broadcast(values, **_):
+        assert values == [None]
+        values[0] = "the writer's"
 
-    words = ()
-
-    def of_writer(self, value, device):
-        assert value is None
-        return self.words
-
-    def wait(self):
-        raise KeyboardInterrupt
-
-
-def test_only_the_writer_looks_for_a_start(monkeypatch):
-    monkeypatch.setattr(Start, "find", refuse)
-    monkeypatch.setattr(Second, "words", "a/trained_model.pth")
-    start = Start("clotho-tiny", Path("saved"), "http://nowhere")
-    found = start.agree(0, Second(1, 2), torch.device("cpu"))
-    assert found == Path("a/trained_model.pth")
-
-
-def test_the_others_wait_while_the_writer_purges(place, monkeypatch):
-    monkeypatch.setattr(trainer.start, "purge_runs", refuse)
-    monkeypatch.setattr(trainer.start, "agree_on_run", refuse)
-    monkeypatch.setattr(trainer.distributed, "processes_of", lambda _: nullcontext(Second(1, 2)))
-    assert place.call(train.main, "--config", place.config(), "--purge_exp_dir") == 130
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    assert Processes(1, 2).of_writer(refuse, torch.device("cpu")) == "the writer's"
 
 
 def refuse(*_, **__):
@@ -627,8 +605,8 @@ def test_auto_prefers_the_newest_run_begun_and_names_the_one_before(place, caplo
 
 
 def test_a_training_that_ends_worse_than_it_began_is_doubted(place, caplog, monkeypatch):
-    def end_worse(training, task):
-        loop.fit(training, task)
+    def end_worse(training, *rest):
+        loop.fit(training, *rest)
         training.progress.history[-1]["loss"] = training.progress.history[0]["loss"] + 1
 
     def doubts():

@@ -14,10 +14,13 @@ from model import build_model
 from model.loss import MaxMarginRankingLoss
 from small_runs import SINGLE, content_of, same
 from trainer.checkpoint import load_checkpoint
+from trainer.distributed import ALONE
 from trainer.evaluator import Evaluation
-from trainer.loop import Fit, fit
+from trainer.job import Job
+from trainer.loop import fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import RankingStep
+from trainer.runs import Run
 from trainer.training import Training
 from utils.config import load_config
 from utils.config.sections import DEFAULT_MONITOR
@@ -81,18 +84,17 @@ class Runner:
     def fit(self, training=None, **settings):
         training = training or self.new()
         settings = {"epochs": 4, "save_every_minutes": 0.0, **EVERY_EPOCH, **settings}
-        task = Fit(
-            self.data,
-            None,
-            settings=replace(self.config.trainer, **settings),
-            seed=0,
+        job = Job(
+            config=replace(self.config, trainer=replace(self.config.trainer, **settings)),
+            run=Run(self.folder, self.folder, seeds=(0,)),
+            train=self.data,
+            validation=None,
+            test=None,
             device=CPU,
-            folder=self.folder,
-            config={"seed": 0},
+            processes=ALONE,
             stop=self.stop,
-            on_epoch=self.on_epoch,
         )
-        fit(training, task)
+        fit(training, job, 0, self.on_epoch)
         return training
 
     def on_epoch(self, record):

@@ -5,13 +5,12 @@ that the ranking loss sees the whole batch, and batch norms use the statistics o
 """
 
 import itertools
-import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -49,18 +48,13 @@ class Processes:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
-    def of_writer(self, value: T, device: torch.device) -> T:
-        """Return the writer's value, of JSON types, in every process, so that all decide alike."""
+    def of_writer(self, make: Callable[[], T], device: torch.device) -> T:
+        """Let the writer alone call `make`; return its value in every process."""
         if self.is_alone:
-            return value
-        data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
-        size = torch.tensor([len(data)], device=device)
-        dist.broadcast(size, 0)
-        if not self.is_writer:
-            data = torch.empty(int(size.item()), dtype=torch.uint8, device=device)
-        dist.broadcast(data, 0)
-        received: T = json.loads(bytes(data.tolist()))
-        return received
+            return make()
+        values = [make() if self.is_writer else None]
+        dist.broadcast_object_list(values, device=device)
+        return cast("T", values[0])
 
     def share(self, count: int) -> slice:
         """Return the part of `count` things that is this process's: contiguous, nearly equal.

@@ -21,14 +21,14 @@ from trainer.device import describe
 from trainer.distributed import Processes
 from trainer.evaluator import Evaluation, evaluate
 from trainer.keeper import BEST, LAST, exact_states
-from trainer.loop import Fit, TrainData, fit
+from trainer.loop import TrainData, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Record
 from trainer.ranking_step import build_step
 from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
 from trainer.runs import Run, last_usable, set_damaged_aside
-from trainer.start import Start, check_settings, listed
+from trainer.start import check_settings, listed
 from trainer.training import Training
 from trainer.weight_average import WeightAverage
 from utils.batches import EvaluationData
@@ -41,19 +41,6 @@ from utils.stop import StoppedError, StopSignals
 
 logger = logging.getLogger(__name__)
 
-MINI_BATCHES = 5
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The data of a run, loaded once for all its seeds."""
-
-    train: TrainData
-    validation: EvaluationData
-    test: EvaluationData
-    extractors: Mapping[str, ExtractionRecord | None] = field(default_factory=dict)
-    """Which extractor made the features of each expert, where that is known."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -61,11 +48,16 @@ class Job:
 
     config: Config
     run: Run
-    data: Splits
+    train: TrainData
+    validation: EvaluationData
+    test: EvaluationData
     device: torch.device
     processes: Processes
     stop: StopSignals
-    start: Start
+    start: Callable[[int], Path | None] = lambda seed: None
+    """Finds the checkpoint that a seed starts from, None for fresh weights."""
+    extractors: Mapping[str, ExtractionRecord | None] = field(default_factory=dict)
+    """Which extractor made the features of each expert, where that is known."""
     kept: Mapping[str, Any] = field(default_factory=dict)
     """Plain values that are written beside the checkpoints of every seed, by file name."""
     on_tested: Callable[[int, Evaluation], None] = lambda seed, tested: None
@@ -141,7 +133,7 @@ def _announce(job: Job) -> None:
         job.config.name,
         " (--mini_train)" if job.run.mini else "",
         f"{parameters_of(job.config):,}",
-        f"{len(job.data.train):,}",
+        f"{len(job.train):,}",
         job.config.trainer.epochs,
         listed(job.run.seeds),
         describe(job.device),
@@ -174,14 +166,14 @@ def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path |
     if resume is not None:
         logger.info("continuing after epoch %d of %s", resume.epoch, resume.path)
         check_settings(config, resume)
-        refuse_other_features(resume.path, job.data.extractors, config.data.data_dir)
+        refuse_other_features(resume.path, job.extractors, config.data.data_dir)
         training.restore(resume, config.path)
         training.forget_lost_best(resume.path, job.run.folder(seed))
         return resume.path
-    start = job.start.agree(seed, job.processes, job.device)
+    start = job.processes.of_writer(lambda: job.start(seed), job.device)
     if start is not None:
         logger.info("starting from the weights of %s", start)
-        refuse_other_features(start, job.data.extractors, config.data.data_dir)
+        refuse_other_features(start, job.extractors, config.data.data_dir)
         checkpoint = load_checkpoint(start)
         load_weights(training.model, checkpoint, config.path)
         if config.trainer.finetune_optimizer:
@@ -195,14 +187,13 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
     config, run = job.config, job.run
     training = build_training(job, seed)
     continued = begin(job, training, seed, named)
-    own_config = {**config.raw, "seed": seed}
     if job.processes.is_writer:
         run.prepare(seed)
         if continued != run.folder(seed) / LAST:
             set_damaged_aside(run.folder(seed))
         write_json(run.models / "config.json", config.raw)
-        write_json(run.folder(seed) / "config.json", own_config)
-        write_run_records(run.folder(seed), job.data.extractors)
+        write_json(run.folder(seed) / "config.json", {**config.raw, "seed": seed})
+        write_run_records(run.folder(seed), job.extractors)
         for name, content in job.kept.items():
             write_json(run.folder(seed) / name, content)
     metrics_file = MetricsFile(run.metrics)
@@ -222,21 +213,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             metrics_file.replace(seed, training.progress.history)
             board.add(record)
 
-        task = Fit(
-            job.data.train,
-            job.data.validation,
-            settings=config.trainer,
-            seed=seed,
-            device=job.device,
-            folder=run.folder(seed),
-            config=own_config,
-            stop=job.stop,
-            on_epoch=on_epoch,
-            processes=job.processes,
-            seeds=run.seeds,
-            most_batches=MINI_BATCHES if run.mini else None,
-        )
-        fit(training, task)
+        fit(training, job, seed, on_epoch)
     doubts = doubts_about(training.progress.history, training.progress.best_epoch)
     if doubts and job.processes.is_writer:
         logger.warning("seed %d: %s; is optimizer.args.lr too high?", seed, doubts)
@@ -251,7 +228,7 @@ def test_seed(job: Job, seed: int, model: RetrievalModel) -> dict[str, Any]:
     load_weights(model, best, job.config.path)
     epoch = best.epoch
     del best  # as large as all that training held
-    tested = evaluate(model, job.data.test, device=job.device, processes=job.processes)
+    tested = evaluate(model, job.test, device=job.device, processes=job.processes)
     if job.processes.is_writer:
         job.on_tested(seed, tested)
     return {**tested.metrics, "best_epoch": epoch}

@@ -1,35 +1,39 @@
 """The loop of a training: epoch after epoch, validated, saved, stopped when a signal came."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from tqdm import tqdm
 
 from model import PreparedModel
 from trainer.cuda_graphs import Gradients, gradients_of
-from trainer.distributed import ALONE, Processes, gather_batch
+from trainer.distributed import gather_batch
 from trainer.evaluator import evaluate
 from trainer.gradient_cache import CachedGradients
 from trainer.keeper import LAST, Keeper
 from trainer.progress import Progress, Record
 from trainer.ranking_step import RankingStep
 from trainer.training import Training
-from utils.batches import EvaluationData
 from utils.config import TrainerConfig
 from utils.errors import CheckpointError, ProjectError
 from utils.progress import no_bar
-from utils.stop import StoppedError, StopSignals
+from utils.stop import StoppedError
+
+if TYPE_CHECKING:
+    from trainer.job import Job
 
 logger = logging.getLogger(__name__)
 
+MINI_BATCHES = 5
 READ_LOSSES_EVERY = 50  # steps between looks at the device, each of which waits for it
 
 Batch = tuple[Any, ...]
@@ -64,87 +68,69 @@ class TrainData(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One training's data, settings and places, none of which changes on the way."""
-
-    data: TrainData
-    validation: EvaluationData
-    settings: TrainerConfig
-    seed: int
-    device: torch.device
-    folder: Path
-    """Of the checkpoints."""
-    config: Mapping[str, Any]
-    """Stored in every checkpoint."""
-    stop: StopSignals
-    on_epoch: Callable[[Record], None]
-    """Receives the record of each finished epoch."""
-    processes: Processes = ALONE
-    seeds: tuple[int, ...] = ()
-    """All seeds of the run, for the time that it will take."""
-    most_batches: int | None = None
-    """The first ones of an epoch, which alone are taken; None: all."""
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """The number of batches that are taken in an epoch."""
-        count = self.data.batches_per_epoch
-        return count if self.most_batches is None else min(self.most_batches, count)
-
-    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first` on, of each the share of this process."""
-        batches = self.data.epoch(
-            epoch,
-            self.seed,
-            first_batch=first,
-            device=self.device,
-            share=(self.processes.rank, self.processes.world_size),
-            planned=self.device.type == "cuda",
-        )
-        return itertools.islice(batches, self.batches_per_epoch - first)
-
-    @property
-    def draws_bar(self) -> bool:
-        """Whether a bar of the steps is drawn, if there is a terminal."""
-        return self.processes.is_writer and self.settings.verbosity >= 2
-
-
-def fit(training: Training, task: Fit) -> None:
+def fit(
+    training: Training, job: Job, seed: int, on_epoch: Callable[[Record], None] = lambda _: None
+) -> None:
     """Train until the last epoch or until `early_stop`; leave `trained_model.pth`, `last.pth`.
 
-    With several processes only the writer saves, and all of them decide alike.
+    `on_epoch` receives the record of each finished epoch. With several processes only the writer
+    saves, and all of them decide alike.
     Raises ProjectError naming the step when the loss is not finite, StoppedError after saving
     when a signal came, CheckpointError when the restored epoch is not one of this data.
     """
-    progress, settings = training.progress, task.settings
-    _check_batches(progress, task.batches_per_epoch)
-    keeper = Keeper(training, task.folder, settings, task.config, writes=task.processes.is_writer)
-    gradients = _gradients(training, task)
-    bar = _bar_of(task, progress)
-    with task.stop.noted(), bar:
+    progress, settings = training.progress, job.config.trainer
+    _check_batches(progress, batches_per_epoch(job))
+    config = {**job.config.raw, "seed": seed}
+    folder, writes = job.run.folder(seed), job.processes.is_writer
+    keeper = Keeper(training, folder, settings, config, writes=writes)
+    gradients = _gradients(training, job)
+    bar = _bar_of(job, seed, progress)
+    with job.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
             started = time.perf_counter()
-            if not _prepared(training, task):
-                _train_one_epoch(training, gradients, task, keeper, bar)
+            bar.set_description(
+                f"seed {seed} epoch {progress.epoch + 1}/{settings.epochs}", refresh=False
+            )
+            batches = partial(_batches, job, seed)
+            if not _prepared(training, batches):
+                _train_one_epoch(training, gradients, job, batches, keeper, bar)
             record = _finish_epoch(training, time.perf_counter() - started)
             _require_finite_weights(training)
             improved = False
-            if _is_validated(progress.epoch, settings):
-                record.update(_validate(training, task))
+            if progress.epoch % settings.val_freq == 0 or progress.epoch == settings.epochs:
+                record.update(_validate(training, job))
                 improved = _note_best(progress, record, settings)
             progress.history.append(record)
             keeper.end_of_epoch(improved=improved)
-            task.on_epoch(record)
-            _stop_if_asked(task, keeper, progress)
+            on_epoch(record)
+            _stop_if_asked(job, keeper)
         if _stopped_early(progress, settings):
             logger.info("stopped early: %d validations without improvement", progress.stale)
-        keeper.finish()
+        keeper.save()
 
 
-def _gradients(training: Training, task: Fit) -> Gradients:
+def batches_per_epoch(job: Job) -> int:
+    """Return the number of batches that are taken in an epoch."""
+    count = job.train.batches_per_epoch
+    return min(MINI_BATCHES, count) if job.run.mini else count
+
+
+def _batches(job: Job, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+    """Yield the batches of an epoch from `first` on, of each the share of this process."""
+    batches = job.train.epoch(
+        epoch,
+        seed,
+        first_batch=first,
+        device=job.device,
+        share=(job.processes.rank, job.processes.world_size),
+        planned=job.device.type == "cuda",
+    )
+    return itertools.islice(batches, batches_per_epoch(job) - first)
+
+
+def _gradients(training: Training, job: Job) -> Gradients:
     """Return how gradients are computed: part by part, replayed, or as usual."""
-    settings, step = task.settings, training.step
+    settings, step = job.config.trainer, training.step
     if settings.embed_at_once is not None:
         if not isinstance(step, RankingStep):
             raise TypeError(f"{type(step).__name__} embeds and compares in one")
@@ -153,40 +139,47 @@ def _gradients(training: Training, task: Fit) -> Gradients:
         step,
         training.optimizer,
         replay=settings.cuda_graphs,
-        device=task.device,
-        alone=task.processes.is_alone,
+        device=job.device,
+        alone=job.processes.is_alone,
     )
 
 
-def _bar_of(task: Fit, progress: Progress) -> tqdm:
+def _bar_of(job: Job, seed: int, progress: Progress) -> tqdm:
     """Return a bar of all batches of all seeds, so that its time is that of the whole run."""
-    seeds, batches = task.seeds or (task.seed,), task.batches_per_epoch
-    of_seed = task.settings.epochs * batches
-    done = seeds.index(task.seed) * of_seed + progress.epoch * batches + len(progress.losses)
+    batches, settings = batches_per_epoch(job), job.config.trainer
+    of_seed = settings.epochs * batches
+    done = progress.epoch * batches + len(progress.losses)
     return tqdm(
-        total=len(seeds) * of_seed,
-        initial=done,
+        total=len(job.run.seeds) * of_seed,
+        initial=job.run.seeds.index(seed) * of_seed + done,
         unit="batch",
         smoothing=0,  # the mean rate: validations take their share of the time
-        disable=no_bar(hidden=not task.draws_bar),
+        disable=no_bar(hidden=settings.verbosity < 2 or not job.processes.is_writer),
     )
 
 
-def _validate(training: Training, task: Fit) -> dict[str, float]:
+def _validate(training: Training, job: Job) -> dict[str, float]:
     """Return the figures of the validation split, those of the writer in every process."""
-    model, data = training.evaluated, task.validation
-    scored = evaluate(model, data, device=task.device, processes=task.processes)
-    return task.processes.of_writer(flatten("val", scored.metrics), task.device)
+    scored = evaluate(
+        training.evaluated, job.validation, device=job.device, processes=job.processes
+    )
+    figures = {
+        f"val_{task}_{name}": value
+        for task, values in scored.metrics.items()
+        for name, value in values.items()
+    }
+    return job.processes.of_writer(lambda: figures, job.device)
 
 
-def _stop_if_asked(task: Fit, keeper: Keeper, progress: Progress) -> None:
+def _stop_if_asked(job: Job, keeper: Keeper) -> None:
     """Save and raise StoppedError if any process received a signal."""
-    if task.processes.any(bool(task.stop.received), task.device):
-        keeper.save_now()
+    if job.processes.any(bool(job.stop.received), job.device):
+        keeper.save()
+        progress = keeper.training.progress
         raise StoppedError(
             f"stopped by a signal in epoch {progress.epoch + 1}, after {len(progress.losses)} of "
-            f"its batches; continue with --resume {task.folder / LAST}",
-            task.stop.received or signal.SIGTERM,  # another process may have received it
+            f"its batches; continue with --resume {keeper.folder / LAST}",
+            job.stop.received or signal.SIGTERM,  # another process may have received it
         )
 
 
@@ -201,28 +194,15 @@ def _check_batches(progress: Progress, batches: int) -> None:
     progress.batches = batches
 
 
-def flatten(split: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return {"val_t2v_metrics_R1": ...} for {"t2v_metrics": {"R1": ...}, ...}."""
-    return {
-        f"{split}_{task}_{name}": value
-        for task, values in metrics.items()
-        for name, value in values.items()
-    }
-
-
-def _prepared(training: Training, task: Fit) -> bool:
-    """Let the model compute what the epoch begins with; say whether that was all of the epoch.
+def _prepared(training: Training, batches: Callable[[int], Iterator[Batch]]) -> bool:
+    """Let the model compute what the epoch begins with; return whether that was all of the epoch.
 
     All processes read all clips, and compute the same.
     """
     model, progress = training.model, training.progress
     if not isinstance(model, PreparedModel) or progress.losses:
         return False
-
-    def read(number: int) -> Iterator[Batch]:
-        return map(gather_batch, task.batches(number))
-
-    loss = model.prepare(read, progress.epoch + 1)
+    loss = model.prepare(lambda number: map(gather_batch, batches(number)), progress.epoch + 1)
     if loss is None:
         return False
     _read_losses([loss], progress)
@@ -230,16 +210,18 @@ def _prepared(training: Training, task: Fit) -> bool:
 
 
 def _train_one_epoch(
-    training: Training, gradients: Gradients, task: Fit, keeper: Keeper, bar: tqdm
+    training: Training,
+    gradients: Gradients,
+    job: Job,
+    batches: Callable[[int, int], Iterator[Batch]],
+    keeper: Keeper,
+    bar: tqdm,
 ) -> None:
     """Take the remaining steps of the epoch, saving now and then where it is long."""
-    progress, device = training.progress, task.device
+    progress, device = training.progress, job.device
     training.model.train()
     unread: list[torch.Tensor] = []
-    bar.set_description(
-        f"seed {task.seed} epoch {progress.epoch + 1}/{task.settings.epochs}", refresh=False
-    )
-    for batch in task.batches(progress.epoch + 1, len(progress.losses)):
+    for batch in batches(progress.epoch + 1, len(progress.losses)):
         loss = gradients(batch)
         training.take_step()
         unread.append(loss.clone())  # a replayed graph writes over its own
@@ -248,11 +230,11 @@ def _train_one_epoch(
             continue
         _read_losses(unread, progress)
         bar.set_postfix_str(f"loss {progress.losses[-1]:.4g}", refresh=False)
-        if len(progress.losses) == task.batches_per_epoch:
+        if len(progress.losses) == progress.batches:
             break  # the end of the epoch saves
-        if task.processes.any(keeper.is_due(), device):
-            keeper.save_now()
-        _stop_if_asked(task, keeper, progress)
+        if job.processes.any(keeper.is_due() or bool(job.stop.received), device):
+            keeper.save()
+            _stop_if_asked(job, keeper)
     _read_losses(unread, progress)
 
 
@@ -300,12 +282,8 @@ def _finish_epoch(training: Training, seconds: float) -> Record:
     return record
 
 
-def _is_validated(epoch: int, settings: TrainerConfig) -> bool:
-    return epoch % settings.val_freq == 0 or epoch == settings.epochs
-
-
 def _note_best(progress: Progress, record: Record, settings: TrainerConfig) -> bool:
-    """Say whether this epoch is the best so far; a tie goes to the later epoch."""
+    """Return whether this epoch is the best so far; a tie goes to the later epoch."""
     if settings.monitor_mode == "off":
         progress.best_epoch = progress.epoch
         return True

@@ -2,15 +2,11 @@
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from trainer.checkpoint import Checkpoint, config_of, load_checkpoint
-from trainer.distributed import Processes
 from trainer.keeper import BEST
 from trainer.runs import (
     Run,
@@ -44,6 +40,8 @@ class Request:
     finetune: bool = False
     """`resume` gives the weights of a new run."""
     mini: bool = False
+    purge: bool = False
+    """Remove the earlier runs of the experiment first."""
 
     @functools.cached_property
     def named(self) -> Path | None:
@@ -52,46 +50,29 @@ class Request:
             return None
         return checkpoint_at(self.resume)
 
-    def chosen_seeds(self, config: Config) -> tuple[int, ...]:
-        """Return the seeds to train."""
-        return (config.seed,) if self.seeds is None else self.seeds
 
+def find_start(source: str | None, root_url: str, save_dir: Path, seed: int) -> Path | None:
+    """Return the checkpoint that a seed of a run starts from, None for fresh weights.
 
-@dataclass(frozen=True)
-class Start:
-    """The weights that the seeds of a run begin with: fresh ones, without a `source`."""
-
-    source: str | None
-    """A checkpoint, or an experiment: trained here under its name, or published and then fetched
-    (NAME@GROUP says which one where two have the name)."""
-    save_dir: Path
-    root_url: str
-
-    def find(self, seed: int) -> Path | None:
-        """Return the checkpoint that a seed starts from, None for fresh weights."""
-        if self.source is None:
-            return None
-        place = Path(self.source)
-        if place.is_file() or (place.is_dir() and newest_state(place) is not None):
-            return checkpoint_at(place)
-        own = finished_checkpoint(self.save_dir, self.source.partition("@")[0], seed)
-        if own is not None:
-            return own
-        try:
-            experiment = find_experiment(self.source)
-        except UsageError as error:
-            raise UsageError(
-                f"{self.source} is neither a checkpoint nor an experiment with a finished seed "
-                f"{seed}: {error}"
-            ) from None
-        data_dir = self.save_dir.parent
-        return Source(self.root_url, data_dir).fetch(experiment, seed) / BEST
-
-    def agree(self, seed: int, processes: Processes, device: torch.device) -> Path | None:
-        """Let the writer find or fetch the checkpoint of a seed; return it in every process."""
-        found = self.find(seed) if processes.is_writer else None
-        place = processes.of_writer(None if found is None else str(found), device)
-        return None if place is None else Path(place)
+    `source` is a checkpoint, or an experiment: trained here under its name, or published and then
+    fetched (NAME@GROUP says which one where two have the name).
+    """
+    if source is None:
+        return None
+    place = Path(source)
+    if place.is_file() or (place.is_dir() and newest_state(place) is not None):
+        return checkpoint_at(place)
+    own = finished_checkpoint(save_dir, source.partition("@")[0], seed)
+    if own is not None:
+        return own
+    try:
+        experiment = find_experiment(source)
+    except UsageError as error:
+        raise UsageError(
+            f"{source} is neither a checkpoint nor an experiment with a finished seed {seed}: "
+            f"{error}"
+        ) from None
+    return Source(root_url, save_dir.parent).fetch(experiment, seed) / BEST
 
 
 def checkpoint_at(place: str | Path | None) -> Path:
@@ -120,9 +101,16 @@ def config_of_run(named: Path, config_file: str | None, changes: Mapping[str, ob
     )
 
 
-def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
-    """Return the run to work on, and the seed of the checkpoint that is named."""
+def choose_run(
+    request: Request, config: Config, start: Callable[[int], Path | None]
+) -> tuple[Run, int | None]:
+    """Return the run to work on, made where there is none, and the seed of a named checkpoint.
+
+    `start` finds the checkpoint that a seed of a new run starts from.
+    """
     save_dir, named = config.trainer.save_dir, request.named
+    if request.purge:
+        purge_runs(save_dir, config.name)
     if request.resume == AUTO:
         runs = newest_runs(save_dir, config.name, request.seeds, request.group, mini=request.mini)
         if runs:
@@ -131,7 +119,7 @@ def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
         logger.info("--resume auto: no run of %s to continue; starting a new one", config.name)
     elif named is not None:
         run, seed = open_run(save_dir, named, config.seed)
-        if request.seeds is not None and run.seeds != request.seeds:
+        if request.seeds not in (None, run.seeds):
             raise UsageError(
                 f"{named} belongs to a run of the seeds {listed(run.seeds)}, not "
                 f"{listed(request.seeds)}; leave the seeds out"
@@ -140,48 +128,29 @@ def choose_run(request: Request, config: Config) -> tuple[Run, int | None]:
             found = "with" if run.mini else "without"
             raise UsageError(f"{named} was trained {found} --mini_train; continue it likewise")
         return run, seed
-    seeds = request.chosen_seeds(config)
+    seeds = request.seeds or (config.seed,)
+    for seed in seeds:
+        start(seed)  # what is missing shows before the folders are made
     return new_run(save_dir, config.name, seeds, request.group, mini=request.mini), None
 
 
 def _explain_choice(runs: Sequence[Run]) -> None:
-    """Say which run goes on and why; where it has nothing yet, name an older one that has."""
+    """Log which run goes on and why; where it has nothing yet, name an older one that has."""
     newest, *older = runs
     if _has_state(newest):
         logger.info("--resume auto: continuing %s, the newest run that was begun", newest.models)
         return
-    further = next((run for run in older if _has_state(run)), None)
-    hint = "" if further is None else f"; for the run before it: --resume {further.models}"
+    further = next(filter(_has_state, older), None)
     logger.warning(
         "--resume auto: %s is the newest run that was begun, but saved nothing yet; it begins "
         "anew%s",
         newest.models,
-        hint,
+        f"; for the run before it: --resume {further.models}" if further else "",
     )
 
 
 def _has_state(run: Run) -> bool:
     return any(run.result(seed) or last_usable(run, seed) for seed in run.seeds)
-
-
-def agree_on_run(
-    request: Request, config: Config, processes: Processes, device: torch.device
-) -> tuple[Run, int | None]:
-    """Let the writer choose or make the run; return it in every process."""
-    sent: Any = None
-    if processes.is_writer:
-        run, seed = choose_run(request, config)
-        sent = [str(run.models), str(run.log), run.seeds, seed]
-    models, log, seeds, seed = processes.of_writer(sent, device)
-    return Run(Path(models), Path(log), tuple(seeds), request.mini), seed
-
-
-def purge(config: Config, processes: Processes) -> None:
-    """Remove the earlier runs of this experiment."""
-    if processes.is_writer:
-        removed = purge_runs(config.trainer.save_dir, config.name)
-        logger.info("removed %d earlier runs of %s", removed, config.name)
-    processes.wait()  # until then, another one might start from a run that goes away
 
 
 def listed(seeds: Sequence[int]) -> str:

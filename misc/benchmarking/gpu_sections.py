@@ -29,11 +29,14 @@ from model import build_model
 from model.loss import MaxMarginRankingLoss, build_loss
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.device import choose_device, describe, set_precision
+from trainer.distributed import ALONE
 from trainer.evaluator import evaluate
-from trainer.loop import Batch, Fit, fit
+from trainer.job import Job
+from trainer.loop import Batch, fit
 from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
 from trainer.ranking_step import CompiledStep, Precision, RankingStep, build_step
+from trainer.runs import Run
 from trainer.training import Training
 from utils.batches import EvaluationData, Frames
 from utils.config import Config, load_config
@@ -433,18 +436,17 @@ def _train(
     started = time.perf_counter()
     trained = new_training(config, bench.device)
     with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
-        task = Fit(
-            data,
-            validation,
-            settings=replace(config.trainer, verbosity=0),
-            seed=0,
+        job = Job(
+            config=replace(config, trainer=replace(config.trainer, verbosity=0)),
+            run=Run(Path(folder), Path(folder), seeds=(0,)),
+            train=data,
+            validation=validation,
+            test=test,
             device=bench.device,
-            folder=Path(folder),
-            config=config.raw,
+            processes=ALONE,
             stop=stop,
-            on_epoch=records.append,
         )
-        fit(trained, task)
+        fit(trained, job, 0, records.append)
         trained_for = time.perf_counter() - started
         tested = evaluate(trained.model, test, device=bench.device)
     whole = time.perf_counter() - started
