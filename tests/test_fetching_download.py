@@ -172,8 +172,8 @@ def test_the_right_file_arrives(server, tmp_path, policy, kind):
     server.faults["/a.bin"] = copy.deepcopy(RECOVERED[kind])  # its lists are used up
     policy(timeouts=(2, 0.2))
     arrives(server, tmp_path)
-    if kind in ("cut, a date", "silence"):
-        assert server.sent == len(CONTENT)
+    if kind.startswith(("cut", "silence")):
+        assert server.sent <= len(CONTENT) + len(CUTS) * download.OVERLAP
 
 
 @pytest.mark.parametrize("etag", [True, False])

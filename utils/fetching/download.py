@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 PASSING_STATUSES = {408, 416, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524}
 CHUNK = 1 << 16
+OVERLAP = 4096
+"""Bytes asked for again where no version says whether the file is still the same."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,11 @@ class _Transfer:
         partial = self.partial
         # without this, proxies may compress what is compressed already and lengths mean nothing
         headers = {"Accept-Encoding": "identity"}
-        if partial.have and partial.validator:
-            headers |= {"Range": f"bytes={partial.have}-", "If-Range": partial.validator}
+        start = partial.have if partial.validator else max(0, partial.have - OVERLAP)
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        if start and partial.validator:
+            headers["If-Range"] = partial.validator
         self.pace.start()
         with session.get(
             partial.url, headers=headers, stream=True, timeout=self.policy.timeouts
@@ -168,7 +173,7 @@ class _Transfer:
             if answer.status_code == 200:
                 self.begin(answer)
             elif answer.status_code == 206 and "Range" in headers:
-                self.go_on(answer)
+                self.go_on(answer, start)
             else:
                 self.refuse(answer)
             bar.total, bar.n = partial.total, partial.have
@@ -195,17 +200,20 @@ class _Transfer:
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
         self.partial.begin(int(length[0]) if length and not is_chunked else None, validator)
 
-    def go_on(self, answer: requests.Response) -> None:
-        """Expect a part that goes on exactly where we stopped, in the same file."""
+    def go_on(self, answer: requests.Response, start: int) -> None:
+        """Expect a part of the same file from `start` on: what is here of it has to be equal."""
         partial, headers = self.partial, answer.headers
         found = headers.get("Content-Range", "no Content-Range")
         part = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", found.strip())
         total = int(part[2]) if part else None
-        if not part or int(part[1]) != partial.have or partial.total not in (None, total):
-            expected = f"bytes {partial.have}-*/{partial.total or '*'}"
+        if not part or int(part[1]) != start or partial.total not in (None, total):
+            expected = f"bytes {start}-*/{partial.total or '*'}"
             raise self.start_over(f"asked for {expected}, got {found}")
         versions = {headers.get("ETag"), headers.get("Last-Modified")} - {None}
-        if versions and partial.validator not in versions:
+        known = partial.read_from(start)
+        again = answer.raw.read(len(known), decode_content=False)
+        is_other = bool(versions) and partial.validator not in (None, *versions)
+        if is_other or again != known[: len(again)]:
             raise self.start_over("the file on the server has changed")
         partial.expect(total)
 

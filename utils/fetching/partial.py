@@ -31,7 +31,7 @@ class State:
 
     url: Annotated[str, "where it comes from"]
     total: Annotated[int, "bytes"]
-    validator: Annotated[str, "the version: its ETag or Last-Modified"]
+    validator: Annotated[str | None, "the version: its ETag or Last-Modified"] = None
 
 
 class Partial:
@@ -41,7 +41,7 @@ class Partial:
         self.url, self.final, self.file = url, final, file
         self.path, self.state_path = _places(final)
         self.total: int | None = None
-        self.validator: str | None = None  # None: nothing says whether later parts belong to it
+        self.validator: str | None = None
         self.have = file.seek(0, os.SEEK_END)
         with contextlib.suppress(DataError):
             state = read_file(State, self.state_path)
@@ -56,8 +56,13 @@ class Partial:
         self.have = self.file.seek(0)
         self.validator = validator
         self.expect(total)
-        if total is not None and validator is not None:
+        if total is not None:
             write_json(self.state_path, asdict(State(shown(self.url), total, validator)))
+
+    def read_from(self, start: int) -> bytes:
+        """Return the bytes from `start` on; more are appended behind them."""
+        self.file.seek(start)
+        return self.file.read(self.have - start) or b""
 
     def expect(self, total: int | None) -> None:
         """Note how long the file is; DownloadError when the disk has no room for the rest."""
