@@ -58,7 +58,7 @@ def write(args: argparse.Namespace) -> int:
 
 def addresses(shown: Sequence[Shown], args: argparse.Namespace) -> dict[str, str]:
     """Return the address of the sound of every clip that has one."""
-    clips = {clip for one in shown if one.first for clip in one.first.clips}
+    clips = {clip for one in shown if one.ranks for clip in one.first.clips}
     if args.sounds is None or not clips:
         return {}
     found = find_sounds(args.sounds, sorted(clips))

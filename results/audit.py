@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from results.material import Expert, Material, Split
+from results.tables import count
 
 SAME_FEATURES = 0.995
 """Cosine of two clips' mean features, each dimension standardised over all clips."""
@@ -113,7 +114,7 @@ def _of_splits(noun: str, message: str, cases: Callable[[Split], Sequence[str]])
     def check(material: Material) -> Found:
         for split in material.splits:
             if found := cases(split):
-                yield f"{_count(found, noun)} {message.format(split.name)}", found
+                yield f"{count(found, noun)} {message.format(split.name)}", found
 
     return check
 
@@ -124,7 +125,7 @@ def _of_pairs(noun: str, message: str, cases: Callable[[Split, Split], Sequence[
     def check(material: Material) -> Found:
         for one, other in combinations(material.splits, 2):
             if found := cases(one, other):
-                yield f"{_count(found, noun)} {message.format(one.name, other.name)}", found
+                yield f"{count(found, noun)} {message.format(one.name, other.name)}", found
 
     return check
 
@@ -176,7 +177,7 @@ def _ambiguous(material: Material) -> Found:
         ceiling = reachable(split, material.test_config.data.num_test_captions)
         cases = [f"{text!r} of {len(clips)} clips" for text, clips in shared.items()]
         yield (
-            f"{_count(cases, 'caption')} of several clips of {split.name}: R@1 can reach "
+            f"{count(cases, 'caption')} of several clips of {split.name}: R@1 can reach "
             f"{ceiling:.1f} at most",
             cases,
         )
@@ -252,7 +253,7 @@ def _flat_features(material: Material) -> Found:
         for name, expert in split.experts.items():
             flat = [split.clips[clip] for clip in np.flatnonzero(expert.flat)]
             if flat:
-                yield f"{_count(flat, 'clip')} of {split.name} with constant {name}", flat
+                yield f"{count(flat, 'clip')} of {split.name} with constant {name}", flat
 
 
 def _unused(material: Material) -> Found:
@@ -260,7 +261,7 @@ def _unused(material: Material) -> Found:
     for file, names in material.files.items():
         unused = [name for name in names if name not in used]
         if unused:
-            yield f"{_count(unused, 'clip')} of {file} in no list", unused
+            yield f"{count(unused, 'clip')} of {file} in no list", unused
 
 
 CHECKS: dict[str, tuple[Check, str]] = {
@@ -422,7 +423,3 @@ def _lost(lengths: np.ndarray, most: int | None) -> float:
     if most is None or total == 0:
         return 0.0
     return float(np.maximum(lengths - most, 0).sum() / total)
-
-
-def _count(cases: Sequence[object], noun: str) -> str:
-    return f"{len(cases):,} {noun}{'' if len(cases) == 1 else 's'}"

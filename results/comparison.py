@@ -20,7 +20,7 @@ from results.statistics import (
     paired_differences,
     welch,
 )
-from results.tables import signed, spread
+from results.tables import count, signed, spread
 from utils.errors import UsageError
 from utils.fetching.experiments import Experiment
 
@@ -161,10 +161,7 @@ def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
 def legend(pair: Pair) -> list[str]:
     """Return the names of runs A and B."""
     runs = {"A": pair.first, "B": pair.second}
-    return [
-        f"{letter}: {run.name}, {len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
-        for letter, run in runs.items()
-    ]
+    return [f"{letter}: {run.name}, {count(run.seeds, 'seed')}" for letter, run in runs.items()]
 
 
 def sentences(pair: Pair) -> list[str]:

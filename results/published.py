@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.metric import METRICS, TASKS, heading_of, published_key
-from results.tables import MARKDOWN, Spread, short, signed, spread
+from results.tables import MARKDOWN, Spread, count, short, signed, spread
 from results.tables import render as render_table
 from utils.errors import UsageError
 from utils.fetching.experiments import EACH_CAPTION, JOINED, PROTOCOLS, Experiment
@@ -228,7 +228,7 @@ def _rows(comparisons: Sequence[Comparison], task: str, indent: str) -> list[lis
     for comparison in comparisons:
         known = comparison.tasks[task]
         cells = [known.get(name, Cell(heading_of(name), None, None)) for name in metrics]
-        seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
+        seeds = count(comparison.seeds, "seed")
         here = [_cell(cell.here) for cell in cells]
         joined = f" ({JOINED})" if comparison.queries == JOINED else ""
         name = f"{short(comparison.name)}, {seeds}{joined}"

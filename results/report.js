@@ -1,8 +1,7 @@
 "use strict";
 // Everything that comes from the data enters the page as text (textContent), never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { clips, queries, captions, runs, sounds } = data;
-const TOP = data.top;
+const { clips, queries, captions, runs, sounds, top: TOP } = data;
 const PER_PAGE = 50;
 const $ = (id) => document.getElementById(id);
 
@@ -26,16 +25,12 @@ const hay = queries.map(([clip], q) => `${text(q)} ${clips[clip]}`.toLowerCase()
 
 let order = [], page = 0;
 
-function passes(rank, limits) {
-  return rank >= limits[0] && rank <= limits[1];
-}
-
 function select() {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const limits = $("places").value.split("-").map(Number);
+  const [least, most] = $("places").value.split("-").map(Number);
   const run = Number($("run")?.value ?? 0);
   order = queries.map((_, q) => q).filter(
-    (q) => words.every((word) => hay[q].includes(word)) && passes(meanRanks[run][q], limits)
+    (q) => words.every((word) => hay[q].includes(word)) && least <= meanRanks[run][q] && meanRanks[run][q] <= most
   );
   const gap = (q) => meanRanks[0][q] - (meanRanks[1]?.[q] ?? 0);
   const sorts = {
@@ -91,8 +86,8 @@ function detail(q) {
   const box = make("div", { class: "detail" });
   runs.forEach((run, r) => {
     const own = queries[q][0];
-    const rank = run.ranks[run.shown][q];
-    const part = make("section", {}, make("h4", {}, `${run.name}, seed ${run.seeds[run.shown]}: rank ${shown(rank)}`));
+    const rank = run.ranks[0][q];
+    const part = make("section", {}, make("h4", {}, `${run.name}, seed ${run.seeds[0]}: rank ${shown(rank)}`));
     const list = make("ol", { class: "found" });
     const found = run.top.slice(q * TOP, (q + 1) * TOP);
     found.forEach((clip, place) => list.append(entry(clip, place + 1, run.scores?.[q * TOP + place], clip === own)));

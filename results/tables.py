@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,11 @@ def short(name: str) -> str:
 def signed(difference: float) -> str:
     """Return a difference with one decimal and its sign, but never "-0.0"."""
     return f"{round(difference, 1) + 0.0:+.1f}"
+
+
+def count(cases: Sized, noun: str) -> str:
+    """Return how many there are in words: "1 clip", "2,000 clips"."""
+    return f"{len(cases):,} {noun}{'' if len(cases) == 1 else 's'}"
 
 
 def rows_of_runs(runs: Sequence[StoredRun], task: str) -> list[list[str]]:

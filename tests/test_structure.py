@@ -33,6 +33,7 @@ HOMES = {
     "ai_edge_litert": ("audio/yamnet.py",),
     "pymilvus": ("search/milvus.py",),
     "sqlite3": ("search/index.py",),
+    "jinja2": ("results/report.py",),
     "starlette": ("search/server.py",),
     "uvicorn": ("search/server.py",),
     "tensorboard": ("trainer/report.py",),
