@@ -1,6 +1,6 @@
 """Audit a data set for leaks, ambiguities and damage before anything is trained on it.
 
-Each check is a function from the material to findings and a line in CHECKS, which states its
+Each check is a function, named as in the report, that a decorator puts into CHECKS with its
 threshold. A clean data set has no finding.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -32,6 +33,12 @@ MISSING = 0.50
 SHOWN = 5
 BLOCK = 512
 
+Found = Iterator[tuple[str, Sequence[str]]]
+"""(message, cases) of each finding."""
+F = TypeVar("F", bound=Callable[..., Any])
+CHECKS: dict[str, tuple[Callable[[Material], Found], str]] = {}
+"""Name -> the check, and its threshold in words."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -40,11 +47,6 @@ class Finding:
     check: str
     message: str
     examples: tuple[str, ...] = ()
-
-
-Found = Iterator[tuple[str, Sequence[str]]]
-"""(message, cases) of each finding."""
-Check = Callable[[Material], Found]
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,8 @@ def audit(material: Material) -> Audit:
     findings = []
     for name, (check, _) in CHECKS.items():
         for message, cases in check(material):
-            shown = [*cases[:SHOWN]]
-            if len(cases) > SHOWN:
-                shown.append(f"and {len(cases) - SHOWN} more")
-            findings.append(Finding(name, message, tuple(shown)))
+            more = [f"and {len(cases) - SHOWN} more"] if len(cases) > SHOWN else []
+            findings.append(Finding(name, message, (*cases[:SHOWN], *more)))
     return Audit(tuple(findings), tuple(_facts(material)))
 
 
@@ -73,13 +73,13 @@ def reachable(split: Split, per_clip: int) -> float:
     Clips with the same caption get the same scores for it, so that one of them alone can be right;
     clips with the same features always tie, and a tie for the first place is no hit.
     """
-    twins = _twins(split)
+    twins = {clip for clips in _by_digest(split).values() if len(clips) > 1 for clip in clips}
     holders: dict[str, Counter[int]] = defaultdict(Counter)
     total = 0
     for clip, number, caption in split.texts():
         if number < per_clip:
             total += 1
-            holders[_plain(caption)][clip] += 0 if clip in twins else 1
+            holders[_plain(caption)][clip] += clip not in twins
     return 100 * sum(max(counts.values()) for counts in holders.values()) / max(total, 1)
 
 
@@ -103,100 +103,124 @@ def _facts(material: Material) -> Iterator[str]:
         )
 
 
-def _unreadable(material: Material) -> Found:
+def _check(threshold: str, message: str = "") -> Callable[[F], F]:
+    """Register a check under the name of its function, which yields the findings of the material.
+
+    With a message, the function returns the cases of as many splits as the message has gaps, and
+    a finding is their count and the message, whose first word is the noun of one case.
+    """
+
+    def register(function: F) -> F:
+        def of_splits(material: Material) -> Found:
+            noun, rest = message.split(" ", 1)
+            for splits in combinations(material.splits, message.count("{}")):
+                if cases := function(*splits):
+                    names = [split.name for split in splits]
+                    yield f"{count(cases, noun)} {rest.format(*names)}", cases
+
+        CHECKS[function.__name__.replace("_", "-")] = of_splits if message else function, threshold
+        return function
+
+    return register
+
+
+@_check("a file is missing or refused (NaN features among the reasons)")
+def unreadable(material: Material) -> Found:
     for message in material.unreadable:
         yield message, ()
 
 
-def _of_splits(noun: str, message: str, cases: Callable[[Split], Sequence[str]]) -> Check:
-    """Return the check of every split for cases; the message follows their count."""
-
-    def check(material: Material) -> Found:
-        for split in material.splits:
-            if found := cases(split):
-                yield f"{count(found, noun)} {message.format(split.name)}", found
-
-    return check
-
-
-def _of_pairs(noun: str, message: str, cases: Callable[[Split, Split], Sequence[str]]) -> Check:
-    """Return the check of every two splits for cases; the message follows their count."""
-
-    def check(material: Material) -> Found:
-        for one, other in combinations(material.splits, 2):
-            if found := cases(one, other):
-                yield f"{count(found, noun)} {message.format(one.name, other.name)}", found
-
-    return check
-
-
-def _shared_clips(one: Split, other: Split) -> list[str]:
+@_check("a clip in more than one split", "clip both in {} and in {}")
+def shared_clips(one: Split, other: Split) -> list[str]:
     return sorted(set(one.clips) & set(other.clips))
 
 
-def _same_features(one: Split, other: Split) -> list[str]:
+@_check(
+    "identical features of all experts across splits",
+    "pair of clips with identical features in {} and {}",
+)
+def same_features(one: Split, other: Split) -> list[str]:
     by_digest = _by_digest(one)
     return [
         f"{one.clips[first]} ({one.name}) and {clip} ({other.name})"
-        for second, clip in enumerate(other.clips)
-        for first in by_digest.get(_digest(other, second), ())
+        for clip, digest in zip(other.clips, other.digests, strict=True)
+        for first in by_digest.get(digest, ())
         if one.clips[first] != clip
     ]
 
 
-def _twin_clips(split: Split) -> list[str]:
+@_check(
+    "identical features of all experts within a split",
+    "group of clips with identical features in {}",
+)
+def twin_clips(split: Split) -> list[str]:
     groups = [clips for clips in _by_digest(split).values() if len(clips) > 1]
     return [", ".join(split.clips[clip] for clip in clips[:4]) for clips in groups]
 
 
-def _near_features(one: Split, other: Split) -> list[str]:
+@_check(
+    "features of all experts alike across splits: cosine of the standardised means at least "
+    f"{SAME_FEATURES}",
+    "pair of clips with nearly identical features in {} and {}",
+)
+def near_features(one: Split, other: Split) -> list[str]:
     return [
         f"{one.clips[first]} ({one.name}) and {other.clips[second]} ({other.name}), "
         f"cosine {cosine:.4f}"
         for first, second, cosine in _similar_clips(one, other)
-        if one.clips[first] != other.clips[second] and _digest(one, first) != _digest(other, second)
+        if one.clips[first] != other.clips[second] and one.digests[first] != other.digests[second]
     ]
 
 
-def _same_captions(one: Split, other: Split) -> list[str]:
-    shared = _clips_by_text(one).keys() & _clips_by_text(other).keys()
-    return [f"{text!r}" for text in sorted(shared)]
+@_check("the same caption across splits, capitals and marks aside", "caption both in {} and in {}")
+def same_captions(one: Split, other: Split) -> list[str]:
+    return [f"{text!r}" for text in sorted(_by_text(one).keys() & _by_text(other).keys())]
 
 
-def _near_captions(one: Split, other: Split) -> list[str]:
-    pairs = _similar_texts(list(_clips_by_text(one)), list(_clips_by_text(other)))
+@_check(
+    f"captions alike across splits: of {FEWEST_WORDS} different words or more, at least "
+    f"{SAME_WORDS:.0%} of all are shared",
+    "pair of nearly identical captions in {} and {}",
+)
+def near_captions(one: Split, other: Split) -> list[str]:
+    pairs = _similar_texts(list(_by_text(one)), list(_by_text(other)))
     return [f"{first!r} ({one.name}) and {second!r} ({other.name})" for first, second in pairs]
 
 
-def _ambiguous(material: Material) -> Found:
-    split = material.test
-    if split is None:
+@_check("several test clips with the same caption")
+def ambiguous(material: Material) -> Found:
+    if (split := material.test) is None:
         return
-    shared = {text: clips for text, clips in _clips_by_text(split).items() if len(clips) > 1}
+    shared = {text: clips for text, clips in _by_text(split).items() if len(clips) > 1}
     if shared:
         ceiling = reachable(split, material.test_config.data.num_test_captions)
-        cases = [f"{text!r} of {len(clips)} clips" for text, clips in shared.items()]
         yield (
-            f"{count(cases, 'caption')} of several clips of {split.name}: R@1 can reach "
+            f"{count(shared, 'caption')} of several clips of {split.name}: R@1 can reach "
             f"{ceiling:.1f} at most",
-            cases,
+            [f"{text!r} of {len(clips)} clips" for text, clips in shared.items()],
         )
 
 
-def _captionless(split: Split) -> list[str]:
+@_check("a clip without captions", "clip of {} without captions")
+def captionless(split: Split) -> list[str]:
     return [clip for clip, texts in zip(split.clips, split.captions, strict=True) if not texts]
 
 
-def _empty_captions(split: Split) -> list[str]:
+@_check("a caption without words", "caption of {} without words")
+def empty_captions(split: Split) -> list[str]:
+    words = [dict(enumerate(counts or ())) for counts in split.word_vectors]
     return [
         f"{split.clips[clip]}, caption {number}"
         for clip, number, caption in split.texts()
-        if not _plain(caption)
-        or (split.word_vectors[clip] or (1,) * (number + 1))[number:][:1] == (0,)
+        if not _plain(caption) or words[clip].get(number) == 0
     ]
 
 
-def _unmatched(split: Split) -> list[str]:
+@_check(
+    "captions and text vectors of a clip that differ in number",
+    "clip of {} whose captions and text vectors differ in number",
+)
+def unmatched(split: Split) -> list[str]:
     counts = zip(split.clips, split.captions, split.word_vectors, strict=True)
     return [
         f"{clip}: {len(captions)} captions, {'none' if vectors is None else len(vectors)} with "
@@ -206,118 +230,70 @@ def _unmatched(split: Split) -> list[str]:
     ]
 
 
-def _cut_captions(material: Material) -> Found:
+@_check(f"more than {LOST_WORDS:.0%} of the words of a split are cut")
+def cut_captions(material: Material) -> Found:
     most = material.config.text.max_tokens
     for split in material.splits:
         lost = _lost_words(material, split)
         if lost > LOST_WORDS:
             cases = [
-                f"{split.clips[clip]}, caption {number}: {count} words"
+                f"{split.clips[clip]}, caption {number}: {words} words"
                 for clip, counts in enumerate(split.word_vectors)
-                for number, count in enumerate(counts or ())
-                if count > most
+                for number, words in enumerate(counts or ())
+                if words > most
             ]
-            yield (
-                f"{lost:.1%} of the words of {split.name} are cut (max_tokens.text is {most})",
-                cases,
-            )
+            share = f"{lost:.1%} of the words of {split.name} are cut"
+            yield f"{share} (max_tokens.text is {most})", cases
 
 
-def _cut_features(material: Material) -> Found:
-    for split in material.splits:
-        for name, expert in split.experts.items():
-            most = expert.config.max_tokens
-            lost = _lost(expert.lengths, most)
-            if lost > LOST_TOKENS:
-                text = f"of the tokens of {name} in {split.name} are cut"
-                yield f"{lost:.1%} {text} (max_tokens.{name} is {most})", ()
+@_check(f"more than {LOST_TOKENS:.0%} of an expert's tokens in a split are cut")
+def cut_features(material: Material) -> Found:
+    for split, name, expert in _experts(material):
+        most = expert.config.max_tokens
+        lost = _lost(expert.lengths, most)
+        if lost > LOST_TOKENS:
+            text = f"of the tokens of {name} in {split.name} are cut"
+            yield f"{lost:.1%} {text} (max_tokens.{name} is {most})", ()
 
 
-def _missing_experts(material: Material) -> Found:
+@_check(
+    f"an expert that is not flaky is missing for a clip; a flaky one for over {MISSING:.0%} "
+    f"of a split, or for shares of the splits that differ by over {UNEVEN:.0%}"
+)
+def missing_experts(material: Material) -> Found:
     shares: dict[str, list[float]] = defaultdict(list)
-    for split in material.splits:
-        for name, expert in split.experts.items():
-            share = float(1 - expert.present.mean())
-            shares[name].append(share)
-            if (share and not expert.config.flaky) or share > MISSING:
-                without = [split.clips[clip] for clip in np.flatnonzero(~expert.present)]
-                yield f"{name} is missing for {share:.1%} of the clips of {split.name}", without
+    for split, name, expert in _experts(material):
+        share = float(1 - expert.present.mean())
+        shares[name].append(share)
+        if (share and not expert.config.flaky) or share > MISSING:
+            without = [split.clips[clip] for clip in np.flatnonzero(~expert.present)]
+            yield f"{name} is missing for {share:.1%} of the clips of {split.name}", without
     for name, of in shares.items():
         if max(of) - min(of) > UNEVEN:
             listed = ", ".join(f"{share:.1%}" for share in of)
             yield f"{name} is missing unevenly: {listed} of the clips of the splits", ()
 
 
-def _flat_features(material: Material) -> Found:
-    for split in material.splits:
-        for name, expert in split.experts.items():
-            flat = [split.clips[clip] for clip in np.flatnonzero(expert.flat)]
-            if flat:
-                yield f"{count(flat, 'clip')} of {split.name} with constant {name}", flat
+@_check("features that are one number, or one token repeated")
+def flat_features(material: Material) -> Found:
+    for split, name, expert in _experts(material):
+        if flat := [split.clips[clip] for clip in np.flatnonzero(expert.flat)]:
+            yield f"{count(flat, 'clip')} of {split.name} with constant {name}", flat
 
 
-def _unused(material: Material) -> Found:
+@_check("clips of the files that are in no list of these splits")
+def unused(material: Material) -> Found:
     used = {clip for split in material.splits for clip in split.clips}
     for file, names in material.files.items():
-        unused = [name for name in names if name not in used]
-        if unused:
-            yield f"{count(unused, 'clip')} of {file} in no list", unused
+        if left := [name for name in names if name not in used]:
+            yield f"{count(left, 'clip')} of {file} in no list", left
 
 
-CHECKS: dict[str, tuple[Check, str]] = {
-    "unreadable": (_unreadable, "a file is missing or refused (NaN features among the reasons)"),
-    "shared-clips": (
-        _of_pairs("clip", "both in {} and in {}", _shared_clips),
-        "a clip in more than one split",
-    ),
-    "same-features": (
-        _of_pairs("pair", "of clips with identical features in {} and {}", _same_features),
-        "identical features of all experts across splits",
-    ),
-    "twin-clips": (
-        _of_splits("group", "of clips with identical features in {}", _twin_clips),
-        "identical features of all experts within a split",
-    ),
-    "near-features": (
-        _of_pairs("pair", "of clips with nearly identical features in {} and {}", _near_features),
-        f"features of all experts alike across splits: cosine of the standardised means at least "
-        f"{SAME_FEATURES}",
-    ),
-    "same-captions": (
-        _of_pairs("caption", "both in {} and in {}", _same_captions),
-        "the same caption across splits, capitals and marks aside",
-    ),
-    "near-captions": (
-        _of_pairs("pair", "of nearly identical captions in {} and {}", _near_captions),
-        f"captions alike across splits: of {FEWEST_WORDS} different words or more, at least "
-        f"{SAME_WORDS:.0%} of all are shared",
-    ),
-    "ambiguous": (_ambiguous, "several test clips with the same caption"),
-    "captionless": (
-        _of_splits("clip", "of {} without captions", _captionless),
-        "a clip without captions",
-    ),
-    "empty-captions": (
-        _of_splits("caption", "of {} without words", _empty_captions),
-        "a caption without words",
-    ),
-    "unmatched": (
-        _of_splits("clip", "of {} whose captions and text vectors differ in number", _unmatched),
-        "captions and text vectors of a clip that differ in number",
-    ),
-    "cut-captions": (_cut_captions, f"more than {LOST_WORDS:.0%} of the words of a split are cut"),
-    "cut-features": (
-        _cut_features,
-        f"more than {LOST_TOKENS:.0%} of an expert's tokens in a split are cut",
-    ),
-    "missing-experts": (
-        _missing_experts,
-        f"an expert that is not flaky is missing for a clip; a flaky one for over {MISSING:.0%} "
-        f"of a split, or for shares of the splits that differ by over {UNEVEN:.0%}",
-    ),
-    "flat-features": (_flat_features, "features that are one number, or one token repeated"),
-    "unused": (_unused, "clips of the files that are in no list of these splits"),
-}
+def _experts(material: Material) -> Iterator[tuple[Split, str, Expert]]:
+    """Yield every expert of every split with its name."""
+    for split in material.splits:
+        for name, expert in split.experts.items():
+            yield split, name, expert
 
 
 def _plain(caption: str) -> str:
@@ -325,34 +301,23 @@ def _plain(caption: str) -> str:
     return " ".join(re.findall(r"\w+", caption.lower()))
 
 
-def _clips_by_text(split: Split) -> dict[str, list[int]]:
-    """Return the clips that have each caption; a clip that repeats one counts once."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for clip, _, caption in split.texts():
-        holders = found[_plain(caption)]
-        if not holders or holders[-1] != clip:
-            holders.append(clip)
-    found.pop("", None)
-    return found
-
-
-def _digest(split: Split, clip: int) -> str:
-    """Return a digest of all features of a clip, "" where it has none."""
-    parts = [expert.digests[clip] for expert in split.experts.values()]
-    return "|".join(parts) if any(parts) else ""
+def _by_text(split: Split) -> dict[str, list[int]]:
+    """Return the clips that have each caption."""
+    return _clips_by((_plain(caption), clip) for clip, _, caption in split.texts())
 
 
 def _by_digest(split: Split) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for clip in range(len(split.clips)):
-        if digest := _digest(split, clip):
-            found[digest].append(clip)
-    return found
+    """Return the clips that have the same features."""
+    return _clips_by((digest, clip) for clip, digest in enumerate(split.digests))
 
 
-def _twins(split: Split) -> set[int]:
-    """Return the clips whose features another clip of the split has too."""
-    return {clip for clips in _by_digest(split).values() if len(clips) > 1 for clip in clips}
+def _clips_by(values: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Return the clips that have each value, "" aside; one that repeats it counts once."""
+    found: dict[str, dict[int, None]] = defaultdict(dict)
+    for value, clip in values:
+        if value:
+            found[value][clip] = None
+    return {value: list(clips) for value, clips in found.items()}
 
 
 def _similar_clips(one: Split, other: Split) -> Iterator[tuple[int, int, float]]:
@@ -389,7 +354,7 @@ def _similar_texts(one: list[str], other: list[str]) -> Iterator[tuple[str, str]
     )
     if not left or not right:
         return
-    words = {word: place for place, word in enumerate(sorted(set(" ".join(left + right).split())))}
+    words = {word: place for place, word in enumerate(set(" ".join(left + right).split()))}
     first, second = _bags(left, words), _bags(right, words)
     sizes = np.asarray(second.sum(axis=1)).reshape(1, -1)
     for start in range(0, len(left), BLOCK):
@@ -403,11 +368,9 @@ def _similar_texts(one: list[str], other: list[str]) -> Iterator[tuple[str, str]
 
 def _bags(texts: list[str], words: dict[str, int]) -> sparse.csr_matrix:
     """Return which words each caption has: (captions, words) of 0/1."""
-    sets = [sorted({words[word] for word in text.split()}) for text in texts]
-    indices = np.concatenate([np.array(found, np.int64) for found in sets])
-    bounds = np.cumsum([0, *map(len, sets)])
-    ones = np.ones(len(indices), np.float32)
-    return sparse.csr_matrix((ones, indices, bounds), shape=(len(texts), len(words)))
+    has = [(row, words[word]) for row, text in enumerate(texts) for word in set(text.split())]
+    ones = np.ones(len(has), np.float32)
+    return sparse.csr_matrix((ones, np.transpose(has)), shape=(len(texts), len(words)))
 
 
 def _lost_words(material: Material, split: Split) -> float:

@@ -8,36 +8,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from data_loader import find_sources
-from data_loader.packed_file import decode_names
-from data_loader.packed_sources import Packed, PackedCaptions, PackedFeatures, PackedText
+from data_loader.packed_sources import PackedCaptions, PackedFeatures, PackedText
 from data_loader.store import FeatureStore
 from utils.config import Config, ExpertConfig
 from utils.errors import DataError
 from utils.files import read_list, sha256_of
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Expert:
-    """The features of one expert for the clips of a split.
-
-    Clip v has the rows starts[v] : starts[v] + lengths[v] of each part; present (V,) is 1 where
-    the clip has features; digests: of what the clip has, "" where it has nothing; means (V, D).
-    """
+    """The features of one expert for the clips of a split."""
 
     config: ExpertConfig
     present: np.ndarray
+    """(V,): the clip has features."""
     lengths: np.ndarray
+    """(V,): the number of tokens."""
     digests: tuple[str, ...]
+    """(V,): of the features; "" where the clip has none."""
     means: np.ndarray
+    """(V, D): over the tokens."""
     flat: np.ndarray
     """(V,): all values of the clip are one number, or three tokens or more are all the same."""
 
@@ -55,6 +54,13 @@ class Split:
     word_vectors: tuple[tuple[int, ...] | None, ...]
     """How many word vectors each caption has, by clip; None where the clip has no text vectors."""
     experts: dict[str, Expert]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Of all features of each clip (V,); "" where it has none."""
+        by_expert = [expert.digests for expert in self.experts.values()]
+        joined = ["|".join(parts) for parts in zip(*by_expert, strict=True)]
+        return [digests if digests.strip("|") else "" for digests in joined]
 
     def texts(self) -> Iterator[tuple[int, int, str]]:
         """Yield (clip, number, caption) of every caption."""
@@ -80,22 +86,15 @@ class Material:
         name = self.test_config.data.split_name
         return next((split for split in self.splits if split.name == name), None)
 
-    @property
-    def training(self) -> Split | None:
-        """The split that is trained on."""
-        return next((split for split in self.splits if split.name == "train"), None)
-
 
 def gather(config: Config) -> Material:
     """Read the training, validation and test split of a configuration."""
     test = config.for_evaluation()
     material = Material(config, test)
-    names = dict.fromkeys(["train", config.data.split_name, test.data.split_name])
-    folder = config.data.root
     packed = None if config.data.packed_dir is None else Path(config.data.packed_dir)
-    store = FeatureStore(folder, packed, config.dataset_folder, config.data.packed_dtype)
-    for name in names:
-        of = config if name != test.data.split_name or name == "train" else test
+    store = FeatureStore(config.data.root, packed, config.dataset_folder, config.data.packed_dtype)
+    splits = {"train": config, config.data.split_name: config, test.data.split_name: test}
+    for name, of in splits.items():
         split = _split(material, of, name, store)
         if split is not None:
             material.splits.append(split)
@@ -103,23 +102,33 @@ def gather(config: Config) -> Material:
 
 
 def _split(material: Material, config: Config, name: str, store: FeatureStore) -> Split | None:
+    def read(what: Callable[..., T], *place: object) -> T | None:
+        """Return what is read of a place; a file that cannot be read is noted once."""
+        try:
+            return what(*place)
+        except DataError as error:
+            if str(error) not in material.unreadable:
+                material.unreadable.append(str(error))
+            return None
+
     sources = find_sources(config, name)
-    clips = _try(material, read_list, sources.split_list)
+    clips = read(read_list, sources.split_list)
     if clips is None:
         return None
-    captions = _try(material, store.captions, sources.captions)
-    vectors = sources.text
-    text = None if vectors is None else _try(material, store.text, vectors)
+    captions = read(store.captions, sources.captions)
+    text = None if sources.text is None else read(store.text, sources.text)
     texts = _captions(captions, clips)
     experts = {}
+    opened = []
     for expert, files in zip(config.experts, sources.experts, strict=True):
-        parts = [_try(material, store.features, file, expert.name) for file in files]
-        if all(part is not None for part in parts):
-            experts[expert.name] = _expert(expert, [p for p in parts if p is not None], clips)
-            material.files |= {str(p.source): _names(p) for p in parts if p is not None}
-    material.files |= {
-        str(packed.source): _names(packed) for packed in (captions, text) if packed is not None
-    }
+        parts = [read(store.features, file, expert.name) for file in files]
+        whole = [part for part in parts if part is not None]
+        if len(whole) == len(parts):
+            experts[expert.name] = _expert(expert, whole, clips)
+            opened += whole
+    for packed in (*opened, captions, text):
+        if packed is not None:
+            material.files[str(packed.source)] = tuple(packed.clips)
     return Split(
         name=name,
         file=sources.split_list,
@@ -127,24 +136,10 @@ def _split(material: Material, config: Config, name: str, store: FeatureStore) -
         clips=tuple(clips),
         captions=texts,
         word_vectors=_word_counts(text, clips)
-        if vectors is not None
+        if sources.text is not None
         else tuple(tuple(len(text.split()) for text in each) for each in texts),
         experts=experts,
     )
-
-
-def _try(material: Material, read: Callable[P, T], *place: P.args, **more: P.kwargs) -> T | None:
-    """Return what `read` returns of a place; a file that cannot be read is noted once."""
-    try:
-        return read(*place, **more)
-    except DataError as error:
-        if str(error) not in material.unreadable:
-            material.unreadable.append(str(error))
-        return None
-
-
-def _names(packed: Packed) -> tuple[str, ...]:
-    return tuple(decode_names(packed.file.arrays["names"]))
 
 
 def _captions(packed: PackedCaptions | None, clips: list[str]) -> tuple[tuple[str, ...], ...]:
@@ -157,12 +152,11 @@ def _captions(packed: PackedCaptions | None, clips: list[str]) -> tuple[tuple[st
 def _word_counts(packed: PackedText | None, clips: list[str]) -> tuple[tuple[int, ...] | None, ...]:
     if packed is None:
         return tuple(None for _ in clips)
-    lengths = np.diff(packed.word_offsets)
-    counts: list[tuple[int, ...] | None] = []
-    for row in packed.find(clips).tolist():
-        bounds = slice(int(packed.offsets[row]), int(packed.offsets[row + 1])) if row >= 0 else None
-        counts.append(None if bounds is None else tuple(lengths[bounds].tolist()))
-    return tuple(counts)
+    lengths, bounds = np.diff(packed.word_offsets), packed.offsets
+    return tuple(
+        tuple(lengths[bounds[row] : bounds[row + 1]].tolist()) if row >= 0 else None
+        for row in packed.find(clips).tolist()
+    )
 
 
 def _expert(config: ExpertConfig, parts: list[PackedFeatures], clips: list[str]) -> Expert:
@@ -171,26 +165,20 @@ def _expert(config: ExpertConfig, parts: list[PackedFeatures], clips: list[str])
     for part in parts:
         rows = part.find(clips)
         present &= (rows >= 0) & (part.available[rows] == 1)
-        runs.append(part.run(np.maximum(rows, 0)))
+        runs.append((part.rows, *part.run(np.maximum(rows, 0))))
     means = np.zeros((len(clips), sum(part.width for part in parts)), np.float32)
     flat = np.zeros(len(clips), bool)
-    digests = []
-    for clip in range(len(clips)):
-        if not present[clip]:
-            digests.append("")
-            continue
-        tokens = [
-            part.rows[starts[clip] : starts[clip] + lengths[clip]]
-            for part, (starts, lengths) in zip(parts, runs, strict=True)
-        ]
+    digests = [""] * len(clips)
+    for clip in np.flatnonzero(present).tolist():
+        tokens = [rows[starts[clip] :][: lengths[clip]] for rows, starts, lengths in runs]
         digest = hashlib.blake2b(digest_size=16)
-        for rows in tokens:
-            digest.update(np.ascontiguousarray(rows).tobytes())
-        digests.append(digest.hexdigest())
-        means[clip] = np.concatenate([rows.astype(np.float32).mean(axis=0) for rows in tokens])
-        flat[clip] = all(_is_flat(rows) for rows in tokens)
-    lengths = np.where(present, runs[0][1], 0)
-    return Expert(config, present, lengths, tuple(digests), means, flat)
+        for values in tokens:
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digests[clip] = digest.hexdigest()
+        means[clip] = np.concatenate([values.astype(np.float32).mean(axis=0) for values in tokens])
+        flat[clip] = all(map(_is_flat, tokens))
+    _, _, lengths = runs[0]
+    return Expert(config, present, np.where(present, lengths, 0), tuple(digests), means, flat)
 
 
 def _is_flat(rows: np.ndarray) -> bool:
