@@ -37,14 +37,6 @@ if TYPE_CHECKING:  # torch is imported when the flags are right: --help answers 
 logger = logging.getLogger("eval")
 
 
-def table_format(form: str) -> str:
-    """Return a form of tables; raises UsageError for one that they do not have."""
-    from results.published import check_form
-
-    check_form(form)
-    return form
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
@@ -79,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
     parser.add_argument(
-        "--format", type=table_format, help="of the table: text, markdown, latex or json"
+        "--format", choices=["text", "markdown", "latex", "json"], help="of the table"
     )
     parser.add_argument("--out", metavar="DIR", help="where results.json goes")
     parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
@@ -115,9 +107,9 @@ def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
     """Score one checkpoint, or several as an ensemble: the mean of their similarities."""
     import numpy as np
 
-    from results.content import compared, write_results
+    from results.content import write_results
     from results.graded import graded_results
-    from results.published import render
+    from results.published import compare, render
     from results.scoring import Scorer, results_of, together
     from trainer.runs import seed_of
 
@@ -145,7 +137,7 @@ def score_checkpoints(args: argparse.Namespace, device: torch.device) -> int:
     if args.relevances:
         grades = graded_results(Path(args.relevances), scored.evaluation, scored.split.clips)
         content["graded"] = grades
-    row = compared(content, name)
+    row = compare(content, name)
     print(render([row], args.format), end="")
     folder = result_folder(args, config.name)
     write_results(folder, content, {seed: scored.ranks(only)}, row)
@@ -185,7 +177,8 @@ def score_experiment(
     args: argparse.Namespace, experiment: Experiment, device: torch.device, source: Source
 ) -> tuple[Comparison | None, list[str]]:
     """Score all seeds of an experiment; return its row of the table and the seeds that failed."""
-    from results.content import compared, write_results
+    from results.content import write_results
+    from results.published import compare
     from results.scoring import Scorer, results_of
 
     started = time.perf_counter()
@@ -195,7 +188,7 @@ def score_experiment(
     content = results_of(scored, device, started, experiment)
     if failures:
         content["failed"] = failures
-    row = compared(content, experiment.key, experiment)
+    row = compare(content, experiment.key, experiment)
     ranks = {seed: one.ranks() for seed, one in scored.items()}
     write_results(result_folder(args, experiment.key), content, ranks, row)
     return row, failures

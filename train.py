@@ -206,8 +206,8 @@ def report(
     job: Job, seeds: dict[str, dict[str, Any]], identity: dict[str, Any], started: float
 ) -> None:
     """Write results.json and print the table."""
-    from results.content import compared, results
-    from results.published import render
+    from results.content import results
+    from results.published import compare, render
     from trainer.device import describe
     from trainer.job import parameters_of
     from utils.files import write_json
@@ -231,7 +231,7 @@ def report(
 
         print(f"page:        {write_page_of_training(run.log, visualizer)}")
     name = f"{config.name} (--mini_train)" if run.mini else config.name
-    table = render([compared(content, name)])
+    table = render([compare(content, name)])
     places = f"checkpoints: {run.models}\nresults:     {run.log / 'results.json'}"
     logging.getLogger("train").info("\n%s\n%s", table, places, extra=IN_FILES)
     print(f"{table}\n{places}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from results.documents import Source, take_in, write_documents
+from results.documents import take_in, write_documents
 from results.runs import load_runs
 from results.tables import FORMS, render_runs
 from utils.errors import UsageError, run_main
@@ -50,7 +50,13 @@ def write(args: argparse.Namespace) -> int:
     if args.add:
         if not (args.data and args.command and args.machine):
             raise UsageError("--add needs --data, --command and --machine: a figure names them all")
-        take_in(Source(args.add, args.data, args.command, args.machine, args.published_features))
+        take_in(
+            args.add,
+            data=args.data,
+            command=args.command,
+            machine=args.machine,
+            published_features=args.published_features,
+        )
     if not args.runs:
         write_documents()
         return 0

@@ -15,7 +15,6 @@ from results.statistics import (
     LEVEL,
     ROUNDS,
     Difference,
-    Ranking,
     holm,
     paired_differences,
     welch,
@@ -26,6 +25,8 @@ from utils.fetching.experiments import Experiment
 
 FIRST = "R1"
 SAME_DATA = "score both checkpoints with the same configuration of the data (eval.py --config)"
+Key = tuple[str, str]
+"""A task ("t2v", "v2t") and a metric."""
 ASKED = {"t2v": ("the right clip", "queries"), "v2t": ("one of its own captions", "clips")}
 
 
@@ -35,10 +36,9 @@ class Pair:
 
     first: StoredRun
     second: StoredRun
-    differences: Mapping[str, Mapping[str, Difference]]
-    """Task ("t2v", "v2t") -> metric -> difference."""
-    corrected: Mapping[tuple[str, str], float]
-    """(task, metric) -> p, Holm-corrected over everything that is compared in one call."""
+    differences: Mapping[Key, Difference]
+    corrected: Mapping[Key, float]
+    """Holm-corrected p over everything that is compared in one call."""
     count: int
     """How many p-values were corrected together."""
 
@@ -49,8 +49,8 @@ class AgainstPublished:
 
     run: StoredRun
     experiment: Experiment
-    p: Mapping[tuple[str, str], float]
-    corrected: Mapping[tuple[str, str], float]
+    p: Mapping[Key, float]
+    corrected: Mapping[Key, float]
 
 
 def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS) -> list[Pair]:
@@ -59,33 +59,18 @@ def compare_runs(runs: Sequence[StoredRun], *, rounds: int = ROUNDS) -> list[Pai
     Raises UsageError naming what differs where two runs were not scored on the same terms, and
     DataError where the ranks of a run were not kept.
     """
+    first, *others = runs
     found = []
-    for other in runs[1:]:
-        require_same_terms(runs[0], other, SAME_DATA)
-        found.append((other, _differences(runs[0], other, rounds)))
-    keys = [
-        (place, task, metric)
-        for place, (_, differences) in enumerate(found)
-        for task, metrics in differences.items()
-        for metric in metrics
-    ]
-    corrected = dict(
-        zip(
-            keys,
-            holm([found[place][1][task][metric].p for place, task, metric in keys]),
-            strict=True,
-        )
-    )
-    return [
-        Pair(
-            runs[0],
-            other,
-            differences,
-            {(task, metric): p for (at, task, metric), p in corrected.items() if at == place},
-            len(keys),
-        )
-        for place, (other, differences) in enumerate(found)
-    ]
+    for other in others:
+        require_same_terms(first, other, SAME_DATA)
+        found.append(_differences(first, other, rounds))
+    corrected = holm([difference.p for of in found for difference in of.values()])
+    pairs, done = [], 0
+    for other, of in zip(others, found, strict=True):
+        own = dict(zip(of, corrected[done:], strict=False))
+        pairs.append(Pair(first, other, of, own, len(corrected)))
+        done += len(of)
+    return pairs
 
 
 def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPublished:
@@ -95,66 +80,53 @@ def compare_with_published(run: StoredRun, experiment: Experiment) -> AgainstPub
     """
     if experiment.published is None:
         raise UsageError(f"{experiment.name} has no published row to compare with")
-    if run.mini or "queried_clips" in run.content["protocol"]:
+    if run.is_part:
         raise UsageError(f"{run.name} is of a part (--mini_train, --per_class) of an experiment")
     if len(run.seeds) < 2:
         raise UsageError(
             f"{run.name} has one seed, so no deviation to compare; give a run of several seeds"
         )
-    p = {}
-    for task in TASKS:
-        for metric, row in published_row(experiment, task).items():
-            if metric in run.metrics:
-                here = spread(run.values(task, metric))
-                p[task, metric] = welch(
-                    (here.mean, here.std or 0.0, len(run.seeds)),
-                    (row.mean, row.std or 0.0, len(experiment.runs)),
-                    ROUNDING,
-                )
-    return AgainstPublished(run, experiment, p, dict(zip(p, holm(list(p.values())), strict=True)))
+    p = {
+        (task, metric): welch(
+            (*spread(run.values(task, metric)), len(run.seeds)),
+            (*row, len(experiment.runs)),
+            ROUNDING,
+        )
+        for task in TASKS
+        for metric, row in published_row(experiment, task).items()
+        if metric in run.metrics
+    }
+    return AgainstPublished(run, experiment, p, dict(zip(p, holm([*p.values()]), strict=True)))
 
 
 def rows_of_pair(pair: Pair, task: str) -> list[list[str]]:
     """Return the table of two runs, A and B: heading, then a row a metric."""
-    percent = f"{100 * CONFIDENCE:.0f} % interval"
-    rows = [["", "A", "B", "A - B", percent, "p", "corrected"]]
-    for metric, found in pair.differences[task].items():
-        if metric not in pair.first.metrics or metric not in pair.second.metrics:
-            continue  # a seed was scored by a version without it
-        first, second = pair.first.values(task, metric), pair.second.values(task, metric)
-        rows.append(
-            [
-                heading_of(metric),
-                str(spread(first)),
-                str(spread(second)),
-                signed(found.difference),
-                f"{signed(found.low)} to {signed(found.high)}",
-                probability(found.p),
-                probability(pair.corrected[task, metric])
-                + (" *" if pair.corrected[task, metric] <= LEVEL else ""),
-            ]
-        )
+    rows = [["", "A", "B", "A - B", f"{100 * CONFIDENCE:.0f} % interval", "p", "corrected"]]
+    for (of, metric), found in pair.differences.items():
+        # a seed that was scored by another version may lack a metric
+        if of == task and metric in pair.first.metrics and metric in pair.second.metrics:
+            rows.append(
+                [
+                    heading_of(metric),
+                    *(str(spread(run.values(task, metric))) for run in (pair.first, pair.second)),
+                    signed(found.difference),
+                    f"{signed(found.low)} to {signed(found.high)}",
+                    *_probabilities(found.p, pair.corrected[task, metric]),
+                ]
+            )
     return rows
 
 
 def rows_of_published(found: AgainstPublished, task: str) -> list[list[str]]:
     """Return the table of a run and the published row: heading, then a row a metric."""
     rows = [["", "here", "published", "difference", "p", "corrected"]]
-    for metric, row in published_row(found.experiment, task).items():
-        if (task, metric) not in found.p:
-            continue
-        here = spread(found.run.values(task, metric))
-        corrected = found.corrected[task, metric]
-        rows.append(
-            [
-                heading_of(metric),
-                str(here),
-                str(row),
-                signed(here.mean - row.mean),
-                probability(found.p[task, metric]),
-                probability(corrected) + (" *" if corrected <= LEVEL else ""),
-            ]
-        )
+    published = published_row(found.experiment, task)
+    for (of, metric), p in found.p.items():
+        if of == task:
+            here, row = spread(found.run.values(task, metric)), published[metric]
+            values = [str(here), str(row), signed(here.mean - row.mean)]
+            corrected = found.corrected[task, metric]
+            rows.append([heading_of(metric), *values, *_probabilities(p, corrected)])
     return rows
 
 
@@ -165,28 +137,36 @@ def legend(pair: Pair) -> list[str]:
 
 
 def sentences(pair: Pair) -> list[str]:
-    """Return in plain words how often each system is right, and whether that could be chance."""
+    """Return in plain words how often each system is right, and whether that could be chance.
+
+    The last sentence is the scope of the p-values.
+    """
     lines = []
     for task, (wanted, asked) in ASKED.items():
-        found = pair.differences[task].get(FIRST)
-        if found is None:
-            continue
-        gap, p = found.difference, pair.corrected[task, FIRST]
+        found, p = pair.differences[task, FIRST], pair.corrected[task, FIRST]
         better, other = pair.first.name, pair.second.name
-        if gap < 0:
+        if found.difference < 0:
             better, other = other, better
-        shown = f"{abs(gap):.1f}"
-        order = (
-            f"{better} and {other} find {wanted} first equally often"
-            if shown == "0.0"
-            else f"{better} finds {wanted} first for {shown} points more {asked} than {other}"
-        )
+        gap = f"{abs(found.difference):.1f}"
+        order = f"{better} finds {wanted} first for {gap} points more {asked} than {other}"
+        if gap == "0.0":
+            order = f"{better} and {other} find {wanted} first equally often"
         verdict = "this is more than chance" if p <= LEVEL else "this could be chance"
         lines.append(
             f"{TASKS[task]}: {order}; {verdict}, p = {probability(found.p)}, and {probability(p)} "
             f"corrected for {pair.count} comparisons."
         )
-    return [*lines, _scope(pair)]
+    if any(found.seeds for found in pair.differences.values()):
+        seeds = f"{len(pair.first.seeds)} and {len(pair.second.seeds)} seeds were compared"
+        return [
+            *lines,
+            f"The intervals and p speak of other clips and of other trainings ({seeds}).",
+        ]
+    return [
+        *lines,
+        "The intervals and p speak of these two trained models on other clips; one seed each says "
+        "nothing about other trainings of the same systems.",
+    ]
 
 
 def sentence_of_published(found: AgainstPublished) -> str:
@@ -196,14 +176,10 @@ def sentence_of_published(found: AgainstPublished) -> str:
         for (task, metric), p in found.corrected.items()
         if p <= LEVEL
     ]
-    least = min(found.corrected.values())
-    verdict = (
-        f"differs from the published {found.experiment.row} in {', '.join(outside)}"
-        if outside
-        else f"differs from the published {found.experiment.row} by no more than chance"
-    )
+    verdict = f"in {', '.join(outside)}" if outside else "by no more than chance"
     return (
-        f"{found.run.name} {verdict}; the least p is {probability(least)} (Welch's test over "
+        f"{found.run.name} differs from the published {found.experiment.row} {verdict}; the least "
+        f"p is {probability(min(found.corrected.values()))} (Welch's test over "
         f"{len(found.run.seeds)} seeds here and {len(found.experiment.runs)} published ones, "
         f"corrected for {len(found.p)} metrics; the clips are the same)."
     )
@@ -216,45 +192,28 @@ def probability(p: float) -> str:
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _scope(pair: Pair) -> str:
-    """Return the scope of the p-values."""
-    one, other = len(pair.first.seeds), len(pair.second.seeds)
-    if any(found.seeds for found in pair.differences["t2v"].values()):
-        return (
-            f"The intervals and p speak of other clips and of other trainings ({one} and {other} "
-            "seeds were compared)."
-        )
-    return (
-        "The intervals and p speak of these two trained models on other clips; one seed each says "
-        "nothing about other trainings of the same systems."
-    )
+def _probabilities(p: float, corrected: float) -> list[str]:
+    """Return the last two cells of a row: p, and the corrected one with its mark."""
+    return [probability(p), probability(corrected) + (" *" if corrected <= LEVEL else "")]
 
 
-def _differences(
-    first: StoredRun, second: StoredRun, rounds: int
-) -> dict[str, dict[str, Difference]]:
-    rankings = {}
-    for run in (first, second):
-        stored = [run.ranks(name) for name in run.seeds]
-        for ranks in stored[1:]:
-            if ranks.identity() != stored[0].identity():
-                raise UsageError(f"the seeds of {run.name} answered different queries")
-        rankings[run.name] = stored
-    one, other = rankings[first.name], rankings[second.name]
+def _differences(first: StoredRun, second: StoredRun, rounds: int) -> dict[Key, Difference]:
+    one, other = ([run.ranks(seed) for seed in run.seeds] for run in (first, second))
+    for run, stored in ((first, one), (second, other)):
+        if any(ranks.identity() != stored[0].identity() for ranks in stored[1:]):
+            raise UsageError(f"the seeds of {run.name} answered different queries")
     if one[0].identity() != other[0].identity():
         raise UsageError(
             f"{first.name} and {second.name} answered different queries: "
             f"{_first_difference(one[0].clips, other[0].clips)}"
         )
-    return {
-        task: paired_differences(
-            Ranking(np.stack([ranks.of(task)[0] for ranks in one]), one[0].of(task)[1]),
-            Ranking(np.stack([ranks.of(task)[0] for ranks in other]), one[0].of(task)[1]),
-            summarise,
-            rounds=rounds,
-        )
-        for task in TASKS
-    }
+    found = {}
+    for task in TASKS:
+        ours, theirs = (np.stack([ranks.of(task)[0] for ranks in run]) for run in (one, other))
+        _, clips = one[0].of(task)
+        by_metric = paired_differences(ours, theirs, clips, summarise, rounds=rounds)
+        found.update({(task, metric): value for metric, value in by_metric.items()})
+    return found
 
 
 def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:

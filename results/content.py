@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data_loader import DATASETS
-from results.published import Comparison, compare, render, summarise
+from results.published import Comparison, render, summarise
 from results.ranks import Ranks, save_ranks
 from results.runs import RESULTS
 from utils.config import Config
@@ -61,19 +61,6 @@ def results(
         "summary": summarise(seeds),
         **published,
     }
-
-
-def compared(
-    content: Mapping[str, Any], name: str, experiment: Experiment | None = None
-) -> Comparison:
-    """Return results as rows of a table, beside the published row of `experiment`."""
-    return compare(
-        content["seeds"],
-        name=name,
-        parameters=content["trainable_parameters"],
-        queries=content["protocol"]["queries"],
-        experiment=experiment,
-    )
 
 
 def write_results(

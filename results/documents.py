@@ -6,17 +6,14 @@ All are written by `python misc/tables.py --documents`; a run is taken in by its
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 from model.metric import METRICS, TASKS, published_key
 from results.runs import load_run
 from results.tables import Spread, spread
-from utils.declared import read_values
 from utils.errors import DataError
 from utils.fetching.experiments import (
     JOINED,
@@ -27,65 +24,91 @@ from utils.fetching.experiments import (
     unpublished_configs,
 )
 from utils.files import read_json, write_text
-from utils.kinds import Range, list_of, nullable, real
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "published-results.md"
 NAMES = ROOT / "misc" / "exps-names.md"
 MEASURED = ROOT / "docs" / "measured-results.json"
-NAMED = {"R@1": "R1", "geometric mean": "geom"}
-"""Columns of the page of names."""
-
 HEADINGS = {published_key(name): metric.heading for name, metric in METRICS.items()}
-Spreads = Annotated[
-    dict[
-        str,
-        Annotated[
-            tuple[float | None, ...],
-            list_of(nullable(real(Range(-math.inf))), "a list of a mean and a deviation", 2),
-        ],
-    ],
-    "published key of a metric -> mean and deviation",
-]
+NAMED = {"R1": "R@1", "geom": "geometric mean"}
+"""Metrics on the page of names, and their headings there."""
+ABOUT_RESULTS = """\
+# Published results, and ours
+
+Written by `python misc/tables.py --documents` from `configs/experiments.json` (the
+published tables) and `docs/measured-results.json` (measured with this code). Mean
+(standard deviation) over three seeds. R@k in percent, higher is better; MdR and MnR are
+median and mean rank, lower is better; Geom is the geometric mean of R@1, R@5 and R@10.
+
+`python eval.py` fetches and scores all published checkpoints and prints them beside
+these rows. A row is named by its experiment, as in
+[misc/exps-names.md](../misc/exps-names.md).
+"""
+ABOUT_NAMES = """\
+# Names of the published experiments
+
+Written by `python misc/tables.py --documents` from `configs/experiments.json`. Score one
+with `python eval.py --experiment NAME`; without a name all of them are scored. Where two
+papers use a name, the first one's row has it, and NAME@GROUP is the second one's, or
+NAME@PAPER where the checkpoints are the same. R@1 and the geometric mean of R@1, R@5 and
+R@10 are the published ones, text-to-audio: mean (standard deviation) over the seeds.
+"""
+
+Spreads = Mapping[str, Sequence[float | None]]
+"""Published key of a metric -> mean and deviation."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement."""
+    """Results measured with this project, as docs/measured-results.json keeps them."""
 
-    config: Annotated[str, "key of the experiment"]
-    data: Annotated[str, "name of the data"]
-    published_features: Annotated[bool, "it belongs beside the published row"]
-    command: Annotated[str, "that measured it"]
-    machine: Annotated[str, "that it was measured on"]
-    date: Annotated[str, "of the measurement"]
-    seeds: Annotated[int, "number of seeds"]
+    config: str
+    """The key of the experiment."""
+    data: str
+    published_features: bool
+    """On the published features, so that it belongs beside the published row."""
+    command: str
+    machine: str
+    date: str
+    seeds: int
+    """How many."""
     t2v: Spreads
     v2t: Spreads
 
-    def of(self, task: str) -> Mapping[str, Sequence[float | None]]:
+    def of(self, task: str) -> Spreads:
         """Return the metrics of a direction."""
         return self.t2v if task == "t2v" else self.v2t
 
 
-@dataclass(frozen=True)
-class Source:
-    """The origin of a measurement."""
-
-    results: Path
-    data: str
-    command: str
-    machine: str
-    published_features: bool
-    """On the published features, so that it belongs beside the published row."""
-
-
-def take_in(source: Source) -> None:
+def take_in(
+    results: Path, *, data: str, command: str, machine: str, published_features: bool
+) -> None:
     """Keep a results.json as a measurement, in place of an earlier one of its config and data."""
-    new = measured_row(source)
-    place = (new.config, new.data)
-    kept = [row for row in load_measured() if (row.config, row.data) != place]
-    lines = ",\n".join(json.dumps(asdict(row)) for row in [*kept, new])
+    run = load_run(results)
+    if run.is_part:
+        raise DataError(f"{results}: is of a part (--mini_train, --per_class) of an experiment")
+    spreads = {
+        task: {
+            published_key(metric): [
+                None if value is None else round(value, 4)
+                for value in spread(run.values(task, metric))
+            ]
+            for metric in run.metrics
+        }
+        for task in TASKS
+    }
+    new = Measurement(
+        config=run.experiment,
+        data=data,
+        published_features=published_features,
+        command=command,
+        machine=machine,
+        date=time.strftime("%Y-%m-%d"),
+        seeds=len(run.seeds),
+        **spreads,
+    )
+    others = [row for row in load_measured() if (row.config, row.data) != (new.config, data)]
+    lines = ",\n".join(json.dumps(asdict(row)) for row in [*others, new])
     write_text(MEASURED, f"[\n{lines}\n]\n")
 
 
@@ -97,93 +120,71 @@ def write_documents() -> None:
 
 def load_measured() -> list[Measurement]:
     """Return the measurements made with this project, in the order they were added."""
-    rows = read_json(MEASURED)
-    if not isinstance(rows, list):
-        raise DataError(f"{MEASURED}: expected a list of measurements")
-    return [read_values(Measurement, row, f"{MEASURED}: row {n}") for n, row in enumerate(rows, 1)]
-
-
-def measured_row(source: Source) -> Measurement:
-    """Return the row of a results.json."""
-    run = load_run(source.results)
-    if run.mini or "queried_clips" in run.content["protocol"]:
-        raise DataError(
-            f"{source.results}: is of a part (--mini_train, --per_class) of an experiment"
-        )
-    values = {
-        task: {
-            published_key(metric): tuple(map(_rounded, spread(run.values(task, metric))))
-            for metric in run.metrics
-        }
-        for task in TASKS
-    }
-    return Measurement(
-        config=run.experiment,
-        data=source.data,
-        published_features=source.published_features,
-        command=source.command,
-        machine=source.machine,
-        date=time.strftime("%Y-%m-%d"),
-        seeds=len(run.seeds),
-        **values,
-    )
+    return [Measurement(**row) for row in read_json(MEASURED)]
 
 
 def render_page() -> str:
     """Return docs/published-results.md: published rows, and what was measured here, apart."""
-    lines = [
-        "# Published results, and ours",
-        "",
-        "Written by `python misc/tables.py --documents` from `configs/experiments.json` (the",
-        "published tables) and `docs/measured-results.json` (measured with this code). Mean",
-        "(standard deviation) over three seeds. R@k in percent, higher is better; MdR and MnR are",
-        "median and mean rank, lower is better; Geom is the geometric mean of R@1, R@5 and R@10.",
-        "",
-        "`python eval.py` fetches and scores all published checkpoints and prints them beside",
-        "these rows. A row is named by its experiment, as in",
-        "[misc/exps-names.md](../misc/exps-names.md).",
-        "",
-        *_papers(),
-    ]
-    for dataset in published_data_sets():
-        experiments = [e for e in _published() if e.dataset == dataset]
+    measured = load_measured()
+    lines = [ABOUT_RESULTS, *_papers()]
+    for dataset, all_experiments in _by_data_set().items():
+        experiments = [e for e in all_experiments if e.published]
         if not experiments:
             continue
         lines += ["", f"## {dataset}"]
         for task, title in TASKS.items():
             keys = _keys_in([(e.published or {})[task] for e in experiments])
             lines += ["", f"### {dataset}, {title}", ""]
-            lines += _table(["paper", "model and experts", "parameters", *_headings(keys)])
+            lines += _heading("paper", "model and experts", "parameters", *_headings(keys))
             for experiment in experiments:
                 values = _values((experiment.published or {})[task], keys)
-                label = _label(experiment, "../")
                 size = f"{experiment.parameters:,}"
-                lines.append(_row([experiment.paper, label, size, *values]))
+                lines.append(_row(experiment.paper, _label(experiment), size, *values))
                 lines += [
-                    _row(["", "*measured here*", "", *_values(row.of(task), keys)])
-                    for row in load_measured()
+                    _row("", "*measured here*", "", *_values(row.of(task), keys))
+                    for row in measured
                     if row.published_features and row.config == experiment.key
                 ]
-        lines += _flags(experiments)
+        flags = [f"* `{e.key}` ({e.paper}): {flag}." for e in experiments for flag in e.flags]
+        lines += ["", *flags] if flags else []
     lines += ["", "## Measured with this code", ""]
     lines += ["Rows of other data than the published are not to be compared with the tables above."]
     for task, title in TASKS.items():
-        keys = _keys_in([row.of(task) for row in load_measured()])
+        keys = _keys_in([row.of(task) for row in measured])
         lines += ["", f"### Measured, {title}", ""]
-        lines += _table(["data", "config", "seeds", *_headings(keys)])
-        for row in load_measured():
-            cells = [row.data, f"`{row.config}`", str(row.seeds)]
-            lines.append(_row([*cells, *_values(row.of(task), keys)]))
-    lines += ["", "### With which commands, where and when", "", *_sources()]
+        lines += _heading("data", "config", "seeds", *_headings(keys))
+        lines += [
+            _row(row.data, f"`{row.config}`", str(row.seeds), *_values(row.of(task), keys))
+            for row in measured
+        ]
+    lines += ["", "### With which commands, where and when", ""]
+    lines += [
+        f"* {row.data}, `{row.config}`: `{row.command}`; {row.machine}, {row.date}"
+        for row in measured
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _sources() -> list[str]:
-    """Return the command, machine and date of each measurement."""
-    return [
-        f"* {row.data}, `{row.config}`: `{row.command}`; {row.machine}, {row.date}"
-        for row in load_measured()
-    ]
+def render_names() -> str:
+    """Return misc/exps-names.md: one table per data set, then the configs without a run."""
+    lines = [ABOUT_NAMES, *_papers()]
+    heads = ("name", "paper", "model and experts", "queries", "seeds", "parameters")
+    for dataset, experiments in _by_data_set().items():
+        lines += ["", f"## {dataset}", "", *_heading(*heads, *NAMED.values())]
+        for e in experiments:
+            values = _values((e.published or {}).get("t2v", {}), NAMED)
+            names = (f"`{e.key}`", e.paper, e.label, e.protocol, ", ".join(map(str, e.runs)))
+            lines.append(_row(*names, f"{e.parameters:,}", *values))
+    lines += ["", "## Configs without a published run", ""]
+    lines += [f"- `{config}`" for config in unpublished_configs()]
+    return "\n".join(lines) + "\n"
+
+
+def _by_data_set() -> dict[str, list[Experiment]]:
+    """Return the experiments of each data set that has any."""
+    experiments = load_experiments().values()
+    of = {name: [e for e in experiments if e.dataset == name] for name in published_data_sets()}
+    return {name: found for name, found in of.items() if found}
 
 
 def _papers() -> list[str]:
@@ -194,21 +195,11 @@ def _papers() -> list[str]:
     ]
 
 
-def _flags(experiments: Sequence[Experiment]) -> list[str]:
-    """List what to know before comparing with a row."""
-    lines = [f"* `{e.key}` ({e.paper}): {flag}." for e in experiments for flag in e.flags]
-    return ["", *lines] if lines else []
-
-
-def _label(experiment: Experiment, root: str = "") -> str:
+def _label(experiment: Experiment) -> str:
     """Return the published name of a row, linked to its config; two rows share theirs."""
     started = " (fine-tuned)" if experiment.config.endswith("-finetuned.json") else ""
     joined = f", {JOINED}" if experiment.protocol == JOINED else ""
-    return f"[{experiment.label}{started}{joined}]({root}{experiment.config})"
-
-
-def _published() -> list[Experiment]:
-    return [e for e in load_experiments().values() if e.published is not None]
+    return f"[{experiment.label}{started}{joined}](../{experiment.config})"
 
 
 def _keys_in(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -221,52 +212,15 @@ def _headings(keys: Iterable[str]) -> list[str]:
     return [HEADINGS.get(key, key) for key in keys]
 
 
-def _values(metrics: Mapping[str, Sequence[float | None]], keys: Iterable[str]) -> list[str]:
+def _values(metrics: Spreads, keys: Iterable[str]) -> list[str]:
     """Return "mean (deviation)" of some metrics, with one decimal as published."""
     found = [metrics.get(key, (None, None)) for key in keys]
     return ["-" if mean is None else str(Spread(mean, std)) for mean, std in found]
 
 
-def _table(heads: Sequence[str]) -> list[str]:
-    return [_row(heads), f"|{'---|' * len(heads)}"]
+def _heading(*cells: str) -> list[str]:
+    return [_row(*cells), f"|{'---|' * len(cells)}"]
 
 
-def _row(cells: Sequence[str]) -> str:
+def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def render_names() -> str:
-    """Return misc/exps-names.md: one table per data set, then the configs without a run."""
-    lines = [
-        "# Names of the published experiments",
-        "",
-        "Written by `python misc/tables.py --documents` from `configs/experiments.json`. Score one",
-        "with `python eval.py --experiment NAME`; without a name all of them are scored. Where two",
-        "papers use a name, the first one's row has it, and NAME@GROUP is the second one's, or",
-        "NAME@PAPER where the checkpoints are the same. R@1 and the geometric mean of R@1, R@5 and",
-        "R@10 are the published ones, text-to-audio: mean (standard deviation) over the seeds.",
-        "",
-        *_papers(),
-    ]
-    for dataset in published_data_sets():
-        experiments = [e for e in load_experiments().values() if e.dataset == dataset]
-        if not experiments:
-            continue
-        lines += ["", f"## {dataset}", ""]
-        lines += _table(
-            ["name", "paper", "model and experts", "queries", "seeds", "parameters", *NAMED]
-        )
-        for experiment in experiments:
-            values = ["-"] * len(NAMED)
-            if experiment.published is not None:
-                values = _values(experiment.published["t2v"], NAMED.values())
-            seeds = ", ".join(map(str, experiment.runs))
-            names = [f"`{experiment.key}`", experiment.paper, experiment.label, experiment.protocol]
-            lines.append(_row([*names, seeds, f"{experiment.parameters:,}", *values]))
-    lines += ["", "## Configs without a published run", ""]
-    lines += [f"- `{config}`" for config in unpublished_configs()]
-    return "\n".join(lines) + "\n"

@@ -6,13 +6,13 @@ Queries without any relevant clip are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from results.ranks import Scored
+from trainer.evaluator import Evaluation
 from utils.errors import DataError
 from utils.files import read_json, sha256_of
 
@@ -65,7 +65,7 @@ TASKS = {
 }
 
 
-def graded_results(path: Path, scored: Scored, clips: Sequence[str]) -> dict[str, Any]:
+def graded_results(path: Path, scored: Evaluation, clips: Sequence[str]) -> dict[str, Any]:
     """Score an evaluation by a file of relevances; return what results.json holds of it."""
     masks = scored.query_masks.astype(bool)
     asked = [(int(clip), int(caption)) for clip, caption in np.argwhere(masks)]
@@ -80,16 +80,16 @@ def graded_results(path: Path, scored: Scored, clips: Sequence[str]) -> dict[str
 
 
 def graded_metrics(sims: np.ndarray, relevances: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score both directions: sims and relevances (Q, V), grades of 0 and more -> percent.
+    """Score both directions: sims and relevances (Q, V), grades of 0 and more -> percent."""
+    return {"t2v": _of_lists(sims, relevances), "v2t": _of_lists(sims.T, relevances.T)}
 
-    Raises ValueError where the shapes differ, and without any relevant clip.
-    """
-    if sims.shape != relevances.shape or sims.ndim != 2:
-        raise ValueError(f"similarities {sims.shape}, relevances {relevances.shape}")
-    return {
-        "t2v": _of_lists(sims, relevances),
-        "v2t": _of_lists(sims.T, relevances.T),
-    }
+
+def _of_lists(sims: np.ndarray, relevances: np.ndarray) -> dict[str, float]:
+    asked = (relevances > 0).any(axis=1)
+    order = np.argsort(-sims[asked], axis=1, kind="stable")
+    found = np.take_along_axis(relevances[asked], order, axis=1)
+    best = -np.sort(-relevances[asked], axis=1)
+    return {name: 100 * float(score(found, best).mean()) for name, (score, _) in GRADED.items()}
 
 
 def read_relevances(
@@ -105,7 +105,13 @@ def read_relevances(
     place = {clip: number for number, clip in enumerate(clips)}
     relevances = np.zeros((len(asked), len(clips)))
     for row, (clip, caption) in enumerate(asked):
-        grades = _entry(path, content, clips[clip], caption)
+        found = content.get(clips[clip])
+        grades = found[caption] if isinstance(found, list) and caption < len(found) else None
+        if not isinstance(grades, dict):
+            raise DataError(
+                f"{path}: no grades for caption {caption} of clip {clips[clip][:200]!r}; expected "
+                "an object from clips to grades, {} where none is relevant"
+            )
         for name, grade in grades.items():
             if name not in place:
                 raise DataError(f"{path}: clip {name[:200]!r} is not in the evaluated split")
@@ -115,26 +121,3 @@ def read_relevances(
     if not relevances.any():
         raise DataError(f"{path}: no clip is relevant to any caption of the split")
     return relevances
-
-
-def _entry(
-    path: Path, content: Mapping[str, object], clip: str, caption: int
-) -> Mapping[str, object]:
-    found = content.get(clip)
-    grades = found[caption] if isinstance(found, list) and caption < len(found) else None
-    if not isinstance(grades, dict):
-        raise DataError(
-            f"{path}: no grades for caption {caption} of clip {clip[:200]!r}; expected an object "
-            "from clips to grades, {} where none is relevant"
-        )
-    return grades
-
-
-def _of_lists(sims: np.ndarray, relevances: np.ndarray) -> dict[str, float]:
-    asked = (relevances > 0).any(axis=1)
-    if not asked.any():
-        raise ValueError("no query has a relevant item")
-    order = np.argsort(-sims[asked], axis=1, kind="stable")
-    found = np.take_along_axis(relevances[asked], order, axis=1)
-    best = -np.sort(-relevances[asked], axis=1)
-    return {name: 100 * float(score(found, best).mean()) for name, (score, _) in GRADED.items()}

@@ -11,8 +11,7 @@ from typing import Any
 from model.metric import METRICS, TASKS, heading_of, published_key
 from results.tables import MARKDOWN, Spread, count, short, signed, spread
 from results.tables import render as render_table
-from utils.errors import UsageError
-from utils.fetching.experiments import EACH_CAPTION, JOINED, PROTOCOLS, Experiment
+from utils.fetching.experiments import JOINED, PROTOCOLS, Experiment
 
 SeedMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Seed -> "t2v_metrics" and "v2t_metrics" -> metric -> value, as in results.json."""
@@ -30,9 +29,8 @@ RULE = (
 class Cell:
     """One metric of one task; `here` is None where the stored results do not have it."""
 
-    heading: str
-    here: Spread | None
-    published: Spread | None
+    here: Spread | None = None
+    published: Spread | None = None
 
     @property
     def difference(self) -> float | None:
@@ -41,15 +39,14 @@ class Cell:
         return self.here.mean - self.published.mean
 
     @property
-    def allowed(self) -> float | None:
-        """Return how far from the published mean still counts as the same."""
-        return None if self.published is None else 2 * (self.published.std or 0.0) + ROUNDING
+    def allowed(self) -> float:
+        """How far from the published mean still counts as the same; 0 without one."""
+        return 0.0 if self.published is None else 2 * (self.published.std or 0.0) + ROUNDING
 
     @property
     def outside(self) -> bool:
-        if self.difference is None or self.allowed is None:
-            return False
-        return not abs(self.difference) <= self.allowed + 1e-9
+        # a mean that is NaN is outside too
+        return self.difference is not None and not abs(self.difference) <= self.allowed + 1e-9
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,13 @@ class Comparison:
     experiment: Experiment | None
     seeds: tuple[str, ...]
     parameters: int
-    tasks: Mapping[str, Mapping[str, Cell]]  # "t2v", "v2t" -> metric
+    tasks: Mapping[str, Mapping[str, Cell]]
+    """"t2v", "v2t" -> metric."""
 
     @property
-    def published_parameters(self) -> int | None:
-        return self.experiment.parameters if self.experiment else None
+    def flags(self) -> Sequence[str]:
+        """What to know before comparing with the published row."""
+        return self.experiment.flags if self.experiment else ()
 
     @property
     def is_published(self) -> bool:
@@ -86,13 +85,12 @@ def summarise(seeds: SeedMetrics) -> dict[str, dict[str, dict[str, float | None]
     A metric that a seed does not have, because it was finished by another version, is left out.
     """
     return {
-        f"{task}_metrics": {name: value._asdict() for name, value in _values(seeds, task).items()}
+        f"{task}_metrics": {name: value._asdict() for name, value in _spreads(seeds, task).items()}
         for task in TASKS
     }
 
 
-def _values(seeds: SeedMetrics, task: str) -> dict[str, Spread]:
-    """Return mean and deviation of the metrics that every seed has."""
+def _spreads(seeds: SeedMetrics, task: str) -> dict[str, Spread]:
     stored = [metrics.get(f"{task}_metrics", {}) for metrics in seeds.values()]
     return {
         name: spread([metrics[name] for metrics in stored])
@@ -110,33 +108,22 @@ def published_row(experiment: Experiment | None, task: str) -> dict[str, Spread]
 
 
 def compare(
-    seeds: SeedMetrics,
-    *,
-    name: str,
-    parameters: int,
-    queries: str = EACH_CAPTION,
-    experiment: Experiment | None = None,
+    content: Mapping[str, Any], name: str, experiment: Experiment | None = None
 ) -> Comparison:
-    """Compare the metrics of some seeds with the rows published for `experiment`.
-
-    `queries` is one of PROTOCOLS; those of an experiment are known.
-    Raises ValueError without any seed.
-    """
-    if not seeds:
-        raise ValueError(f"{name}: no seed to compare")
+    """Compare the content of a results.json with the rows published for `experiment`."""
     tasks = {}
     for task in TASKS:
-        here, published = _values(seeds, task), published_row(experiment, task)
+        here, published = _spreads(content["seeds"], task), published_row(experiment, task)
         tasks[task] = {
-            metric: Cell(heading_of(metric), here.get(metric), published.get(metric))
+            metric: Cell(here.get(metric), published.get(metric))
             for metric in metrics_in([here, published])
         }
     return Comparison(
         name=name,
-        queries=experiment.protocol if experiment else queries,
+        queries=experiment.protocol if experiment else content["protocol"]["queries"],
         experiment=experiment,
-        seeds=tuple(map(str, seeds)),
-        parameters=parameters,
+        seeds=tuple(map(str, content["seeds"])),
+        parameters=content["trainable_parameters"],
         tasks=tasks,
     )
 
@@ -147,18 +134,10 @@ MARKS: dict[str, tuple[str, Mapping[int, str]]] = {
     "latex": ("% ", {}),
 }
 """Form of tables -> the beginning of each line below them, and the letters that it escapes."""
-FORMS = (*MARKS, "json")
-
-
-def check_form(form: str) -> None:
-    """Raise UsageError for a form that tables do not have."""
-    if form not in FORMS:
-        raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMS)}")
 
 
 def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
     """Return the tables of some experiments, one per task, as text, markdown, latex or json."""
-    check_form(form)
     if form == "json":
         return json.dumps([as_data(comparison) for comparison in comparisons], indent=1) + "\n"
     indent = "  " if form == "text" else ""
@@ -166,91 +145,72 @@ def render(comparisons: Sequence[Comparison], form: str = "text") -> str:
         render_table(_rows(comparisons, task, indent), form, title) for task, title in TASKS.items()
     ]
     mark, letters = MARKS[form]
-    blocks.append("\n".join(f"{mark}{line.translate(letters)}" for line in _footer(comparisons)))
+    lines = [*verdict(comparisons), *_protocols(comparisons)]
+    blocks.append("\n".join(f"{mark}{line.translate(letters)}" for line in lines))
     return "\n\n".join(block.rstrip() for block in blocks).rstrip() + "\n"
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:
     """Return in lines the values outside two published deviations, or that none is."""
-    lines, compared = [], 0
-    for comparison in comparisons:
-        for task, by_metric in comparison.tasks.items():
-            cells = by_metric.values()
-            compared += sum(cell.difference is not None for cell in cells)
+    lines, compared, inside = [], 0, True
+    for one in comparisons:
+        for task, cells in one.tasks.items():
+            compared += sum(cell.difference is not None for cell in cells.values())
             outside = ", ".join(
-                f"{cell.heading} {cell.here} against {cell.published} ({cell.difference:+.2f})"
-                for cell in cells
+                f"{heading_of(metric)} {cell.here} against {cell.published} "
+                f"({cell.difference:+.2f})"
+                for metric, cell in cells.items()
                 if cell.outside
             )
             if outside:
-                lines.append(
-                    f"OUTSIDE two published deviations: {comparison.name} {task}: {outside}"
-                )
-        if comparison.published_parameters not in (None, comparison.parameters):
+                inside = False
+                lines.append(f"OUTSIDE two published deviations: {one.name} {task}: {outside}")
+        if one.experiment and one.experiment.parameters != one.parameters:
             lines.append(
-                f"OTHER SIZE: {comparison.name} has {comparison.parameters:,} trainable "
-                f"parameters, published are {comparison.published_parameters:,}"
+                f"OTHER SIZE: {one.name} has {one.parameters:,} trainable parameters, published "
+                f"are {one.experiment.parameters:,}"
             )
-    count = sum("OUTSIDE" in line for line in lines)
-    if compared and not count:
+    if compared and inside:
         lines.append(f"All {compared} published values are matched within two deviations.")
     if compared:
         lines.append(RULE)
-    unpublished = [c.name for c in comparisons if c.experiment and not c.is_published]
+    unpublished = [one.name for one in comparisons if one.experiment and not one.is_published]
     if unpublished:
         lines.append(f"Without a published row: {', '.join(unpublished)}")
-    lines += [
-        f"Note on {comparison.name}: {flag}"
-        for comparison in comparisons
-        if comparison.experiment
-        for flag in comparison.experiment.flags
-    ]
-    return lines
+    return lines + [f"Note on {one.name}: {flag}" for one in comparisons for flag in one.flags]
 
 
-def _footer(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the verdict, and what the queries are: of which experiments where they differ."""
+def _protocols(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return in lines what the queries are: of which experiments where they differ."""
     named = {
         protocol: [c.name for c in comparisons if c.queries == protocol] for protocol in PROTOCOLS
     }
     found = {protocol: names for protocol, names in named.items() if names}
     if len(found) == 1:
-        lines = [f"Queries: {protocol}" for protocol in found]
-    else:
-        lines = [f"Queries, {protocol}: {', '.join(names)}" for protocol, names in found.items()]
-    return [*verdict(comparisons), *lines]
+        return [f"Queries: {protocol}" for protocol in found]
+    return [f"Queries, {protocol}: {', '.join(names)}" for protocol, names in found.items()]
 
 
 def _rows(comparisons: Sequence[Comparison], task: str, indent: str) -> list[list[str]]:
     """Return the rows of one table: heading, then up to three per experiment."""
     metrics = metrics_in(comparison.tasks[task] for comparison in comparisons)
     rows = [["", *map(heading_of, metrics), "params"]]
-    for comparison in comparisons:
-        known = comparison.tasks[task]
-        cells = [known.get(name, Cell(heading_of(name), None, None)) for name in metrics]
-        seeds = count(comparison.seeds, "seed")
-        here = [_cell(cell.here) for cell in cells]
-        joined = f" ({JOINED})" if comparison.queries == JOINED else ""
-        name = f"{short(comparison.name)}, {seeds}{joined}"
-        rows.append([name, *here, f"{comparison.parameters:,}"])
-        if comparison.experiment and comparison.is_published:
-            size = comparison.published_parameters
-            published = [_cell(cell.published) for cell in cells]
-            rows.append(
-                [f"{indent}published: {comparison.experiment.row}", *published, f"{size:,}"]
-            )
+    for one in comparisons:
+        cells = [one.tasks[task].get(name, Cell()) for name in metrics]
+        joined = f" ({JOINED})" if one.queries == JOINED else ""
+        name = f"{short(one.name)}, {count(one.seeds, 'seed')}{joined}"
+        here = [str(cell.here or "-") for cell in cells]
+        rows.append([name, *here, f"{one.parameters:,}"])
+        if one.experiment and one.is_published:
+            size = one.experiment.parameters
+            published = [str(cell.published or "-") for cell in cells]
+            rows.append([f"{indent}published: {one.experiment.row}", *published, f"{size:,}"])
             differences = [
                 f"{'' if cell.difference is None else signed(cell.difference)}{' *' * cell.outside}"
                 for cell in cells
             ]
-            rows.append(
-                [f"{indent}difference", *differences, f"{comparison.parameters - (size or 0):+,}"]
-            )
+            rows.append([f"{indent}difference", *differences, f"{one.parameters - size:+,}"])
     return rows
-
-
-def _cell(value: Spread | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -261,10 +221,10 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "label": experiment.label if experiment else None,
         "paper": experiment.paper if experiment else None,
         "queries": comparison.queries,
-        "flags": list(experiment.flags) if experiment else [],
+        "flags": list(comparison.flags),
         "seeds": list(comparison.seeds),
         "parameters": comparison.parameters,
-        "published_parameters": comparison.published_parameters,
+        "published_parameters": experiment.parameters if experiment else None,
         "tasks": {
             task: {metric: _cell_data(cell) for metric, cell in cells.items()}
             for task, cells in comparison.tasks.items()
@@ -276,10 +236,9 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
     here = cell.here or Spread(math.nan, None)
     data: dict[str, Any] = {"mean": _finite(here.mean), "std": _finite(here.std)}
     if cell.published is not None:
-        data["published"] = {"mean": cell.published.mean, "std": cell.published.std}
+        data["published"] = cell.published._asdict()
         data["difference"] = _finite(cell.difference)
-        data["allowed"] = cell.allowed
-        data["outside"] = cell.outside
+        data |= {"allowed": cell.allowed, "outside": cell.outside}
     return data
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from data_loader import BaseDataset
-from model.metric import summarise, t2v_ranks, v2t_ranks
+from model.metric import TASKS, summarise, t2v_ranks, v2t_ranks
+from trainer.evaluator import Evaluation
 from utils.errors import DataError, UnsafeFileError
 from utils.files import MIB, atomic_writer, open_regular
 
@@ -25,28 +26,16 @@ TOP = 10
 AT_ONCE = 1024  # rows of scores that are sorted together
 LARGEST = 1 << 10  # MiB that the arrays of one file may take together
 ARRAYS = {
-    "query_clip": ("i", 1),
-    "query_caption": ("i", 1),
-    "t2v_ranks": ("f", 1),
-    "v2t_clip": ("i", 1),
-    "v2t_ranks": ("f", 1),
-    "top_clips": ("i", 2),
-    "top_scores": ("f", 2),
-    "weights": ("f", 2),
-    "names": ("u", 1),
+    "query_clip": ("i", "Q"),
+    "query_caption": ("i", "Q"),
+    "t2v_ranks": ("f", "Q"),
+    "v2t_clip": ("i", "n"),
+    "v2t_ranks": ("f", "n"),
+    "top_clips": ("i", "QT"),
+    "top_scores": ("f", "QT"),
+    "weights": ("f", "QM"),
 }
-"""Name -> kind and dimensions of the arrays of the file."""
-
-
-class Scored(Protocol):
-    """Similarities (V*K, V), query_masks (V, K) of 0/1, weights of experts by name (V*K,)."""
-
-    @property
-    def similarities(self) -> np.ndarray: ...
-    @property
-    def query_masks(self) -> np.ndarray: ...
-    @property
-    def weights(self) -> Mapping[str, np.ndarray]: ...
+"""Name -> kind and dimensions of the arrays of the file, which are fields of Ranks."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Ranks:
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the metrics of both directions, as results.json holds them."""
-        return {f"{task}_metrics": summarise(self.of(task)[0]) for task in ("t2v", "v2t")}
+        return {f"{task}_metrics": summarise(self.of(task)[0]) for task in TASKS}
 
     def identity(self) -> tuple[object, ...]:
         """Return what two runs share when they answer the same queries among the same clips."""
@@ -103,7 +92,7 @@ def query_texts(data: BaseDataset, *, average: bool = False) -> list[list[str]]:
 
 
 def ranks_of(
-    scored: Scored,
+    scored: Evaluation,
     clips: Sequence[str],
     *,
     captions: Sequence[Sequence[str]] = (),
@@ -112,7 +101,7 @@ def ranks_of(
     """Rank every query of an evaluation.
 
     clips: V names; captions: the texts of the queries by clip; only: the clips that count as
-    queries (None: all); weights: by expert, (V*K,).
+    queries (None: all).
     """
     sims, masks = scored.similarities, scored.query_masks.astype(bool)
     per_clip = masks.shape[1]
@@ -121,14 +110,12 @@ def ranks_of(
     query_clip, query_caption = np.nonzero(asked)
     rows = query_clip * per_clip + query_caption
     parts = [rows[start : start + AT_ONCE] for start in range(0, max(1, len(rows)), AT_ONCE)]
-    top, top_scores = map(np.concatenate, zip(*(_top(sims[part]) for part in parts), strict=True))
-    texts: list[str] = []
-    if len(captions):
-        texts = [captions[c][k] for c, k in zip(query_clip, query_caption, strict=True)]
+    top = np.concatenate([_top(sims[part]) for part in parts])
+    queries = zip(query_clip, query_caption, strict=True)
     by_expert = [np.asarray(weight)[rows] for weight in scored.weights.values()]
     return Ranks(
         clips=tuple(clips),
-        captions=tuple(texts),
+        captions=tuple(captions[clip][number] for clip, number in queries if len(captions)),
         experts=tuple(scored.weights),
         query_clip=query_clip.astype(np.int32),
         query_caption=query_caption.astype(np.int32),
@@ -136,17 +123,15 @@ def ranks_of(
         v2t_clip=np.flatnonzero(chosen).astype(np.int32),
         v2t_ranks=v2t_ranks(sims, masks)[chosen],
         top_clips=top.astype(np.int32),
-        top_scores=top_scores.astype(np.float32),
-        weights=np.stack(by_expert, axis=1).astype(np.float32)
-        if by_expert
-        else np.zeros((len(rows), 0), np.float32),
+        top_scores=sims[rows[:, None], top].astype(np.float32),
+        weights=np.array(by_expert, np.float32).reshape(-1, len(rows)).T,
     )
 
 
 def save_ranks(folder: Path, ranks: Ranks) -> Path:
     """Write ranks.npz into a folder, made where it is missing; return its path."""
     names = json.dumps([ranks.clips, ranks.captions, ranks.experts]).encode()
-    arrays = {name: getattr(ranks, name) for name in ARRAYS if name != "names"}
+    arrays = {name: getattr(ranks, name) for name in ARRAYS}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_writer(folder / RANKS) as file:
         np.savez_compressed(file, names=np.frombuffer(names, np.uint8), **arrays)
@@ -167,7 +152,7 @@ def read_ranks(path: Path) -> Ranks:
             file.seek(0)
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in ARRAYS}
-            names = json.loads(arrays.pop("names").tobytes())
+                names = json.loads(stored["names"].tobytes())
             return _checked(arrays, names)
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError, OSError) as error:
             raise DataError(f"{path}: holds no ranks as eval.py writes them: {error}") from error
@@ -175,41 +160,32 @@ def read_ranks(path: Path) -> Ranks:
 
 def _checked(arrays: dict[str, np.ndarray], names: Any) -> Ranks:  # noqa: ANN401  of a file
     """Put the parts together; ValueError where they do not fit."""
-    for name, array in arrays.items():
-        kind, dimensions = ARRAYS[name]
-        if array.dtype.kind != kind or array.ndim != dimensions:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}")
     clips, captions, experts = (tuple(map(str, part)) for part in names)
-    queries, answers = len(arrays["query_clip"]), len(arrays["v2t_clip"])
+    sizes = {"M": len(experts)}
+    for name, array in arrays.items():
+        kind, letters = ARRAYS[name]
+        known = [sizes.setdefault(*pair) for pair in zip(letters, array.shape, strict=False)]
+        if array.dtype.kind != kind or array.ndim != len(letters) or [*array.shape] != known:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}")
     fits = (
-        len(arrays["query_caption"]) == len(arrays["t2v_ranks"]) == queries > 0
-        and len(arrays["v2t_ranks"]) == answers > 0
-        and arrays["top_clips"].shape == arrays["top_scores"].shape
-        and len(arrays["top_clips"]) == queries
-        and arrays["weights"].shape == (queries, len(experts))
-        and len(captions) in (0, queries)
+        sizes["Q"] > 0
+        and sizes["n"] > 0
+        and len(captions) in (0, sizes["Q"])
+        and all((arrays[name] >= 0).all() for name in ("t2v_ranks", "v2t_ranks"))
+        and all(np.isfinite(arrays[name]).all() for name in ("top_scores", "weights"))
         and all(
             ((arrays[name] >= 0) & (arrays[name] < len(clips))).all()
             for name in ("query_clip", "v2t_clip", "top_clips")
         )
-        and not any(
-            np.isnan(arrays[name]).any() or (arrays[name] < 0).any()
-            for name in ("t2v_ranks", "v2t_ranks")
-        )
-        and np.isfinite(arrays["weights"]).all()
-        and np.isfinite(arrays["top_scores"]).all()
     )
     if not fits:
         raise ValueError("its arrays do not fit together")
     return Ranks(clips, captions, experts, **arrays)
 
 
-def _top(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the TOP highest scores of each row, best first, and these scores."""
-    if scores.shape[1] > TOP:
-        best = np.sort(np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP], axis=1)
-    else:
-        best = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+def _top(scores: np.ndarray) -> np.ndarray:
+    """Return the places of the TOP highest scores of each row, best first."""
+    last = min(TOP, scores.shape[1]) - 1
+    best = np.sort(np.argpartition(-scores, last, axis=1)[:, :TOP], axis=1)
     order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    places = np.take_along_axis(best, order, axis=1)
-    return places, np.take_along_axis(scores, places, axis=1)
+    return np.take_along_axis(best, order, axis=1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +90,11 @@ class StoredRun:
         return self.content.get("mini_train") is True
 
     @property
+    def is_part(self) -> bool:
+        """Trained on a few batches an epoch, or scored with some of the queries."""
+        return self.mini or "queried_clips" in self.content["protocol"]
+
+    @property
     def experiment(self) -> str:
         """The key of its row among the published experiments, if there is one."""
         return str(self.content.get("experiment", self.content["config"]))
@@ -147,23 +153,23 @@ def load_run(path: str | Path) -> StoredRun:
 def load_runs(paths: Sequence[str | Path]) -> list[StoredRun]:
     """Load several runs, each under a name of its own."""
     runs = [load_run(path) for path in paths]
-    names = [run.name for run in runs]
-    named = []
-    for place, run in enumerate(runs):
-        name = run.name
-        if names.count(name) > 1:
-            name = f"{name} ({chr(ord('A') + place) if place < 26 else place})"
-        named.append(StoredRun(**{**vars(run), "name": name}))
-    return named
+    shared = Counter(run.name for run in runs)
+    letters = [f"{run.name} ({chr(ord('A') + place)})" for place, run in enumerate(runs)]
+    return [
+        replace(run, name=letter if shared[run.name] > 1 else run.name)
+        for run, letter in zip(runs, letters, strict=True)
+    ]
 
 
-def differing_terms(first: StoredRun, second: StoredRun) -> list[str]:
-    """Return in lines how two runs differ in what they must share; none when they do not."""
-    one, other = first.terms(), second.terms()
+def differing_terms(first: StoredRun, second: StoredRun, more: Sequence[str] = ()) -> list[str]:
+    """Return in lines how two runs differ in their terms, and `more` keys of their results."""
+    one, other = (
+        run.terms() | {key: run.content.get(key) for key in more} for run in (first, second)
+    )
     return [
         f"{key}: {one.get(key, 'unset')} of {first.name}, "
         f"{other.get(key, 'unset')} of {second.name}"
-        for key in {**one, **other}
+        for key in one | other
         if one.get(key) != other.get(key)
     ]
 
@@ -224,15 +230,9 @@ def _joined(given: Path, parts: Sequence[StoredRun]) -> StoredRun:
     """Join runs of different seeds; UsageError where they do not belong together."""
     first = parts[0]
     seeds: dict[str, Mapping[str, Any]] = {}
-    ranks: dict[str, Path] = {}
-    curves: dict[str, Sequence[Mapping[str, float]]] = {}
     for part in parts:
-        lines = differing_terms(first, part)
-        for key in ("config", "trainable_parameters"):
-            one, other = first.content.get(key), part.content.get(key)
-            lines += [f"{key}: {one} and {other}"] if one != other else []
-        twice = [seed for seed in part.seeds if seed in seeds]
-        lines += [f"seed {seed} is in both" for seed in twice]
+        lines = differing_terms(first, part, more=("config", "trainable_parameters"))
+        lines += [f"seed {seed} is in both" for seed in part.seeds if seed in seeds]
         if lines:
             listed = "\n".join(f"  {line}" for line in lines)
             raise UsageError(
@@ -240,16 +240,13 @@ def _joined(given: Path, parts: Sequence[StoredRun]) -> StoredRun:
                 f"{part.files[0]} differ:\n{listed}\nname one of them, or leave one out"
             )
         seeds |= part.seeds
-        ranks |= part.ranks_files
-        curves |= part.curves
     in_order = sorted(seeds, key=lambda seed: (not seed.isdecimal(), seed.zfill(12)))
-    return StoredRun(
-        name=first.name,
+    return replace(
+        first,
         files=tuple(file for part in parts for file in part.files),
-        content=first.content,
         seeds={seed: seeds[seed] for seed in in_order},
-        ranks_files=ranks,
-        curves=curves,
+        ranks_files={seed: file for part in parts for seed, file in part.ranks_files.items()},
+        curves={seed: curve for part in parts for seed, curve in part.curves.items()},
     )
 
 

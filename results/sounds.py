@@ -52,9 +52,8 @@ def copy_of(path: Path) -> str:
 
     Raises UsageError where that needs a library that is not installed.
     """
-    suffix = path.suffix.lower()
-    kind, content = PLAYED.get(suffix, "audio/wav"), b""
-    content = path.read_bytes() if suffix in PLAYED else _as_wav(path)
+    kind = PLAYED.get(path.suffix.lower(), "audio/wav")
+    content = path.read_bytes() if is_played(path) else _as_wav(path)
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -27,14 +27,6 @@ TINY = 1e-9
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The ranks of one system by seed, (S, n), and the clip of each query (n,)."""
-
-    ranks: np.ndarray
-    clips: np.ndarray
-
-
-@dataclass(frozen=True)
 class Difference:
     """A - B of one metric.
 
@@ -56,172 +48,102 @@ class Difference:
 
 
 def paired_differences(
-    first: Ranking,
-    second: Ranking,
+    first: np.ndarray,
+    second: np.ndarray,
+    clips: np.ndarray,
     summary: Summary,
     *,
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Compare two systems by every metric. Raises ValueError where their queries differ.
+    """Compare two systems by every metric: ranks by seed (S, n) of each, the clip of a query (n,).
 
     The test swaps the two systems on randomly chosen clips, a random seed of the one for a random
     seed of the other. Deterministic in `seed`.
     """
-    if not np.array_equal(first.clips, second.clips):
-        raise ValueError("the two systems answer different queries")
     draw = np.random.default_rng(seed)
-    names = list(summary(first.ranks[0]))
-    clips = _Clips.of(first.clips)
-    both = np.concatenate([first.ranks, second.ranks])
-    count = len(first.ranks)
-    observed = _of_all(summary, both)
+    _, clip_of, lengths = np.unique(clips, return_inverse=True, return_counts=True)
+    queries = np.full((len(lengths), lengths.max()), -1)  # a row a clip, padded with -1
+    queries[np.arange(lengths.max()) < lengths[:, None]] = np.argsort(clip_of, kind="stable")
+    both, count = np.concatenate([first, second]), len(first)
+
+    def metrics(ranks: np.ndarray) -> np.ndarray:
+        """Return every metric of every row (S, n) -> (metrics, S)."""
+        return np.array([list(summary(row).values()) for row in ranks]).T
+
+    def resampled() -> np.ndarray:
+        """Draw as many clips as there are, with replacement -> (metrics, seeds of both)."""
+        drawn = queries[draw.integers(0, len(queries), size=len(queries))]
+        return metrics(both[:, drawn[drawn >= 0]])
+
+    def swapped() -> np.ndarray:
+        """Swap the systems on a random half of the clips -> differences (metrics,)."""
+        swap = (draw.random(len(queries)) < 0.5)[clip_of]
+        pairs = max(len(first), len(second))
+        one, other = (
+            ranks[np.resize(draw.permutation(len(ranks)), pairs)] for ranks in (first, second)
+        )
+        left = metrics(np.where(swap, other, one)).mean(axis=1)
+        return left - metrics(np.where(swap, one, other)).mean(axis=1)
+
     with np.errstate(invalid="ignore"):  # a mean rank may be infinite
-        resampled = np.stack(
-            [_of_all(summary, both[:, clips.drawn(draw)]) for _ in range(rounds)]
-        )  # (rounds, metrics, seeds of both)
-        swapped = np.stack([_swapped(summary, first, second, clips, draw) for _ in range(rounds)])
-        spread, freedom = _between_seeds(observed, resampled, count)
-    noise = np.zeros((2, rounds, len(names)))
+        observed = metrics(both)
+        samples = np.stack([resampled() for _ in range(rounds)])
+        swaps = np.stack([swapped() for _ in range(rounds)])
+        spread, freedom = _between_seeds(observed, samples, count)
+        gaps = samples[:, :, :count].mean(axis=2) - samples[:, :, count:].mean(axis=2)
     if freedom:
         scale = spread * np.sqrt(1 / count + 1 / (len(both) - count))
-        noise = draw.standard_t(freedom, size=noise.shape) * scale
-    return {
-        name: _difference(
-            observed[place],
-            count,
-            resampled[:, place],
-            swapped[:, place],
-            noise[:, :, place],
-            seeds=bool(freedom),
-        )
-        for place, name in enumerate(names)
-    }
+        noise = draw.standard_t(freedom, size=(2, rounds, len(observed))) * scale
+        gaps, swaps = gaps + noise[0], swaps + noise[1]
+    found = {}
+    for place, name in enumerate(summary(first[0])):
+        one, other = (float(part.mean()) for part in np.split(observed[place], [count]))
+        low, high, p = np.nan, np.nan, 1.0  # a metric that is infinite, or may be, says nothing
+        if np.isfinite(samples[:, place]).all() and np.isfinite(observed[place]).all():
+            low, high = np.quantile(gaps[:, place], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            extreme = (np.abs(swaps[:, place]) >= abs(one - other) - TINY).sum()
+            p = (int(extreme) + 1) / (rounds + 1)
+        found[name] = Difference(one, other, float(low), float(high), p, seeds=freedom > 0)
+    return found
 
 
-def _difference(
-    observed: np.ndarray,
-    count: int,
-    resampled: np.ndarray,
-    swapped: np.ndarray,
-    noise: np.ndarray,
-    *,
-    seeds: bool,
-) -> Difference:
-    """Put together one metric of all seeds (S,), the first system's `count` first.
-
-    resampled (rounds, S), swapped (rounds,), noise (2, rounds): of the interval and of the test.
-    A metric that is infinite, or may be, says nothing: p is 1.
-    """
-    first, second = float(observed[:count].mean()), float(observed[count:].mean())
-    if not (np.isfinite(resampled).all() and np.isfinite(observed).all()):
-        return Difference(first, second, float("nan"), float("nan"), 1.0, seeds)
-    drawn = resampled[:, :count].mean(axis=1) - resampled[:, count:].mean(axis=1) + noise[0]
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    extreme = int((np.abs(swapped + noise[1]) >= abs(first - second) - TINY).sum())
-    p = (extreme + 1) / (len(swapped) + 1)
-    return Difference(first, second, float(low), float(high), p, seeds)
+def _between_seeds(observed: np.ndarray, samples: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """Return the deviation between seeds (metrics,), freed of the clips' share, and its freedom."""
+    total, freedom = np.zeros(len(observed)), 0
+    for part in (slice(0, count), slice(count, None)):
+        more = observed[:, part].shape[1] - 1
+        if more:
+            here = observed[:, part].var(axis=1, ddof=1)
+            with_clips = samples[:, :, part].var(axis=2, ddof=1).mean(axis=0)
+            total += more * (here - (with_clips - here))
+            freedom += more
+    return np.sqrt(np.maximum(total / max(freedom, 1), 0.0)), freedom
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm, 1979): none is below its own, order is kept."""
-    order = np.argsort(p_values, kind="stable")
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for step, place in enumerate(order):
-        largest = max(largest, (len(p_values) - step) * p_values[place])
-        corrected[place] = min(1.0, largest)
-    return corrected
+    order = np.argsort(p_values)
+    stricter = np.arange(len(order), 0, -1) * np.array(p_values)[order]
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(stricter))
+    return corrected.tolist()
 
 
-def welch(
-    here: tuple[float, float, int], published: tuple[float, float, int], rounding: float = 0.0
-) -> float:
-    """Return the two-sided p of two means given (mean, deviation, number of seeds) (Welch, 1947).
+Mean = tuple[float, float | None, int]
+"""Mean, deviation (None: of one seed), number of seeds."""
+
+
+def welch(here: Mean, published: Mean, rounding: float = 0.0) -> float:
+    """Return the two-sided p of two means (Welch, 1947).
 
     The difference is shortened by `rounding`, which printing may have added. Clips are the same on
     both sides: only the seeds count as chance.
     """
-    from scipy.stats import t  # slow to import, and used here alone
+    from scipy.stats import ttest_ind_from_stats  # slow to import, and used here alone
 
     gap = max(0.0, abs(here[0] - published[0]) - rounding)
-    parts = [deviation**2 / number for _, deviation, number in (here, published)]
-    total = sum(parts)
-    if gap == 0.0:
-        return 1.0
-    if total == 0.0:
-        return 0.0
-    freedom = total**2 / sum(
-        part**2 / (number - 1)
-        for part, (_, _, number) in zip(parts, (here, published), strict=True)
-        if part
-    )
-    return float(2 * t.sf(gap / np.sqrt(total), freedom))
-
-
-@dataclass(frozen=True)
-class _Clips:
-    """The queries of every clip: clip c has order[starts[c] : starts[c] + lengths[c]]."""
-
-    order: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    clip_of: np.ndarray
-
-    @classmethod
-    def of(cls, clips: np.ndarray) -> _Clips:
-        """Sort the queries by their clips (n,)."""
-        _, clip_of, lengths = np.unique(clips, return_inverse=True, return_counts=True)
-        order = np.argsort(clip_of, kind="stable")
-        return cls(order, np.cumsum(lengths) - lengths, lengths, clip_of)
-
-    def drawn(self, draw: np.random.Generator) -> np.ndarray:
-        """Draw as many clips as there are, with replacement; return their queries."""
-        chosen = draw.integers(0, len(self.starts), size=len(self.starts))
-        lengths = self.lengths[chosen]
-        skip = np.repeat(self.starts[chosen] - (np.cumsum(lengths) - lengths), lengths)
-        return self.order[np.arange(len(skip)) + skip]
-
-
-def _of_all(summary: Summary, ranks: np.ndarray) -> np.ndarray:
-    """Return every metric of every row (S, n) -> (metrics, S)."""
-    return np.array([list(summary(row).values()) for row in ranks]).T
-
-
-def _swapped(
-    summary: Summary,
-    first: Ranking,
-    second: Ranking,
-    clips: _Clips,
-    draw: np.random.Generator,
-) -> np.ndarray:
-    """Return the differences (metrics,) after swapping the systems on a random half of clips."""
-    swap = (draw.random(len(clips.starts)) < 0.5)[clips.clip_of]
-    pairs = max(len(first.ranks), len(second.ranks))
-    one = first.ranks[_cycled(len(first.ranks), pairs, draw)]
-    other = second.ranks[_cycled(len(second.ranks), pairs, draw)]
-    left = _of_all(summary, np.where(swap, other, one)).mean(axis=1)
-    return left - _of_all(summary, np.where(swap, one, other)).mean(axis=1)
-
-
-def _cycled(count: int, length: int, draw: np.random.Generator) -> np.ndarray:
-    """Return `length` places of `count`, each as often as the others, in random order."""
-    return np.resize(draw.permutation(count), length)
-
-
-def _between_seeds(
-    observed: np.ndarray, resampled: np.ndarray, count: int
-) -> tuple[np.ndarray, int]:
-    """Return the deviation between seeds (metrics,), freed of the clips' share, and its freedom."""
-    total = np.zeros(len(observed))
-    freedom = 0
-    for part in (slice(0, count), slice(count, None)):
-        seeds = observed[:, part].shape[1]
-        if seeds < 2:
-            continue
-        here = observed[:, part].var(axis=1, ddof=1)
-        with_clips = resampled[:, :, part].var(axis=2, ddof=1).mean(axis=0)
-        total += (seeds - 1) * (here - (with_clips - here))
-        freedom += seeds - 1
-    if not freedom:
-        return total, 0
-    return np.sqrt(np.maximum(total / freedom, 0.0)), freedom
+    spreads = [(deviation or 0.0, seeds) for _, deviation, seeds in (here, published)]
+    if gap == 0.0 or not any(deviation for deviation, _ in spreads):
+        return float(gap == 0.0)
+    return float(ttest_ind_from_stats(gap, *spreads[0], 0.0, *spreads[1], equal_var=False).pvalue)

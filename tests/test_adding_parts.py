@@ -148,7 +148,7 @@ def test_a_metric_is_a_function_and_a_line(place, monkeypatch):
     after = results_of(run)
     assert 0 < after["seeds"]["0"]["v2t_metrics"]["MRR"] <= 1
     assert after["summary"]["t2v_metrics"]["MRR"]["std"] is None
-    both = [compare(r["seeds"], name=r["config"], parameters=1) for r in (before, after)]
+    both = [compare(r, r["config"]) for r in (before, after)]
     assert [line.split()[-2] for line in render(both).splitlines()[1:3]] == ["MRR", "-"]
     assert place.call(train.main, "--config", place.config(ONE_EPOCH), "--resume", "auto") == 0
 

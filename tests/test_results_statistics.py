@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics import Ranking, holm, paired_differences, welch
+from results.statistics import holm, paired_differences, welch
 
 CLIPS, PER_CLIP, SEEDS, ROUNDS = 100, 2, 3, 200
 
@@ -18,7 +18,10 @@ def summary(ranks):
 
 
 def simulated(draw, *, between_seeds=0.2, lead=0.0, clips=CLIPS, seeds=(SEEDS, SEEDS)):
-    """Ranks of two systems: clips, captions and seeds are easier or harder for both or for one."""
+    """Ranks of two systems (S, n), and the clip of each query (n,).
+
+    Clips, captions and seeds are easier or harder for both or for one.
+    """
     owner = np.repeat(np.arange(clips), PER_CLIP)
     base = draw.normal(size=clips)[owner] + 0.7 * draw.normal(size=len(owner))
     systems = []
@@ -28,15 +31,14 @@ def simulated(draw, *, between_seeds=0.2, lead=0.0, clips=CLIPS, seeds=(SEEDS, S
             own + between_seeds * draw.normal() + 0.5 * draw.normal(size=len(owner))
             for _ in range(count)
         ]
-        systems.append(Ranking(np.floor(np.exp(1.2 - 1.2 * np.array(rows))).clip(0, clips), owner))
-    return systems
+        systems.append(np.floor(np.exp(1.2 - 1.2 * np.array(rows))).clip(0, clips))
+    return *systems, owner
 
 
 def test_differences_worked_by_hand():
     owner = np.array([0, 0, 1])
-    first = Ranking(np.array([[0.0, 3.0, 20.0], [0.0, 0.0, 20.0]]), owner)
-    second = Ranking(np.array([[5.0, 0.0, 0.0]]), owner)
-    found = paired_differences(first, second, summary, rounds=100)
+    first, second = np.array([[0.0, 3, 20], [0, 0, 20]]), np.array([[5.0, 0, 0]])
+    found = paired_differences(first, second, owner, summary, rounds=100)
     assert found["R1"].first == pytest.approx((100 / 3 + 200 / 3) / 2)
     assert found["R1"].second == pytest.approx(200 / 3)
     assert found["R1"].difference == pytest.approx(-50 / 3)
@@ -45,17 +47,17 @@ def test_differences_worked_by_hand():
 
 
 def test_a_system_never_differs_from_itself():
-    first, _ = simulated(np.random.default_rng(0))
-    for found in paired_differences(first, first, summary, rounds=200).values():
+    first, _, owner = simulated(np.random.default_rng(0))
+    for found in paired_differences(first, first, owner, summary, rounds=200).values():
         assert found.difference == 0
         assert found.p == 1
         assert found.low <= 0 <= found.high
 
 
 def test_swapping_the_systems_turns_the_sign_alone():
-    first, second = simulated(np.random.default_rng(1), lead=0.5)
-    one = paired_differences(first, second, summary, rounds=2000)
-    other = paired_differences(second, first, summary, rounds=2000)
+    first, second, owner = simulated(np.random.default_rng(1), lead=0.5)
+    one = paired_differences(first, second, owner, summary, rounds=2000)
+    other = paired_differences(second, first, owner, summary, rounds=2000)
     for name, found in one.items():
         assert other[name].difference == pytest.approx(-found.difference)
         assert other[name].p == pytest.approx(found.p, abs=0.06)
@@ -63,9 +65,9 @@ def test_swapping_the_systems_turns_the_sign_alone():
 
 
 def test_it_repeats_and_depends_on_its_seed():
-    first, second = simulated(np.random.default_rng(2))
+    systems = simulated(np.random.default_rng(2))
     one, again, other = (
-        paired_differences(first, second, summary, rounds=200, seed=seed) for seed in (0, 0, 1)
+        paired_differences(*systems, summary, rounds=200, seed=seed) for seed in (0, 0, 1)
     )
     assert one == again
     assert one != other
@@ -75,19 +77,18 @@ def test_without_noise_between_seeds_the_test_is_the_exact_one():
     """One seed each, one query a clip: all 2^n swaps counted by hand."""
     draw = np.random.default_rng(3)
     ranks = draw.integers(0, 4, size=(2, 10)).astype(float)
-    first, second = (Ranking(row[None], np.arange(10)) for row in ranks)
     gaps = (ranks[0] == 0).astype(float) - (ranks[1] == 0)
     signs = 1 - 2 * ((np.arange(1024)[:, None] >> np.arange(10)) & 1)
     exact = np.mean(np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9)
-    found = paired_differences(first, second, summary, rounds=4000)["R1"]
+    found = paired_differences(*ranks[:, None], np.arange(10), summary, rounds=4000)["R1"]
     assert found.p == pytest.approx(exact, abs=0.03)
     assert not found.seeds
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap_without_seeds():
-    first, second = simulated(np.random.default_rng(4), seeds=(1, 1))
-    found = paired_differences(first, second, summary, rounds=3000)["R10"]
-    hits = (first.ranks[0] < 10).astype(float) - (second.ranks[0] < 10)
+    first, second, owner = simulated(np.random.default_rng(4), seeds=(1, 1))
+    found = paired_differences(first, second, owner, summary, rounds=3000)["R10"]
+    hits = (first[0] < 10).astype(float) - (second[0] < 10)
     by_clip = 100 * hits.reshape(CLIPS, PER_CLIP).mean(axis=1)
     half = 1.96 * by_clip.std() / np.sqrt(CLIPS)
     assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
@@ -96,31 +97,30 @@ def test_the_interval_is_that_of_a_plain_bootstrap_without_seeds():
 def test_seeds_that_differ_widen_the_interval():
     widths = {}
     for between in (0.0, 0.8):
-        first, second = simulated(np.random.default_rng(5), between_seeds=between)
-        found = paired_differences(first, second, summary, rounds=1000)["R10"]
+        systems = simulated(np.random.default_rng(5), between_seeds=between)
+        found = paired_differences(*systems, summary, rounds=1000)["R10"]
         widths[between] = found.high - found.low
     assert widths[0.8] > 1.5 * widths[0.0]
 
 
-def test_clips_of_different_numbers_of_captions():
+def test_clips_of_different_numbers_of_captions_are_drawn_whole():
     owner = np.array([2, 0, 0, 1, 2, 2])
-    draw = np.random.default_rng(6)
-    first, second = (Ranking(draw.integers(0, 5, (3, 6)).astype(float), owner) for _ in range(2))
-    found = paired_differences(first, second, summary, rounds=100)
-    assert np.isfinite([value.p for value in found.values()]).all()
-
-
-def test_other_queries_are_refused():
-    first, second = simulated(np.random.default_rng(7))
-    with pytest.raises(ValueError):
-        paired_differences(first, Ranking(second.ranks, second.clips[::-1]), summary)
+    ranks = 10.0 ** owner[None]
+    drawn = []
+    paired_differences(ranks, ranks, owner, lambda row: drawn.append(row) or summary(row), rounds=9)
+    sizes = {1.0: 2, 10.0: 1, 100.0: 3}
+    for row in drawn:
+        values, counts = np.unique(row, return_counts=True)
+        clips = [number / sizes[value] for value, number in zip(values, counts, strict=True)]
+        assert sum(clips) == 3
+        assert all(number.is_integer() for number in clips)
 
 
 def test_infinite_ranks_are_no_difference():
     """A clip without captions has an infinite rank: a mean of it says nothing."""
-    first, second = simulated(np.random.default_rng(8), clips=10)
-    first.ranks[:, 0] = second.ranks[:, 0] = np.inf
-    found = paired_differences(first, second, summary, rounds=100)
+    first, second, owner = simulated(np.random.default_rng(8), clips=10)
+    first[:, 0] = second[:, 0] = np.inf
+    found = paired_differences(first, second, owner, summary, rounds=100)
     assert found["MeanR"].p == 1
     assert np.isfinite(found["R1"].low)
 
@@ -156,8 +156,7 @@ def rejections(draw, count, **terms):
     """The share of simulated pairs whose difference is called more than chance at 5 %."""
     rejected, covered = dict.fromkeys(("R1", "R10", "MeanR"), 0), 0
     for pair in range(count):
-        first, second = simulated(draw, **terms)
-        found = paired_differences(first, second, summary, rounds=ROUNDS, seed=pair)
+        found = paired_differences(*simulated(draw, **terms), summary, rounds=ROUNDS, seed=pair)
         for name in rejected:
             rejected[name] += found[name].p <= 0.05
         covered += found["R10"].low <= 0 <= found["R10"].high
