@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,41 +22,24 @@ from utils.reading.unpacking import unpack, verify_unpacked
 if TYPE_CHECKING:
     from data_loader import BaseDataset
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    args = parse(argv)
-    start_logging()
-    return run_main(lambda: sync_all(args))
+logger = logging.getLogger("misc.sync_experts")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--dataset",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help="names such as AudioCaps or activity-net; an unknown one lists them all",
-    )
-    parser.add_argument("--root_url", default=ROOT_URL, help="a mirror of %(default)s")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="default: %(default)s")
-    parser.add_argument(
-        "--purge_tar_file",
-        action="store_true",
-        help="remove the archive once every unpacked file is verified",
-    )
-    parser.add_argument(
-        "--refresh_symlinked_feats",
-        action="store_true",
-        help="unpack again, over the files; fetch the archive again if it has changed",
-    )
-    parser.add_argument(
-        "--older_archive",
-        action="store_true",
-        help="take <dataset>-experts.tar.gz, published before the audio-only archives",
-    )
+    option = parser.add_argument
+    names = "names such as AudioCaps or activity-net; an unknown one lists them all"
+    option("--dataset", nargs="+", required=True, metavar="NAME", help=names)
+    option("--root_url", default=ROOT_URL, help="a mirror of %(default)s")
+    option("--data_dir", type=Path, default=Path("data"), help="default: %(default)s")
+    switches = {
+        "--purge_tar_file": "remove the archive once every unpacked file is verified",
+        "--refresh_symlinked_feats": "unpack again, over the files; fetch a changed archive again",
+        "--older_archive": "take <dataset>-experts.tar.gz, published before the audio-only ones",
+    }
+    for flag, meaning in switches.items():
+        option(flag, action="store_true", help=meaning)
     return parser.parse_args(argv)
 
 
@@ -63,19 +47,16 @@ def sync_all(args: argparse.Namespace) -> int:
     """Bring each data set here; one that fails does not keep the others from it."""
     from data_loader import find_archive  # not above: it imports torch, which --help can do without
 
-    datasets = [find_archive(name) for name in dict.fromkeys(args.dataset)]
     failed = []
-    for dataset in datasets:
+    for dataset in [find_archive(name) for name in dict.fromkeys(args.dataset)]:
         try:
             print(f"{dataset.archive}: {sync(dataset, args)}")
             place_lists(dataset, args.data_dir / dataset.archive)
         except ProjectError as error:
-            if len(datasets) == 1:
-                raise
-            print(f"error: {dataset.archive}: {error}", file=sys.stderr)
+            logger.error("%s: %s", dataset.archive, error)
             failed.append(dataset.archive)
     if failed:
-        raise DataError(f"not complete: {', '.join(failed)}; the others are")
+        raise DataError(f"not complete: {', '.join(failed)}")
     return 0
 
 
@@ -137,6 +118,13 @@ def place_lists(dataset: type[BaseDataset], root: Path) -> None:
             f"that published {dataset.archive} has them in data/{dataset.archive}/: put them into "
             f"{root} and start again"
         )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = parse(argv)
+    start_logging()
+    return run_main(lambda: sync_all(args))
 
 
 if __name__ == "__main__":
