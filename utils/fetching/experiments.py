@@ -7,7 +7,7 @@ one, name and paper its rows in the tables.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ REGISTRY = Path(__file__).resolve().parents[2] / "configs" / "experiments.json"
 ROOT_URL = "http://www.robots.ox.ac.uk/~vgg/research/collaborative-experts/data"
 CHECKPOINT, RUN_CONFIG = "trained_model.pth", "config.json"
 
-Published = Mapping[str, Mapping[str, tuple[float, float]]]
-"""Task ("t2v", "v2t") -> metric (R1 R5 R10 R50 MedR MeanR geom) -> (mean, standard deviation)."""
+Published = Mapping[str, Mapping[str, Sequence[float]]]
+"""Task ("t2v", "v2t") -> metric (R1 R5 R10 R50 MedR MeanR geom) -> [mean, standard deviation]."""
 
 
 EACH_CAPTION, ONE_CAPTION, JOINED = "each caption", "one caption", "captions joined"
@@ -44,8 +44,8 @@ class Experiment:
     group: str | None  # None: checkpoints alone are published, by seed
     runs: Mapping[int, str | None]  # seed -> time of the run; None where there is no group
     protocol: str  # one of PROTOCOLS
-    flags: tuple[str, ...]  # what to know before comparing with the row
     published: Published | None  # None: no row in a table
+    flags: Sequence[str] = ()  # what to know before comparing with the row
 
     @property
     def row(self) -> str:
@@ -93,7 +93,7 @@ class Paper:
     """A paper that publishes experiments."""
 
     title: str
-    notes: tuple[str, ...]  # what to know of its rows
+    notes: Sequence[str]  # what to know of its rows
 
 
 def load_experiments() -> dict[str, Experiment]:
@@ -105,31 +105,17 @@ def load_experiments() -> dict[str, Experiment]:
             key, earlier = name, experiments.get(name)
             if earlier is not None:
                 key = f"{name}@{paper if entry['group'] == earlier.group else entry['group']}"
-            experiments[key] = Experiment(
-                key=key,
-                name=name,
-                paper=paper,
-                config=entry["config"],
-                label=entry["label"],
-                dataset=folders[str(Path(entry["config"]).parent)],
-                parameters=entry["parameters"],
-                group=entry["group"],
-                runs={int(seed): time for seed, time in entry["runs"].items()},
-                protocol=entry["protocol"],
-                flags=tuple(entry.get("flags", ())),
-                published=entry["published"]
-                and {
-                    task: {metric: (mean, std) for metric, (mean, std) in metrics.items()}
-                    for task, metrics in entry["published"].items()
-                },
-            )
+            runs = {int(seed): time for seed, time in entry["runs"].items()}
+            dataset = folders[str(Path(entry["config"]).parent)]
+            known = {"key": key, "name": name, "paper": paper, "dataset": dataset}
+            experiments[key] = Experiment(**entry | known | {"runs": runs})
     return experiments
 
 
 def published_papers() -> dict[str, Paper]:
     """Return the papers by their years, the first one first."""
     papers = _read()["papers"].items()
-    return {year: Paper(entry["title"], tuple(entry["notes"])) for year, entry in papers}
+    return {year: Paper(**entry) for year, entry in papers}
 
 
 def published_data_sets() -> dict[str, str]:

@@ -41,11 +41,11 @@ class Failure(Exception):  # noqa: N818  (a condition, not an error that anybody
         self.wait = wait  # seconds after which the server wants to be asked again
 
 
-def failure_of(error: Exception, url: str) -> Failure:
-    """Return what an error of FAILURES, met on the way to `url`, means for the next try."""
+def failure_of(error: Exception) -> Failure:
+    """Return what an error of FAILURES means for the next try."""
     causes = list(_causes(error))
-    request = getattr(error, "request", None)  # of another address, after a redirect
-    proxy = _proxy(request.url if request is not None else url)
+    request = getattr(error, "request", None)
+    proxy = "" if request is None else _proxy(request.url)
     return Failure(
         f"{proxy}{type(causes[-1]).__name__}: {causes[-1]}",
         again=not isinstance(error, FINAL),

@@ -5,24 +5,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
 
 from utils.declared import read_file
 from utils.errors import DownloadError, ProjectError
 from utils.files import digest_of, sha256_of, write_json
-from utils.reading.kinds import kind_of, unlike
-
-SNIFFED = 512  # bytes that tell what a file is
-FIRST_KINDS = {
-    ".gz": ("gzip",),
-    ".tgz": ("gzip",),
-    ".pth": ("checkpoint", "pickle"),  # torch has written zip files since 1.6, pickles before
-}
+from utils.reading.kinds import HEAD, kind_of, unlike
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,9 @@ def accept(wanted: Wanted, content: Path) -> str:
     """Return the sha256 of the file `content`; DownloadError when it is not what is wanted."""
     source = str(content) if content == wanted.path else shown(wanted.url)
     size = content.stat().st_size
-    check_first_bytes(content, wanted.path.name, source)
+    with content.open("rb") as file:
+        if kind_of(file.read(HEAD)) == "page":
+            raise DownloadError(f"{source} {unlike('page', 'file')}")
     if wanted.sha1 is not None and (found := digest_of(content, "sha1")) != wanted.sha1:
         raise DownloadError(
             f"{source}: checksum mismatch: expected the published sha1 {wanted.sha1}, "
@@ -118,20 +113,6 @@ def accept(wanted: Wanted, content: Path) -> str:
     return sha256
 
 
-def check_first_bytes(content: Path, name: str, source: str) -> None:
-    """Raise DownloadError for a file that cannot be what the name `name` promises."""
-    with content.open("rb") as file:
-        start = file.read(SNIFFED)
-    expected, found = FIRST_KINDS.get(Path(name).suffix.lower(), ()), kind_of(start)
-    if found == "page" or (found and expected and found not in expected):
-        raise DownloadError(f"{source} {unlike(found, expected[0] if expected else 'file')}")
-    if expected and not found:
-        raise DownloadError(
-            f"{source} is not what {name} should be: it begins with {start[:16]!r}; "
-            "is it the right address, and does the server send the file as it is?"
-        )
-
-
 def read_manifest(path: Path) -> Manifest | None:
     """Return the manifest of `path`, None without one; raises DataError for an unreadable one."""
     file = manifest_path(path)
@@ -149,7 +130,4 @@ def write_manifest(wanted: Wanted, size: int, sha256: str, **more: str) -> None:
 
 def shown(url: str) -> str:
     """Return `url` without name and password, for messages and manifests."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)

@@ -67,7 +67,7 @@ class Partial:
     def expect(self, total: int | None) -> None:
         """Note how long the file is; DownloadError when the disk has no room for the rest."""
         self.total = total
-        missing, free = (total or 0) - self.have, self._free()
+        missing, free = (total or 0) - self.have, shutil.disk_usage(self.path.parent).free
         if missing > free:
             raise DownloadError(
                 f"{self.final} needs {megabytes(missing)} more, but only {megabytes(free)} are "
@@ -75,7 +75,7 @@ class Partial:
             )
 
     def write(self, chunk: bytes) -> None:
-        """Append bytes; DownloadError when the disk takes no more."""
+        """Append bytes; an OSError, such as of a full disk, names the file."""
         view = memoryview(chunk)
         try:
             while view:
@@ -83,16 +83,8 @@ class Partial:
                 self.have += written
                 view = view[written:]
         except OSError as error:
-            total = "an unknown number of bytes" if self.total is None else megabytes(self.total)
-            raise DownloadError(
-                f"{self.path}: cannot write more than {self.have} bytes: {error.strerror}; "
-                f"{total} are needed, {megabytes(self._free())} are free\n"
-                "  make room (or give another place with --data_dir) and start again: "
-                "what is here will not be fetched twice"
-            ) from error
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self.path.parent).free
+            error.filename = str(self.path)
+            raise
 
 
 @contextlib.contextmanager

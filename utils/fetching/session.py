@@ -105,27 +105,18 @@ class _PacedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> ConnectionPool:  # noqa: ANN401
         def paced(*arguments: Any, **named: Any) -> http.client.HTTPResponse:  # noqa: ANN401
             answer = http.client.HTTPResponse(*arguments, **named)
-            answer.fp = io.BufferedReader(_PacedReader(answer.fp.detach(), self.pace))
+            source: Any = answer.fp.raw  # all that comes is read here, lines and content
+            read = source.readinto
+
+            def read_and_check(buffer: bytearray) -> int | None:
+                count: int | None = read(buffer)
+                self.pace.check()
+                return count
+
+            source.readinto = read_and_check
             return answer
 
         pool: Any = super().get_connection_with_tls_context(*arguments, **named)
         answers = {"response_class": staticmethod(paced)}
         pool.ConnectionCls = type("Connection", (type(pool).ConnectionCls,), answers)
         return cast(ConnectionPool, pool)
-
-
-class _PacedReader(io.RawIOBase):
-    def __init__(self, source: io.RawIOBase, pace: Pace) -> None:
-        self.source, self.pace = source, pace
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401
-        count = self.source.readinto(buffer)
-        self.pace.check()
-        return count
-
-    def close(self) -> None:
-        self.source.close()
-        super().close()
