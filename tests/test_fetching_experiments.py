@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_loader import find_archive
-from file_server import Faults, FileServer
+from file_server import FileServer
 from results.documents import render_names
-from utils.config import load_config
 from utils.errors import DownloadError, UsageError
 from utils.fetching import download
 from utils.fetching.experiments import (
@@ -36,32 +34,25 @@ METRICS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geom"}
 def server(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "POLICY", download.Policy(tries=3, first_delay=0.0))
     torch.save({"epoch": 3, "state_dict": {"x": torch.arange(5.0)}}, tmp_path / "made.pth")
-    checkpoint = (tmp_path / "made.pth").read_bytes()
+    experiment = find_experiment(NAME)
     with FileServer() as running:
-        for experiment in load_experiments().values():
-            for seed in experiment.runs:
-                place = experiment.url(seed, "")
-                running.files[f"{place}/{CHECKPOINT}"] = checkpoint
-                running.files[f"{place}/{RUN_CONFIG}"] = b'{"seed": 0}'
+        for seed in experiment.runs:
+            place = experiment.url(seed, "")
+            running.files[f"{place}/{CHECKPOINT}"] = (tmp_path / "made.pth").read_bytes()
+            running.files[f"{place}/{RUN_CONFIG}"] = b'{"seed": 0}'
         yield running
 
 
-def fetch(server, tmp_path, seed=0, name=NAME):
-    return Source(server.root, tmp_path / "data").fetch(find_experiment(name), seed)
+def fetch(server, tmp_path, seed=0):
+    return Source(server.root, tmp_path / "data").fetch(find_experiment(NAME), seed)
 
 
 def test_the_registry_holds_the_published_facts():
     experiments = load_experiments()
-    assert len(experiments) == 24 + 28
     assert sum(e.published is not None for e in experiments.values()) == 20 + 28
     first = experiments["audiocaps-train-vggish-vggsound"]
     assert first.group == "7e2eda12"
-    assert first.runs == {
-        0: "2021-06-09_17-06-26",
-        1: "2021-06-09_17-15-12",
-        2: "2021-06-09_17-24-01",
-    }
-    assert first.published["t2v"]["R1"] == [23.1, 0.8]
+    assert first.runs[1] == "2021-06-09_17-15-12"
     assert first.published["v2t"]["geom"] == [47.2, 1.1]
     assert (first.dataset, first.parameters) == ("AudioCaps", 21_864_536)
 
@@ -72,12 +63,13 @@ def test_the_second_paper_replaces_no_row_of_the_first():
     assert first == [e.name for e in experiments if e.paper == "2021"]
     second = {e.key: e for e in experiments if e.paper == "2022"}
     assert (len(first), len(second), list(published_papers())) == (24, 28, ["2021", "2022"])
-    other = second["audiocaps-train-vggish-vggsound@78bc4be0"]
-    assert other.published["t2v"]["R1"] == [23.6, 0.6]
-    assert second["sounddescs-train-vggish-vggsound"].published["t2v"]["R1"] == [31.1, 0.2]
-    reverse = second["audiocaps-train-vggish-vggsound-finetuned-from-sd"]
-    assert reverse.published["t2v"]["R1"] == [24.6, 0.1]  # its README prints another run's 23.3
-    assert len(reverse.flags) == 2
+    for key, value in {
+        "audiocaps-train-vggish-vggsound@78bc4be0": [23.6, 0.6],
+        "sounddescs-train-vggish-vggsound": [31.1, 0.2],
+        # its README prints another run's 23.3
+        "audiocaps-train-vggish-vggsound-finetuned-from-sd": [24.6, 0.1],
+    }.items():
+        assert second[key].published["t2v"]["R1"] == value
     mmt = second["clotho-train-vggish-vggsound-mmt"]
     assert (mmt.group, mmt.files, mmt.protocol) == (None, (CHECKPOINT,), JOINED)
     assert mmt.row == "MMT - VGGish + VGGSound (2022, captions joined)"
@@ -121,55 +113,19 @@ def test_each_experiment_is_complete(name):
             assert 0 <= std < mean
 
 
-@pytest.mark.parametrize("name", load_experiments())
-def test_each_experiment_has_its_config(name):
-    """The file is there, loads, bears the name of the experiment and reads its data set."""
-    experiment = load_experiments()[name]
-    config = load_config(ROOT / experiment.config)
-    assert config.name == experiment.name or not experiment.group
-    assert Path(config.data.root_feat_folder).name == "structured-symlinks"
-    assert experiment.dataset in Path(config.data.data_dir).parts
-
-
-def test_configs_without_a_published_run_are_marked_so():
-    """Every config of the published data sets is an experiment or listed as unpublished."""
+def test_every_config_of_a_published_data_set_is_an_experiment_or_marked_as_none():
     published = {experiment.config for experiment in load_experiments().values()}
-    folders = [ROOT / folder for folder in published_data_sets().values()]
-    found = {
+    found = [
         path.relative_to(ROOT).as_posix()
-        for folder in folders
-        for path in folder.glob("train-*.json")
-    }
-    assert found == published | set(unpublished_configs())
-    assert not published & set(unpublished_configs())
-    assert len(unpublished_configs()) == 9
-
-
-def test_every_name_in_the_documents_exists():
-    folders = "|".join(Path(folder).name for folder in published_data_sets().values())
-    experiments = load_experiments().values()
-    known = {e.name for e in experiments} | {experiment_name(e.config) for e in experiments}
-    known |= set(map(experiment_name, unpublished_configs()))
-    pages = [
-        *ROOT.glob("*.md"),
-        *(ROOT / "docs").rglob("*.md"),
-        *(ROOT / "misc").glob("*.md"),
+        for folder in published_data_sets().values()
+        for path in (ROOT / folder).glob("train-*.json")
     ]
-    assert pages
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        names = re.findall(rf"\b(?:{folders})-train-[a-z0-9_-]*[a-z0-9]", text)
-        assert set(names) <= known, f"{page.name} names experiments that do not exist"
-        for config in re.findall(r"\bconfigs/[\w./-]+\.json\b", text):
-            is_example = config.startswith("configs/mine/")  # what a reader may call their own
-            assert is_example or (ROOT / config).exists(), f"{page.name} names {config}"
+    assert sorted(found) == sorted([*published, *unpublished_configs()])
 
 
 def test_the_page_of_names_is_what_the_script_writes():
     page = (ROOT / "misc" / "exps-names.md").read_text(encoding="utf-8")
     assert page == render_names(), "write it anew: python misc/tables.py --documents"
-    assert all(f"`{name}`" in page for name in load_experiments())
-    assert all(f"`{config}`" in page for config in unpublished_configs())
 
 
 @pytest.mark.parametrize(
@@ -190,13 +146,6 @@ def test_unknown_experiments_get_the_nearest_name(name, expected):
     assert len(str(caught.value)) < 500
 
 
-def test_unknown_data_sets_get_the_nearest_name():
-    with pytest.raises(UsageError, match="did you mean 'AudioCaps'"):
-        find_archive("audiocaps")
-    with pytest.raises(UsageError, match="known: AudioCaps, CLOTHO"):
-        find_archive("../CLOTHO")
-
-
 def test_a_run_lands_in_its_place_and_is_fetched_once(server, tmp_path):
     folder = fetch(server, tmp_path)
     place = f"models/{NAME}/dec0c820/seed-0/2021-06-10_14-45-51"
@@ -211,47 +160,17 @@ def test_a_run_lands_in_its_place_and_is_fetched_once(server, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_every_run_of_the_registry_is_found_where_it_is_published(server, tmp_path):
-    for experiment in load_experiments().values():
-        for seed in experiment.runs:
-            fetch(server, tmp_path, seed, experiment.key)
-        assert experiment.seeds_here(tmp_path / "data") == [0, 1, 2]
-
-
 def test_an_unpublished_seed_is_named(server, tmp_path):
     with pytest.raises(UsageError, match="no published run of seed 7; there are: 0, 1, 2"):
         fetch(server, tmp_path, 7)
 
 
-def test_a_checkpoint_that_changed_is_refused(server, tmp_path):
-    checkpoint = fetch(server, tmp_path) / CHECKPOINT
-    content = bytearray(checkpoint.read_bytes())
-    content[200] ^= 1
-    checkpoint.write_bytes(content)
-    with pytest.raises(DownloadError, match=r"is not the file that was fetched on") as caught:
-        fetch(server, tmp_path)
-    way_out = f"rm {checkpoint} {checkpoint}.manifest.json, then start again"
-    assert way_out in str(caught.value)
-    checkpoint.unlink()
-    Path(f"{checkpoint}.manifest.json").unlink()
-    fetch(server, tmp_path)
-
-
 @pytest.mark.parametrize("file", [CHECKPOINT, RUN_CONFIG])
-@pytest.mark.parametrize("fault", ["cut", "page", "wrong kind", "gone", "short length"])
-def test_bad_answers_leave_nothing_under_the_final_name(server, tmp_path, file, fault):
+@pytest.mark.parametrize("content", [b"<!doctype html><title>moved</title>", b"\x89PNG", b""])
+def test_files_that_cannot_be_read_get_no_final_name(server, tmp_path, file, content):
     experiment = find_experiment(NAME)
     path = f"{experiment.url(1, '')}/{file}"
-    if fault == "cut":
-        server.faults[path] = Faults(drop_after=[5] * 9, ranges=False)
-    elif fault == "page":
-        server.files[path] = b"<!doctype html><title>moved</title>"
-    elif fault == "wrong kind":
-        server.files[path] = b"\x89PNG"
-    elif fault == "gone":
-        del server.files[path]
-    else:
-        server.faults[path] = Faults(length=len(server.files[path]) - 2)
+    server.files[path] = content
     with pytest.raises(DownloadError, match=re.escape(path)):
         fetch(server, tmp_path, 1)
     assert not (experiment.folder(1, tmp_path / "data") / file).exists()
