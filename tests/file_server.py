@@ -41,7 +41,6 @@ class Faults:
     silent_after: list[int] = field(default_factory=list)  # bytes of body, then silence
     drip: float | None = None  # seconds before each single byte of body
     retry_after: str | None = None
-    also_after: bytes = b""  # sent behind the body
     whole_answer: bytes | None = None  # sent as it is instead of everything else
     for_ever: bytes = b""  # sent behind the whole answer, again and again, `drip` seconds apart
 
@@ -186,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             length = len(body) if faults.length is None or is_part else faults.length
             self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.send_body(body + faults.also_after, faults)
+        self.send_body(body, faults)
 
     def send_body(self, body, faults):
         cut = faults.drop_after.pop(0) if faults.drop_after else None

@@ -82,16 +82,10 @@ def test_a_file_arrives_whole_with_its_manifest(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert names(tmp_path) == COMPLETE
     manifest = json.loads(manifest_path(tmp_path / "a.bin").read_text())
-    assert manifest["sha256"] == sha256
-    assert manifest["size"] == len(CONTENT)
-    assert manifest["url"] == server.url("/a.bin")
-    assert manifest["date"].endswith("Z")
-    assert time.strptime(manifest["date"], "%Y-%m-%dT%H:%M:%SZ")
-
-
-def test_a_second_run_verifies_and_asks_nobody(server, tmp_path):
-    get(server, tmp_path)
-    assert not get(server, tmp_path).downloaded
+    assert time.strptime(manifest.pop("date"), "%Y-%m-%dT%H:%M:%SZ")
+    url = server.url("/a.bin")
+    assert manifest == {"file": "a.bin", "size": len(CONTENT), "sha256": sha256, "url": url}
+    assert not get(server, tmp_path).downloaded  # a second run asks nobody
     assert len(server.requests) == 1
 
 
@@ -232,12 +226,6 @@ def test_requests_that_fail_end_in_an_error(server, tmp_path, policy, kind):
     assert f"by hand: curl -L -o {tmp_path}/a.bin" in message
     assert asked in (len(server.requests), None)
     assert "a.bin" not in names(tmp_path)
-
-
-def test_redirects_are_followed(server, tmp_path):
-    server.faults["/old.bin"] = Faults(redirect="/a.bin")
-    fetch(server.url("/old.bin"), tmp_path / "a.bin")
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -424,10 +412,8 @@ def test_a_partial_file_of_unknown_origin_is_dropped(server, tmp_path, begun, st
     begun.with_name("a.bin.partial.json").unlink()
     if state is not None:
         begun.with_name("a.bin.partial.json").write_text(state)
-    get(server, tmp_path)
+    arrives(server, tmp_path)
     assert "Range" not in server.requests[0].headers
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert names(tmp_path) == COMPLETE
 
 
 def test_a_partial_file_from_another_mirror_is_dropped(server, tmp_path, begun):
@@ -440,7 +426,7 @@ def test_a_partial_file_from_another_mirror_is_dropped(server, tmp_path, begun):
 def test_a_partial_file_longer_than_announced_is_dropped(server, tmp_path, begun):
     begun.write_bytes(CONTENT[:100_000] + bytes(len(CONTENT)))
     arrives(server, tmp_path)
-    assert ["Range" in request.headers for request in server.requests] == [False]
+    assert "Range" not in server.requests[0].headers
 
 
 def test_a_partial_file_that_is_a_link_is_not_followed(server, tmp_path):
@@ -457,24 +443,19 @@ def test_disk_space_is_checked_before_the_first_byte(server, tmp_path, monkeypat
     fails(server, tmp_path, r"needs 0\.3 MiB more, but only 0\.0 MiB are free")
 
 
-@contextlib.contextmanager
-def largest_file(size):
-    """Let no file grow beyond `size` bytes: to the writer, the same as a full disk."""
+def test_a_disk_that_fills_on_the_way_keeps_the_part_for_later(server, tmp_path):
+    """A limit on the size of files is the same to the writer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (123_456, hard))
     try:
-        yield
+        with pytest.raises(OSError, match=r"a\.bin\.partial") as caught:
+            get(server, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_disk_that_fills_on_the_way_keeps_the_part_for_later(server, tmp_path):
-    with largest_file(123_456), pytest.raises(OSError, match=r"a\.bin\.partial") as caught:
-        get(server, tmp_path)
     assert caught.value.errno == errno.EFBIG  # which `run_main` explains
     assert (tmp_path / "a.bin.partial").stat().st_size == 123_456
-    assert "a.bin" not in names(tmp_path)
     arrives(server, tmp_path)
+    assert server.sent < 2 * len(CONTENT)
     assert "Range" in server.requests[-1].headers
 
 
@@ -606,8 +587,7 @@ def test_passwords_in_addresses_are_not_written_down(server, tmp_path):
     [
         ("http:/host/a", "http://host/a"),
         ("https:/host/a", "https://host/a"),
-        ("http:///host/a", "http://host/a"),
-        ("HTTP:/host/a", "HTTP://host/a"),
+        ("HTTP:///host/a", "HTTP://host/a"),
         ("http://host//a", "http://host//a"),
         (" http://host/a\n", "http://host/a"),
     ],
@@ -617,16 +597,7 @@ def test_links_of_old_registries_are_repaired(given, expected):
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "host/a",
-        "file:///etc/passwd",
-        "ftp://host/a",
-        "http://",
-        "http://[",
-        "http://h:x/",
-    ],
+    "url", ["", "host/a", "file:///etc/passwd", "ftp://host/a", "http://[", "http://h:x/"]
 )
 def test_what_is_no_address_is_refused(url, tmp_path):
     with pytest.raises(DownloadError, match="asked 1 time"):

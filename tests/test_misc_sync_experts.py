@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -163,22 +162,12 @@ def test_one_failure_does_not_stop_the_others(server, sync, capsys):
     assert "not complete: AudioCaps\n" in message
 
 
-def test_connections_cut_many_times_end_in_the_right_files(server, sync):
-    server.files[address("CLOTHO")] = packed = make_archive(
-        {f"data/CLOTHO/{AUDIO}": bytes(range(256)) * 4000}
-    )
-    server.faults[address("CLOTHO")] = Faults(drop_after=[len(packed) // 40] * 30)
-    assert sync("CLOTHO") == 0
-    assert Path("data/CLOTHO", AUDIO).read_bytes() == bytes(range(256)) * 4000
-
-
 @pytest.mark.parametrize(
     ("content", "faults", "expected"),
     [
         (b"<html>moved</html>", Faults(), "is an HTML page"),
         (make_archive(feature_files("CLOTHO"))[:-100], Faults(), "incomplete"),
         (make_archive(feature_files("CLOTHO")), Faults(length=100), "incomplete"),
-        (make_archive(feature_files("CLOTHO")), Faults(statuses=[503] * 9), "status 503"),
         (make_archive({"data/CLOTHO/../../evil": b"x"}), Faults(), "'..' in it"),
         (make_archive(feature_files("AudioCaps")), Faults(), "is not below data/CLOTHO/"),
         (make_archive({}), Faults(), NOTHING_INSIDE),
@@ -190,22 +179,6 @@ def test_what_is_bad_leaves_nothing(server, sync, capsys, tmp_path, content, fau
     assert sync("CLOTHO") == 1
     assert expected in capsys.readouterr().err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_an_unreachable_mirror_says_what_to_do_by_hand(sync, capsys):
-    assert sync("CLOTHO", root="http:/127.0.0.1:9/gone") == 1
-    message = capsys.readouterr().err
-    assert "could not fetch http://127.0.0.1:9/gone/features-v2/CLOTHO-experts" in message
-    assert f"by hand: curl -L -o {archive_of('CLOTHO')}" in message
-
-
-def test_help_from_another_folder(tmp_path):
-    script = str(ROOT / "misc" / "sync_experts.py")
-    shown = subprocess.run(
-        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "--purge_tar_file" in shown.stdout
-    assert "AudioCaps" in shown.stdout
 
 
 def test_split_lists_that_an_archive_lacks(server, sync, monkeypatch, capsys):
