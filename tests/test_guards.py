@@ -12,19 +12,19 @@ PACKAGES = (
 )
 
 FORBIDDEN = {
-    **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler"), "runs what a file says"),
-    **dict.fromkeys(
-        ("_pickle.load", "_pickle.loads", "_pickle.Unpickler"), "runs what a file says"
-    ),
-    **dict.fromkeys(("marshal.load", "marshal.loads", "shelve.open"), "runs what a file says"),
-    **dict.fromkeys(("joblib.load", "dill.load", "dill.loads"), "runs what a file says"),
-    **dict.fromkeys(("torch.hub.load", "torch.jit.load", "pandas.read_pickle"), "runs a file"),
-    **dict.fromkeys(("yaml.load", "yaml.unsafe_load", "yaml.full_load"), "makes any object"),
-    **dict.fromkeys(("yaml.load_all", "yaml.unsafe_load_all"), "makes any object"),
-    **dict.fromkeys(("eval", "exec", "compile", "__import__"), "runs text"),
-    **dict.fromkeys(("os.system", "os.popen", "subprocess.getoutput"), "runs a shell"),
-    **dict.fromkeys(("breakpoint", "pdb.set_trace"), "stops for a debugger"),
-    **dict.fromkeys(("shutil.unpack_archive",), "unpacks without limits"),
+    name: reason
+    for reason, names in {
+        "runs what a file says": "pickle.load pickle.loads pickle.Unpickler _pickle.load "
+        "_pickle.loads _pickle.Unpickler marshal.load marshal.loads shelve.open joblib.load "
+        "dill.load dill.loads torch.hub.load torch.jit.load pandas.read_pickle",
+        "makes any object": "yaml.load yaml.unsafe_load yaml.full_load yaml.load_all "
+        "yaml.unsafe_load_all",
+        "runs text": "eval exec compile __import__",
+        "runs a shell": "os.system os.popen subprocess.getoutput",
+        "stops for a debugger": "breakpoint pdb.set_trace",
+        "unpacks without limits": "shutil.unpack_archive",
+    }.items()
+    for name in names.split()
 }
 FILE_ARGUMENTS = {  # functions that write into this position of their arguments
     "torch.save": 1, "pickle.dump": 1, "json.dump": 1, "h5py.File": 0, "numpy.save": 0,
@@ -33,9 +33,8 @@ FILE_ARGUMENTS = {  # functions that write into this position of their arguments
 }  # fmt: skip
 READING = {"h5py.File", "wave.open", "gzip.open", "tarfile.open", "zipfile.ZipFile"}
 IN_PLACE = {
-    **dict.fromkeys(("shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.move"), "in place"),
-    **dict.fromkeys(("os.rename", "logging.FileHandler", "os.truncate"), "in place"),
-    **dict.fromkeys(("torch.utils.tensorboard.SummaryWriter",), "in place"),
+    *("shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.move", "os.rename", "os.truncate"),
+    *("logging.FileHandler", "torch.utils.tensorboard.SummaryWriter"),
 }
 IN_PLACE_METHODS = {"write_text", "write_bytes", "touch", "tofile"}
 
@@ -55,15 +54,14 @@ ALLOWED = {
     "misc/soak.py": {"open": "the lines of a child process, in a temporary folder"},
     "search/collection.py": {"extract": "features of a sound"},
     "search/retriever.py": {"extract": "features of a sound"},
-    "search/index.py": {
-        **dict.fromkeys(("open", "tofile"), "files that are mapped and grow; the catalogue commits")
-    },
+    "search/index.py": dict.fromkeys(
+        ("open", "tofile"), "files that are mapped and grow; the catalogue commits"
+    ),
     "search/load.py": {"open": "opens a text encoder"},
     "search/server.py": {"open": "an uploaded sound, in a temporary folder"},
-    "misc/benchmarking/made_up_data.py": {
-        "open": "made-up data, in a folder of its own that is made anew",
-        "touch": "made-up data, in a folder of its own that is made anew",
-    },
+    "misc/benchmarking/made_up_data.py": dict.fromkeys(
+        ("open", "touch"), "made-up data, in a folder of its own that is made anew"
+    ),
 }
 PROCESSES = {
     "misc/soak.py": "what is killed must be a process of its own",
@@ -86,9 +84,8 @@ class Guard(ast.NodeVisitor):
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    self.names[alias.asname or alias.name.split(".")[0]] = (
-                        alias.name if alias.asname else alias.name.split(".")[0]
-                    )
+                    top = alias.name.split(".")[0]
+                    self.names[alias.asname or top] = alias.name if alias.asname else top
             elif isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     self.names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
@@ -133,7 +130,8 @@ class Guard(ast.NodeVisitor):
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         if full == "torch.load" and not is_constant(keywords.get("weights_only"), True):
             self.report(node, full, "reads more than weights")
-        if full == "numpy.load" and not is_constant(keywords.get("allow_pickle", no()), False):
+        pickles = keywords.get("allow_pickle")
+        if full == "numpy.load" and pickles and not is_constant(pickles, False):
             self.report(node, full, "reads pickles")
         if "shell" in keywords and not is_constant(keywords["shell"], False):
             self.report(node, full, "runs a shell")
@@ -160,10 +158,6 @@ class Guard(ast.NodeVisitor):
                 self.report(node, full, "writes in place")
         elif method == "open" and writes(mode_of(node, 1 if full in ("open", "io.open") else 0)):
             self.report(node, full, "writes in place")
-
-
-def no():
-    return ast.Constant(False)
 
 
 def is_constant(node, value):

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from utils.errors import run_main
 from utils.stop import StoppedError, StopSignals
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -59,12 +58,6 @@ def test_an_error_of_the_work_is_not_hidden():
         work([signal.SIGTERM], Failing())
 
 
-def test_without_a_signal_nothing_happens():
-    with StopSignals() as stop, stop.noted():
-        pass
-    assert stop.received == 0
-
-
 def test_handlers_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals():
@@ -83,11 +76,6 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [before]
-
-
-def test_exit_statuses(capsys):
-    assert run_main(lambda: work([signal.SIGTERM], [])) == 143
-    assert "stopped by a signal" in capsys.readouterr().err
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():
