@@ -36,40 +36,38 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 MOST_SEED = 2**32 - 1  # the greatest that numpy's generator takes
 
 
+SWITCHES = {
+    "--finetune": "start a new run from the weights of --resume",
+    "--mini_train": "5 batches an epoch",
+    "--train_single_epoch": "only one epoch",
+    "--disable_workers": "prepare batches in the main thread",
+    "--purge_exp_dir": "remove this experiment's earlier runs first",
+    "--quiet": "warnings and the table only",
+    "--verbose": "more about every step",
+}
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     description = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", help="configuration, JSON or YAML")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
-    parser.add_argument("--seeds", help="comma-separated, such as 0,1,2; default: the config's")
-    parser.add_argument("--group_seed", type=int, help="the one seed of this member of a group")
+    parser.add_argument("--seeds", type=seeds_in, help="such as 0,1,2; default: the config's")
+    parser.add_argument("--group_seed", type=seeds_in, help="the seed of this member of a group")
     parser.add_argument("--group_id", help="name of a group of runs, one seed each")
-    parser.add_argument(
-        "--resume",
-        metavar="CKPT",
-        help="continue the run of this checkpoint or in this folder; auto: the newest",
-    )
-    parser.add_argument(
-        "--finetune", action="store_true", help="start a new run from the weights of --resume"
-    )
+    resume = "continue the run of this checkpoint or in this folder; auto: the newest"
+    parser.add_argument("--resume", metavar="CKPT", help=resume)
     parser.add_argument("--root_url", help="a mirror to fetch a published start from")
-    parser.add_argument(
-        "--custom_args", default="", metavar="K.K=V+K=V", help="set known keys of the configuration"
-    )
-    parser.add_argument("--mini_train", action="store_true", help="5 batches an epoch")
-    parser.add_argument("--train_single_epoch", action="store_true", help="only one epoch")
-    parser.add_argument(
-        "--disable_workers", action="store_true", help="prepare batches in the main thread"
-    )
-    parser.add_argument(
-        "--purge_exp_dir", action="store_true", help="remove this experiment's earlier runs first"
-    )
-    parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
-    parser.add_argument("--verbose", action="store_true", help="more about every step")
+    custom = "set known keys of the configuration"
+    parser.add_argument("--custom_args", default="", metavar="K.K=V+K=V", help=custom)
+    for flag, meaning in SWITCHES.items():
+        parser.add_argument(flag, action="store_true", help=meaning)
     args = parser.parse_args(argv)
     if (args.group_seed is None) != (args.group_id is None):
         raise UsageError("--group_seed and --group_id belong together; give both or neither")
+    if len(args.group_seed or (0,)) > 1:
+        raise UsageError("--group_seed takes the one seed of this member; name others in others")
     if args.group_id is not None and (not GROUP_NAME.fullmatch(args.group_id) or args.seeds):
         raise UsageError("--group_id takes letters, digits, - and _, and replaces --seeds")
     if args.purge_exp_dir and args.resume is not None:
@@ -78,27 +76,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--finetune needs --resume CKPT, the checkpoint whose weights it takes")
     if args.config is None and (args.resume in (None, "auto") or args.finetune):
         raise UsageError("--config is needed, such as configs/clotho/train-vggish-vggsound.json")
-    args.seeds = parse_seeds(args)
+    args.seeds = args.group_seed or args.seeds
     return args
 
 
-def parse_seeds(args: argparse.Namespace) -> tuple[int, ...] | None:
-    """Return the seeds that the flags ask for, None for the configuration's one."""
-    if args.group_seed is not None:
-        seeds: tuple[int, ...] = (args.group_seed,)
-    elif args.seeds is None:
-        return None
-    else:
-        parts = [part.strip() for part in args.seeds.split(",")]
-        numbers = all(part.isdecimal() and part.isascii() for part in parts)
-        seeds = tuple(int(part) for part in parts) if numbers else ()
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise UsageError(
-                f"--seeds {args.seeds}: expected different whole numbers, such as 0,1,2"
-            )
-    for seed in seeds:
-        if not 0 <= seed <= MOST_SEED:
-            raise UsageError(f"seed {seed}: expected a number from 0 to {MOST_SEED}")
+def seeds_in(text: str) -> tuple[int, ...]:
+    """Return the seeds of a flag; ArgumentTypeError where they are none."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = all(part.isdecimal() and part.isascii() for part in parts)
+    seeds = tuple(int(part) for part in parts) if numbers else ()
+    if not seeds or len(set(seeds)) < len(seeds) or max(seeds) > MOST_SEED:
+        expected = f"expected different whole numbers from 0 to {MOST_SEED}, such as 0,1,2"
+        raise argparse.ArgumentTypeError(f"found {text}, {expected}")
     return seeds
 
 

@@ -664,6 +664,7 @@ def test_the_bar_counts_all_seeds(place, monkeypatch):
         (["--config", "C", "--group_id", "a"], ["--group_seed"]),
         (["--config", "C", "--group_seed", "1", "--group_id", "../x"], ["letters"]),
         (["--config", "C", "--group_seed", "-1", "--group_id", "x"], ["-1"]),
+        (["--config", "C", "--group_seed", "1,2", "--group_id", "x"], ["--group_seed"]),
         (["--config", "C", "--seeds", "0,x"], ["0,x", "whole numbers"]),
         (["--config", "C", "--seeds", "0, 0"], ["different"]),
         (["--config", "C", "--seeds", "4294967296"], ["4294967295"]),

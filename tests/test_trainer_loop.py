@@ -137,11 +137,6 @@ def test_other_monitors(runner, settings, best):
     assert runner.epochs_kept()["trained_model.pth"] == best
 
 
-def test_a_metric_that_is_not_measured(runner):
-    with pytest.raises(ProjectError, match=r"val_x.*not measured.*val_t2v_metrics_R1"):
-        runner.fit(monitor=("max", "val_x"))
-
-
 @pytest.mark.parametrize(("patience", "end"), [(0, 3), (1, 4), (2, 5), (None, 8)])
 def test_early_stop_after_more_than_n_validations_without_improvement(runner, patience, end):
     runner.values = [1.0, 2.0, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]

@@ -85,17 +85,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{FORMAT!r}; use it with that version"
         )
     loss = content.get("loss", {}) if ours else {}
-    if not isinstance(loss, Mapping):
-        raise CheckpointError(f"{path}: its loss is {shown(loss)}; expected named tensors")
-    check_weights(path, "loss", loss)
     epoch = content.get("epoch", 0)
-    if not is_count(epoch):
-        raise CheckpointError(f"{path}: its epoch is {shown(epoch)}; expected a whole number")
+    progress = content.get("progress") if ours else None
+    for key, value, fits, expected in (
+        ("loss", loss, isinstance(loss, Mapping), "named tensors"),
+        ("epoch", epoch, is_count(epoch), "a whole number"),
+        ("progress", progress, isinstance(progress, dict | None), "a dict"),
+    ):
+        if not fits:
+            raise CheckpointError(f"{path}: its {key} is {shown(value)}; expected {expected}")
+    check_weights(path, "loss", loss)
     best: Any = content.get("monitor_best")
     optimizer = content.get("optimizer")
-    progress = content.get("progress") if ours else None
-    if not isinstance(progress, dict | None):
-        raise CheckpointError(f"{path}: its progress is {shown(progress)}; expected a dict")
     return Checkpoint(
         epoch=epoch,
         config=_plain_config(content.get("config")),

@@ -287,13 +287,7 @@ def _note_best(progress: Progress, record: Record, settings: TrainerConfig) -> b
     if settings.monitor_mode == "off":
         progress.best_epoch = progress.epoch
         return True
-    value = record.get(settings.monitor_metric)
-    if value is None:
-        known = ", ".join(sorted(key for key in record if key.startswith("val_")))
-        raise ProjectError(
-            f"trainer.monitor names {settings.monitor_metric!r}, which is not measured; "
-            f"measured are {known}"
-        )
+    value = record[settings.monitor_metric]
     sign = 1 if settings.monitor_mode == "max" else -1
     if progress.best is not None and sign * value < sign * progress.best:
         progress.stale += 1

@@ -81,9 +81,9 @@ def _settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dic
 
 def _state_keys(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> set[str]:
     """Return the entries that an optimiser keeps for each parameter."""
-    kept = {"step", "exp_avg", "exp_avg_sq"}
-    kept |= {"slow_buffer"} if isinstance(optimizer, Ranger) else set()
-    return kept | ({"max_exp_avg_sq"} if settings.get("amsgrad") else set())
+    slow = {"slow_buffer"} if isinstance(optimizer, Ranger) else set()
+    largest = {"max_exp_avg_sq"} if settings.get("amsgrad") else set()
+    return {"step", "exp_avg", "exp_avg_sq"} | slow | largest
 
 
 def _check_state(

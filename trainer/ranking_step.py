@@ -69,7 +69,7 @@ class RankingStep(nn.Module):
         with torch.autocast(text.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             captions = self.model.encode_captions(text)
             embedded = self.model.encode_clips(experts, available)
-        return _exact(captions), _exact(embedded)
+        return tuple(one.float() for one in captions), tuple(one.float() for one in embedded)
 
     def compare(
         self,
@@ -136,11 +136,6 @@ def _fingerprints(captions: torch.Tensor) -> torch.Tensor:
     return captions @ torch.sin((places[:, None] + 1) * turns)
 
 
-def _exact(rows: Rows) -> Rows:
-    """Return rows in float32, also those encoded in bfloat16."""
-    return tuple(one.float() for one in rows)
-
-
 class CompiledStep(nn.Module):
     """A step whose batches of `rows` clips are computed by what torch.compile makes of it.
 
@@ -154,21 +149,12 @@ class CompiledStep(nn.Module):
         super().__init__()
         self.step = step
         self.rows = rows
+        self.works = True
         self._fast = torch.compile(step, dynamic=False)
-        self._failed = False
 
-    @property
-    def works(self) -> bool:
-        """Whether compiling has not failed."""
-        return not self._failed
-
-    def forward(
-        self,
-        text: torch.Tensor,
-        *others: Any,  # noqa: ANN401  the step's own
-    ) -> torch.Tensor:
+    def forward(self, text: torch.Tensor, *others: Any) -> torch.Tensor:  # noqa: ANN401
         """Return the loss of the batch."""
-        if len(text) == self.rows and not self._failed:
+        if self.works and len(text) == self.rows:
             try:
                 loss: torch.Tensor = self._fast(text, *others)
             except RuntimeError as error:
@@ -183,18 +169,12 @@ class CompiledStep(nn.Module):
 
         if not isinstance(error, TorchDynamoException):
             raise error
-        self._failed = True
+        self.works = False
         logger.warning(
             "the training step cannot be compiled and is computed as it is (trainer.compile: false "
             "avoids the attempt): %s",
             str(error).strip().partition("\n")[0],
         )
-
-
-def _teachers_of(config: Config, model: RetrievalModel, loss: nn.Module) -> list[RetrievalModel]:
-    """Load the models that a loss learns from, onto the device of the model."""
-    places = getattr(loss, "teachers", ())
-    return load_teachers(places, config, next(model.parameters()).device) if places else []
 
 
 def build_step(
@@ -210,13 +190,10 @@ def build_step(
             f"trainer.embed_at_once is {config.trainer.embed_at_once}, expected null with "
             f"{processes.world_size} processes, each of which embeds its share of a batch alone"
         )
+    places = getattr(loss, "teachers", ())
+    teachers = load_teachers(places, config, next(model.parameters()).device)
     step = share_training(
-        RankingStep(
-            model,
-            loss,
-            precision=config.trainer.precision,
-            teachers=_teachers_of(config, model, loss),
-        ),
+        RankingStep(model, loss, precision=config.trainer.precision, teachers=teachers),
         processes,
         unused_parameters=model.has_unused_parameters,
     )
