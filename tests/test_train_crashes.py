@@ -177,13 +177,3 @@ def test_a_folder_that_may_not_be_written(place, capsys, monkeypatch):
     config = place.config()
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     fails(place, capsys, "--config", config, words=["permission denied", "saved"])
-
-
-def test_leftovers_of_killed_writers_are_removed(place):
-    config = place.config({"trainer.epochs": 1})
-    run = place.train("--config", config)
-    leftover = run.models / ".last.pth.123-abc.part"
-    leftover.write_bytes(b"half a checkpoint")
-    os.utime(leftover, (0, 0))
-    place.train("--config", config, "--resume", run.last)
-    assert not leftover.exists()

@@ -59,31 +59,6 @@ def snapshot(model, optimiser, **changes):
     return Checkpoint(**{**values, **changes})
 
 
-def test_what_is_written_is_read(tmp_path):
-    model, optimiser = build(steps=2)
-    written = snapshot(model, optimiser)
-    written.write(tmp_path / "last.pth")
-    read = load_checkpoint(tmp_path / "last.pth")
-    for name in ("epoch", "config", "state_dict", "optimizer", "monitor_best", "progress"):
-        assert not differences(getattr(read, name), getattr(written, name), name)
-
-
-def test_checkpoints_hold_tensors_and_plain_types(tmp_path):
-    snapshot(*build(steps=1)).write(tmp_path / "last.pth")
-    content = torch.load(tmp_path / "last.pth", weights_only=True)
-    assert content["arch"] == "CENet"
-
-
-def test_the_file_before_is_kept(tmp_path):
-    model, optimiser = build()
-    last = tmp_path / "last.pth"
-    for epoch in (1, 2, 3):
-        snapshot(model, optimiser, epoch=epoch).write(last, keep_previous=True)
-    assert load_checkpoint(last).epoch == 3
-    assert load_checkpoint(previous_of(last)).epoch == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pth", "last.previous.pth"}
-
-
 @pytest.mark.parametrize("links", [True, False])
 def test_two_names_for_one_state(tmp_path, monkeypatch, links):
     if not links:
@@ -156,11 +131,6 @@ def test_no_checkpoint(tmp_path, content, words):
     with pytest.raises(CheckpointError, match=words) as raised:
         load_checkpoint(path)
     assert str(path) in str(raised.value)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match=r"x\.pth is missing"):
-        load_checkpoint(tmp_path / "x.pth")
 
 
 def test_damage_is_noticed(tmp_path):

@@ -1,17 +1,13 @@
-"""What a run leaves to read: metrics.jsonl, results.json, TensorBoard, a line an epoch."""
+"""What a training leaves to read: metrics.jsonl, TensorBoard, a line an epoch."""
 
 import json
 import resource
 import shutil
-from pathlib import Path
 
 import pytest
 
 from model.metric import TASKS, heading_of
-from results.content import PROJECT_VERSION, results
-from small_runs import CE
 from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
-from utils.config import load_config
 
 
 def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
@@ -75,36 +71,6 @@ def test_trainings_to_doubt(losses, best, word):
     doubts = doubts_about(history, best)
     assert word in doubts
     assert bool(doubts) == bool(word)
-
-
-def test_results():
-    config = load_config(CE).for_evaluation()
-    reached = {
-        seed: {"t2v_metrics": {"R1": r1}, "v2t_metrics": {"R1": 1.0}, "best_epoch": 7}
-        for seed, r1 in (("0", 13.0), ("1", 14.0), ("2", 15.0))
-    }
-    identity = {"split_list": {"file": "test_list.txt", "sha256": "ab"}, "features": {}}
-    content = results(
-        config=config,
-        seeds=reached,
-        identity=identity,
-        parameters=42,
-        device="cpu",
-        seconds=1.23456,
-    )
-    assert content["config"] == "clotho-train-vggish-vggsound"
-    assert content["protocol"]["captions_per_clip"] == 5
-    assert content["data"] == identity
-    assert content["seeds"] == reached
-    assert content["summary"]["t2v_metrics"] == {"R1": {"mean": 14.0, "std": 1.0}}
-    assert content["summary"]["v2t_metrics"] == {"R1": {"mean": 1.0, "std": 0.0}}
-    assert (content["trainable_parameters"], content["wall_seconds"]) == (42, 1.235)
-    assert json.loads(json.dumps(content)) == content
-
-
-def test_the_version_is_the_projects():
-    project = Path(__file__).parent.parent / "pyproject.toml"
-    assert f'\nversion = "{PROJECT_VERSION}"\n' in project.read_text()
 
 
 def test_curves(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from model.metric import METRICS as TABLE
 from trainer import runs
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import Checkpoint
 from trainer.runs import (
     damaged_hint,
     finished_checkpoint,
@@ -21,7 +21,6 @@ from trainer.runs import (
     open_run,
     purge_runs,
     seed_of,
-    set_damaged_aside,
     stamped_folder,
 )
 from utils.errors import DataError, UsageError
@@ -228,25 +227,6 @@ def test_the_checkpoint_of_a_finished_seed(tmp_path):
     new_run(tmp_path, "exp", [1])  # newer, but not finished
     assert finished_checkpoint(tmp_path, "exp", 0) is None
     assert finished_checkpoint(tmp_path, "exp", 1) == run.models / "seed-1" / "trained_model.pth"
-
-
-def test_a_damaged_last_state_does_not_take_the_place_of_the_one_before(tmp_path, caplog):
-    folder = new_run(tmp_path, "exp", [0]).models
-    last = folder / "last.pth"
-    set_damaged_aside(folder)
-    save(folder / "last.previous.pth", 2)
-    save(last, 3)
-    set_damaged_aside(folder)
-    assert load_checkpoint(last).epoch == 3
-    last.unlink()
-    last.write_bytes(b"damaged")
-    set_damaged_aside(folder)
-    assert not last.exists()
-    assert (folder / "last.damaged.pth").read_bytes() == b"damaged"
-    assert f"{last}: " in caplog.text
-    assert f"it is kept as {folder / 'last.damaged.pth'}" in caplog.text
-    save(last, 4, keep_previous=True)
-    assert load_checkpoint(folder / "last.previous.pth").epoch == 2
 
 
 def test_purging(tmp_path, caplog):

@@ -82,13 +82,6 @@ def undisturbed(tmp_path_factory, made):
     return place.train("--config", place.config(SETTINGS))
 
 
-def test_continuing_from_every_state_ends_the_same(place, undisturbed):
-    run = place.train("--config", place.config(SETTINGS))
-    for file in ("checkpoint-epoch1.pth", "last.previous.pth", "last.pth"):
-        assert place.call(train.main, "--resume", run.models / file) == 0
-        assert_same_run(run, undisturbed)
-
-
 def test_it_goes_on_within_an_epoch(place, undisturbed, monkeypatch):
     follow = WeightAverage.follow
 
@@ -132,15 +125,6 @@ def test_the_average_is_what_is_evaluated(place, undisturbed, monkeypatch):
     monkeypatch.setattr("trainer.loop.evaluate", look)
     run = place.train("--config", place.config(SETTINGS))
     assert same(seen[-1], load_checkpoint(run.last).state_dict)
-
-
-def test_another_decay_does_not_continue_it(place, capsys):
-    run = place.train("--config", place.config(SETTINGS))
-    capsys.readouterr()
-    for decay in ("0", "0.5"):
-        custom = ("--custom_args", f"trainer.ema@{decay}")
-        assert place.call(train.main, "--resume", run.last, *custom) == 2
-        assert "trainer.ema: 0.7 there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
