@@ -245,10 +245,13 @@ def test_continuing_from_every_state_ends_the_same(place, undisturbed):
 def test_continuing_for_more_epochs(place, undisturbed):
     short = place.train("--config", place.config(LONG | {"trainer.epochs": 2}))
     kept = short.results
+    leftover = short.models / ".last.pth.123-abc.part"
+    leftover.write_bytes(b"half a checkpoint")
     run = place.train("--config", place.config(LONG), "--resume", "auto")
     assert run.models == short.models
     assert_same_run(run, undisturbed)
     assert kept != run.results
+    assert not leftover.exists()
 
 
 def test_a_finished_run_continued_prints_its_results_again(place, capsys):
@@ -369,6 +372,9 @@ def test_a_lost_best_of_a_finished_training(place, capsys):
     (run.models / "result.json").unlink()
     run.trained_model.unlink()
     run.trained_model.write_bytes(b"damaged")
+    content = torch.load(run.models / "last.previous.pth", weights_only=True)
+    content["progress"]["best"] = 1000.0  # more than the second epoch can reach
+    torch.save(content, run.models / "last.previous.pth")
     before = run.models.relative_to(place.folder) / "last.previous.pth"
     words = ["trained_model.pth", "eval.py --resume", "last.pth", f"train.py --resume {before}"]
     fails(place, capsys, "--config", config, "--resume", "auto", status=1, words=words)
