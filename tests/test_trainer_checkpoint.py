@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from misc.soak import differences
 from model import build_model
-from small_runs import CE, SINGLE
+from small_runs import CE, SINGLE, same
 from trainer.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -47,16 +47,8 @@ def build(base=SINGLE, *, steps=0, optimizer="Ranger"):
     return model, optimiser
 
 
-def snapshot(model, optimiser, **changes):
-    values = {
-        "epoch": 3,
-        "config": {"seed": 1},
-        "state_dict": model.published_state_dict(),
-        "optimizer": optimiser.state_dict(),
-        "monitor_best": 12.5,
-        "progress": {"epoch": 3, "losses": [0.25]},
-    }
-    return Checkpoint(**{**values, **changes})
+def state_of_epoch(epoch):
+    return Checkpoint(epoch, None, {"a": torch.ones(1)})
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -68,44 +60,34 @@ def test_two_names_for_one_state(tmp_path, monkeypatch, links):
 
         monkeypatch.setattr(os, "link", refuse)
     source, last = tmp_path / "trained_model.pth", tmp_path / "last.pth"
-    snapshot(*build(), epoch=1).write(last)
-    snapshot(*build(), epoch=2).write(source)
+    state_of_epoch(1).write(last)
+    state_of_epoch(2).write(source)
     share_file(source, last, keep_previous=True)
     assert [load_checkpoint(p).epoch for p in (last, previous_of(last), source)] == [2, 1, 2]
     assert (last.stat().st_ino == source.stat().st_ino) == links
-    snapshot(*build(), epoch=3).write(last)  # replaces one name, does not change the other
+    state_of_epoch(3).write(last)  # replaces one name, does not change the other
     assert load_checkpoint(source).epoch == 2
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "last.pth"
-    snapshot(*build()).write(path)
-    before = path.read_bytes()
-
-    class Full:
-        def __init__(self, file):
-            self.file, self.left = file, 5000
-
-        def write(self, data):
-            self.left -= len(memoryview(data).cast("B"))
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.file.write(data)
-
-        def flush(self):
-            self.file.flush()
-
-    save = torch.save
-    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Full(file)))
-    with pytest.raises(OSError, match="No space left") as raised:  # not torch's RuntimeError
-        snapshot(*build(), epoch=9).write(path, keep_previous=True)
-    assert raised.value.filename == str(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pth"]
-
-
 # What is no checkpoint of ours
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Load x.pth as if the file held this."""
+
+    def load(content):
+        monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
+        (tmp_path / "x.pth").touch()
+        return load_checkpoint(tmp_path / "x.pth")
+
+    return load
+
+
+WEIGHTS = {"state_dict": {"a": torch.ones(1)}}
+OURS = WEIGHTS | {"format": FORMAT}
+DEEP = functools.reduce(lambda inner, _: [inner], range(100_000), [])
 
 
 @pytest.mark.parametrize(
@@ -116,84 +98,49 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         ({"state_dict": {"a": 1}}, "'a' of its state_dict is not a named tensor"),
         ({"state_dict": {1: torch.ones(1)}}, "1 of its state_dict"),
         ({"state_dict": {"a": torch.tensor([torch.inf])}}, "'a' hold NaN or infinite"),
-        ({"state_dict": {"a": torch.ones(1)}, "epoch": "x"}, "epoch is 'x'"),
-        ({"state_dict": {"a": torch.ones(1)}, "epoch": -1}, "epoch is -1"),
-        ({"state_dict": {"a": torch.ones(1)}, "epoch": True}, "epoch is True"),
-        (
-            {"state_dict": {"a": torch.ones(1)}, "format": FORMAT, "progress": [1]},
-            r"progress is \[1\]",
+        *((WEIGHTS | {"epoch": wrong}, f"epoch is {wrong!r}") for wrong in ("x", -1, True)),
+        (WEIGHTS | {"epoch": DEEP}, "its epoch is"),
+        (WEIGHTS | {"format": "audio-retrieval 99"}, "another version .*'audio-retrieval 99'"),
+        (OURS | {"progress": [1]}, r"progress is \[1\]"),
+        (OURS | {"loss": 5}, "loss is 5"),
+        (OURS | {"loss": {"scale": 3.0}}, "'scale' of its loss"),
+        (OURS | {"loss": {"scale": torch.tensor(torch.nan)}}, "'scale' hold NaN"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_checkpoint(read, content, words):
+    with pytest.raises(CheckpointError, match=rf"x\.pth.*{words}"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("monitor_best", wrong) for wrong in (float("nan"), float("-inf"), 10**400, "x")),
+        *(
+            ("config", Opaque("x.ConfigParser", state=wrong))
+            for wrong in (None, {"_config": 5}, {"other": {}})
         ),
+        ("progress", {"epoch": 1}),
     ],
 )
-def test_no_checkpoint(tmp_path, content, words):
-    path = tmp_path / "x.pth"
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match=words) as raised:
-        load_checkpoint(path)
-    assert str(path) in str(raised.value)
-
-
-def test_damage_is_noticed(tmp_path):
-    path = tmp_path / "x.pth"
-    model, optimiser = build(steps=1)
-    snapshot(model, optimiser).write(path)
-    content = path.read_bytes()
-    weights = next(model.parameters()).detach().numpy().tobytes()
-    for damaged in (
-        content.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]),  # one bit
-        *(content[: len(content) * part // 10] for part in range(10)),
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError):
-            load_checkpoint(path)
-
-
-@pytest.mark.parametrize("best", [float("nan"), float("-inf"), 10**400, "x"])
-def test_a_best_value_that_is_none(tmp_path, best):
-    path = tmp_path / "x.pth"
-    torch.save({"state_dict": {"a": torch.ones(1)}, "monitor_best": best}, path)
-    assert load_checkpoint(path).monitor_best is None
-
-
-@pytest.mark.parametrize("state", [None, {"_config": 5}, {"other": {}}])
-def test_a_pickled_object_that_holds_no_configuration(tmp_path, monkeypatch, state):
-    content = {"state_dict": {"a": torch.ones(1)}, "config": Opaque("x.ConfigParser", state=state)}
-    monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
-    (tmp_path / "x.pth").touch()
-    assert load_checkpoint(tmp_path / "x.pth").config is None
-
-
-def test_an_epoch_that_is_nested_too_deeply_to_be_shown(tmp_path, monkeypatch):
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    content = {"state_dict": {"a": torch.ones(1)}, "epoch": deep}
-    monkeypatch.setattr("trainer.checkpoint.read_torch_checkpoint", lambda _: content)
-    (tmp_path / "x.pth").touch()
-    with pytest.raises(CheckpointError, match="its epoch is"):
-        load_checkpoint(tmp_path / "x.pth")
-
-
-def test_progress_is_taken_from_our_own_files_alone(tmp_path):
-    path = tmp_path / "x.pth"
-    torch.save({"state_dict": {"a": torch.ones(1)}, "progress": {"epoch": 1}}, path)
-    assert load_checkpoint(path).progress is None
+def test_what_else_a_foreign_file_holds_is_left_out(read, key, value):
+    assert getattr(read(WEIGHTS | {key: value}), key) is None
 
 
 # Optimisers
 
 
 @pytest.mark.parametrize("kind", ["Ranger", "RAdam", "Adam", "AdamW"])
-def test_an_optimiser_is_restored(tmp_path, kind):
+def test_an_optimiser_is_restored(kind):
     model, optimiser = build(CE, steps=3, optimizer=kind)
     optimiser.param_groups[0]["lr"] = 0.003
-    snapshot(model, optimiser).write(tmp_path / "x.pth")
     other, fresh = build(CE, optimizer=kind)
-    restore_optimizer(fresh, other, load_checkpoint(tmp_path / "x.pth"))
-    assert not differences(fresh.state_dict(), optimiser.state_dict(), "optimizer")
+    restore_optimizer(fresh, other, in_memory(model, optimiser.state_dict()))
+    assert same(fresh.state_dict(), optimiser.state_dict())
 
 
-def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names(tmp_path):
+def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names():
     """Released files list experts in another order: index i is the i-th name of that file."""
     model, optimiser = build(CE, steps=2)
     state = model.published_state_dict()
@@ -203,11 +150,9 @@ def test_an_optimiser_is_matched_by_the_order_of_the_files_own_names(tmp_path):
     moments = {i: stored["state"][len(learnt) - 1 - i] for i in range(len(learnt))}
     turned = {"state": moments, "param_groups": stored["param_groups"]}
     shuffled = {name: state[name] for name in names}
-    snapshot(model, optimiser, state_dict=shuffled, optimizer=turned).write(tmp_path / "x.pth")
     other, fresh = build(CE)
-    restore_optimizer(fresh, other, load_checkpoint(tmp_path / "x.pth"))
-    for i, moment in stored["state"].items():
-        assert not differences(fresh.state_dict()["state"][i], moment, str(i))
+    restore_optimizer(fresh, other, in_memory(model, turned, state_dict=shuffled))
+    assert same(dict(sorted(fresh.state_dict()["state"].items())), stored["state"])
 
 
 def test_a_released_file_is_restored_with_its_optimiser():
@@ -232,51 +177,13 @@ def test_a_released_file_is_restored_with_its_optimiser():
     for name, parameter in zip(names, model.parameters(), strict=True):
         mine = optimiser.state[parameter]
         theirs = checkpoint.optimizer["state"].get(stored.index(name), {})
-        assert not differences(dict(mine), theirs, name)
+        assert same(dict(mine), theirs), name
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
 
 
-def test_an_optimiser_that_does_not_fit(tmp_path):
-    model, optimiser = build(steps=1)
-    snapshot(model, optimiser).write(tmp_path / "x.pth")
-    good = load_checkpoint(tmp_path / "x.pth")
-    first = {**good.optimizer["state"][0], "exp_avg": torch.zeros(2, 2)}
-    bad = [
-        ({"state": {**good.optimizer["state"], 0: first}}, r"exp_avg of .* is \(2, 2\), expected"),
-        ({"param_groups": []}, "does not fit Ranger"),
-        ({"param_groups": [{"params": [0, 999]}]}, "does not fit"),
-        ({"state": 3}, "does not fit"),
-    ]
-    for change, words in bad:
-        checkpoint = replace(good, optimizer={**good.optimizer, **change})
-        with pytest.raises(CheckpointError, match=words):
-            restore_optimizer(build()[1], model, checkpoint)
-    with pytest.raises(CheckpointError, match="no optimiser state"):
-        restore_optimizer(optimiser, model, replace(good, optimizer=None))
-
-
 NAN, HUGE = float("nan"), 10**400
-
-
-@pytest.mark.parametrize("kind", ["Ranger", "Adam"])
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("lr", wrong) for wrong in ("x", -1, NAN, HUGE, None)),
-        *(("betas", wrong) for wrong in (5, (0.9,), (0.9, 1.0), ("a", "b"))),
-        *(("eps", wrong) for wrong in (0, "x")),
-        *(("weight_decay", wrong) for wrong in (-1.0, "x")),
-    ],
-)
-def test_settings_that_no_optimiser_has(tmp_path, kind, key, value):
-    model, optimiser = build(steps=1, optimizer=kind)
-    stored = optimiser.state_dict()
-    stored["param_groups"][0][key] = value
-    snapshot(model, optimiser, optimizer=stored).write(tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=rf"x\.pth: .*{key}: found"):
-        restore_optimizer(optimiser, model, load_checkpoint(tmp_path / "x.pth"))
 
 
 def of(key, change):
@@ -289,9 +196,15 @@ def group(**values):
 
 
 SPOILT = [
+    *((group(lr=wrong), "lr: found") for wrong in ("x", -1, NAN, HUGE, None)),
+    *((group(betas=wrong), "betas: found") for wrong in (5, (0.9,), (0.9, 1.0), ("a", "b"))),
+    *((group(eps=wrong), "eps: found") for wrong in (0, "x")),
+    *((group(weight_decay=wrong), "weight_decay: found") for wrong in (-1.0, "x")),
+    (lambda stored: stored.update(param_groups=[]), "does not fit Ranger"),
+    (lambda stored: stored.update(state=3), "does not fit"),
     *((group(k=wrong), "k: found") for wrong in (0, "x", None)),
     (group(alpha=2), "alpha: found"),
-    *((group(params=wrong), "does not fit") for wrong in ([0, -1], [1, 1], ["a"], [None, 0])),
+    *((group(params=wrong), "does not fit") for wrong in ([0, 99], [1, 1], ["a"], [None, 0])),
     (lambda stored: stored["param_groups"][0].pop("k"), "'k' is missing"),
     *(
         (of("step", lambda _, wrong=wrong: wrong), "step of .* is ")
@@ -301,6 +214,7 @@ SPOILT = [
         (of("exp_avg", lambda _, wrong=wrong: wrong), "exp_avg of .* is ")
         for wrong in ("x", None, 0.5)
     ),
+    (of("exp_avg", lambda _: torch.zeros(2, 2)), r"exp_avg of .* is \(2, 2\), expected"),
     (of("exp_avg", lambda moments: moments.long()), "exp_avg of .*floating-point"),
     (of("exp_avg", lambda moments: moments * NAN), "exp_avg of .*NaN or infinite"),
     (of("slow_buffer", lambda moments: moments / 0), "slow_buffer of .*NaN or infinite"),
@@ -324,7 +238,7 @@ def test_a_state_that_no_training_leaves(spoil, words):
         restore_optimizer(fresh, model, in_memory(model, stored))
     assert str(raised.value).startswith("memory.pth: ")
     assert "--finetune" in str(raised.value)
-    assert not differences(fresh.state_dict(), before, "optimizer")
+    assert same(fresh.state_dict(), before)
 
 
 def test_the_state_of_another_optimiser():
@@ -334,8 +248,9 @@ def test_the_state_of_another_optimiser():
         restore_optimizer(build()[1], model, checkpoint)
 
 
-def in_memory(model, stored):
-    return Checkpoint(3, None, model.published_state_dict(), stored, path=Path("memory.pth"))
+def in_memory(model, stored, **changes):
+    checkpoint = Checkpoint(3, None, model.published_state_dict(), stored, path=Path("memory.pth"))
+    return replace(checkpoint, **changes)
 
 
 def test_weights_of_another_architecture_are_told_with_both_files():
@@ -348,14 +263,6 @@ def test_weights_of_another_architecture_are_told_with_both_files():
         load_weights(model, checkpoint, "a/b.json")
 
 
-def test_the_form_of_another_version_is_refused(tmp_path):
-    snapshot(*build()).write(tmp_path / "last.pth")
-    content = torch.load(tmp_path / "last.pth", weights_only=True)
-    torch.save(content | {"format": "audio-retrieval 99"}, tmp_path / "last.pth")
-    with pytest.raises(CheckpointError, match=r"another version .*'audio-retrieval 99'"):
-        load_checkpoint(tmp_path / "last.pth")
-
-
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -366,24 +273,21 @@ def test_the_form_of_another_version_is_refused(tmp_path):
         (lambda state: state | {"x" * 1000 + "\x1b[2J": torch.zeros(1)}, "1 unknown: x"),
     ],
 )
-def test_other_weights_are_named_shortly(tmp_path, change, problem):
-    model, optimiser = build()
-    snapshot(model, optimiser, state_dict=change(model.published_state_dict())).write(
-        tmp_path / "x.pth"
-    )
+def test_other_weights_are_named_shortly(change, problem):
+    model, _ = build()
+    checkpoint = in_memory(model, None, state_dict=change(model.published_state_dict()))
     with pytest.raises(CheckpointError, match=problem) as caught:
-        load_weights(model, load_checkpoint(tmp_path / "x.pth"))
+        load_weights(model, checkpoint)
     assert max(map(len, str(caught.value).splitlines())) < 800
     assert "\x1b" not in str(caught.value)
 
 
-def test_half_precision_is_taken(tmp_path):
-    model, optimiser = build()
-    state = {k: v.half() if v.is_floating_point() else v
-             for k, v in model.published_state_dict().items()}  # fmt: skip
-    snapshot(model, optimiser, state_dict=state).write(tmp_path / "x.pth")
-    load_weights(model, load_checkpoint(tmp_path / "x.pth"))
-    name, weights = next(iter(state.items()))
+def test_half_precision_is_taken():
+    model, _ = build()
+    state = model.published_state_dict()
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    load_weights(model, in_memory(model, None, state_dict=halves))
+    name, weights = next(iter(halves.items()))
     assert torch.equal(model.published_state_dict()[name], weights.float())
 
 
