@@ -631,8 +631,6 @@ def test_wrong_usage(place, capsys, monkeypatch, flags, words):
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"trainer.epochs": 2, "trainer.save_period": 3}, 2, ["trainer.save_period", "3", "2"]),
-        ({"data_loader.args.batch_size": 1}, 2, ["data_loader.args.batch_size", "2"]),
         (
             {"data_loader.args.data_dir": "data/elsewhere/CLOTHO"},
             1,

@@ -16,7 +16,6 @@ from trainer.distributed import (
     Processes,
     _GatherRows,
     gather_rows,
-    gather_sizes,
     local_device,
     processes_of,
 )
@@ -117,12 +116,6 @@ def test_shares_cover_everything_once():
         shares = [Processes(rank, 3).share(count) for rank in range(3)]
         assert [i for share in shares for i in range(count)[share]] == list(range(count))
         assert Processes(1, 3).share_sizes(count) == [s.stop - s.start for s in shares]
-
-
-def test_alone_nothing_is_gathered():
-    rows = torch.ones(2, 3)
-    assert gather_sizes(2, rows.device) == [2]
-    assert gather_rows([rows], [2])[0] is rows
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Run folders: made without collisions, found again, purged with care."""
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -77,45 +78,34 @@ def test_processes_of_one_second_get_folders_of_their_own(tmp_path):
     assert len(names) == len(set(names)) == 60
 
 
-def test_a_thousand_folders_are_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(time, "strftime", lambda _: "2021-06-10_14-45-51")
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UsageError, match="wait a moment"):
-        stamped_folder(tmp_path)
-
-
-def refuse(path, parents=False, exist_ok=False):
-    if not exist_ok:
-        raise FileExistsError
-
-
-def test_results_of_a_seed(tmp_path, caplog):
+def test_results_of_a_seed(tmp_path):
     run = new_run(tmp_path, "exp", [0, 1])
     assert run.result(0) is None
     run.save_result(0, REACHED, epochs=5)
     assert run.result(0) == run.result(0, epochs=5) == REACHED
     assert run.result(0, epochs=9) is None  # more epochs are wanted now
     assert run.result(1) is None
-    for damaged in ("{", "[]", "{}"):
-        (run.folder(0) / "result.json").write_text(damaged)
-        assert run.result(0) is None
-        assert "damaged" in caplog.text
-        caplog.clear()
 
 
 @pytest.mark.parametrize(
-    "reached",
+    "content",
     [
-        *(5, None, [], {}, {"t2v_metrics": {}}, {**REACHED, "best_epoch": "x"}),
-        {**REACHED, "v2t_metrics": {}},
-        {**REACHED, "v2t_metrics": {**METRICS, "R1": "x"}},
-        {**REACHED, "t2v_metrics": {**METRICS, "R1": None}},
-        {**REACHED, "t3v_metrics": METRICS},
+        *("{", "[]", "{}"),
+        *(
+            json.dumps({"epochs": 5, "reached": reached})
+            for reached in (
+                *(5, None, [], {}, {"t2v_metrics": {}}, {**REACHED, "best_epoch": "x"}),
+                {**REACHED, "v2t_metrics": {}},
+                {**REACHED, "v2t_metrics": {**METRICS, "R1": "x"}},
+                {**REACHED, "t2v_metrics": {**METRICS, "R1": None}},
+                {**REACHED, "t3v_metrics": METRICS},
+            )
+        ),
     ],
 )
-def test_a_result_that_is_none(tmp_path, caplog, reached):
+def test_a_result_that_is_none(tmp_path, caplog, content):
     run = new_run(tmp_path, "exp", [0])
-    run.save_result(0, reached, epochs=5)
+    (run.models / "result.json").write_text(content)
     assert run.result(0, epochs=5) is None
     assert f"{run.models / 'result.json'} is damaged and left aside" in caplog.text
 
@@ -128,20 +118,14 @@ def test_results_of_another_table_of_metrics_are_read(tmp_path, metrics):
     assert run.result(0, epochs=5) == reached
 
 
-def test_what_does_not_hold_any_more_is_cleared(tmp_path):
-    run = new_run(tmp_path, "exp", [0])
-    run.save_result(0, REACHED, epochs=1)
-    run.prepare(0)
-    assert run.result(0) is None
-    run.prepare(0)
-
-
-def test_what_a_killed_writer_left_goes_when_the_run_goes_on(tmp_path):
+def test_what_does_not_hold_when_the_run_goes_on_is_cleared(tmp_path):
     run = new_run(tmp_path, "exp", [0, 1])
+    run.save_result(0, REACHED, epochs=1)
     left = [folder / f".x.1-ab{LEFTOVER_SUFFIX}" for folder in (run.folder(0), run.models, run.log)]
     for path in left:
         path.touch()
     run.prepare(0)
+    assert run.result(0) is None
     assert not any(path.exists() for path in left)
 
 
