@@ -16,7 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ class Part:
         path.parent.mkdir(parents=True, exist_ok=True)
         stamps = {name: list(stamp) for name, stamp in self.stamps.items()}
         content = {
-            "record": self.record.to_json(),
+            "record": asdict(self.record),
             "features": self.features,
             "stamps": stamps,
             "skipped": self.skipped,

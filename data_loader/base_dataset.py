@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -425,7 +426,7 @@ class BaseDataset(Layout):
             features[str(name)] = {key: packed.identity[key] for key in ("size", "sha256")}
             record = read_record(packed.source) if packed.kind == PackedFeatures.kind else None
             if record is not None:
-                features[str(name)]["extractor"] = record.to_json()
+                features[str(name)]["extractor"] = asdict(record)
         return {
             "split_list": {"file": self._list.file.name, "sha256": sha256_of(self._list.file)},
             "features": features,

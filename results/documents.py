@@ -19,9 +19,7 @@ from utils.fetching.experiments import (
     JOINED,
     Experiment,
     load_experiments,
-    published_data_sets,
-    published_papers,
-    unpublished_configs,
+    registry,
 )
 from utils.files import read_json, write_text
 
@@ -176,22 +174,22 @@ def render_names() -> str:
             names = (f"`{e.key}`", e.paper, e.label, e.protocol, ", ".join(map(str, e.runs)))
             lines.append(_row(*names, f"{e.parameters:,}", *values))
     lines += ["", "## Configs without a published run", ""]
-    lines += [f"- `{config}`" for config in unpublished_configs()]
+    lines += [f"- `{config}`" for config in registry()["unpublished"]]
     return "\n".join(lines) + "\n"
 
 
 def _by_data_set() -> dict[str, list[Experiment]]:
     """Return the experiments of each data set that has any."""
     experiments = load_experiments().values()
-    of = {name: [e for e in experiments if e.dataset == name] for name in published_data_sets()}
+    of = {name: [e for e in experiments if e.dataset == name] for name in registry()["datasets"]}
     return {name: found for name, found in of.items() if found}
 
 
 def _papers() -> list[str]:
     """Name the papers, and what to know of their rows."""
     return [
-        " ".join([f"* {year}: *{paper.title}*.", *(f"{note}." for note in paper.notes)])
-        for year, paper in published_papers().items()
+        " ".join([f"* {year}: *{paper['title']}*.", *(f"{note}." for note in paper["notes"])])
+        for year, paper in registry()["papers"].items()
     ]
 
 

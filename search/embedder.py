@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,7 +102,7 @@ class Embedder:
         """
         found = {name: one.record() for name, one in self.extractors.items()}
         refuse_mix(self._trained_on, found, places=(self.config.name, "this search"))
-        return {name: record.to_json() for name, record in found.items()}
+        return {name: asdict(record) for name, record in found.items()}
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Queries:

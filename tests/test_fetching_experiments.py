@@ -19,10 +19,8 @@ from utils.fetching.experiments import (
     experiment_name,
     find_experiment,
     load_experiments,
-    published_data_sets,
-    published_papers,
+    registry,
     sync_command,
-    unpublished_configs,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +60,7 @@ def test_the_second_paper_replaces_no_row_of_the_first():
     first = [e.key for e in experiments if e.paper == "2021"]
     assert first == [e.name for e in experiments if e.paper == "2021"]
     second = {e.key: e for e in experiments if e.paper == "2022"}
-    assert (len(first), len(second), list(published_papers())) == (24, 28, ["2021", "2022"])
+    assert (len(first), len(second), list(registry()["papers"])) == (24, 28, ["2021", "2022"])
     for key, value in {
         "audiocaps-train-vggish-vggsound@78bc4be0": [23.6, 0.6],
         "sounddescs-train-vggish-vggsound": [31.1, 0.2],
@@ -105,7 +103,7 @@ def test_each_experiment_is_complete(name):
     assert name.partition("@")[0] == experiment.name
     if experiment.group:
         assert experiment.name == experiment_name(experiment.config)
-    assert experiment.dataset in published_data_sets()
+    assert experiment.dataset in registry()["datasets"]
     for task in experiment.published or ():
         assert set(experiment.published[task]) == METRICS
         for mean, std in experiment.published[task].values():
@@ -117,10 +115,10 @@ def test_every_config_of_a_published_data_set_is_an_experiment_or_marked_as_none
     published = {experiment.config for experiment in load_experiments().values()}
     found = [
         path.relative_to(ROOT).as_posix()
-        for folder in published_data_sets().values()
-        for path in (ROOT / folder).glob("train-*.json")
+        for folder in registry()["datasets"].values()
+        for path in (ROOT / folder["configs"]).glob("train-*.json")
     ]
-    assert sorted(found) == sorted([*published, *unpublished_configs()])
+    assert sorted(found) == sorted([*published, *registry()["unpublished"]])
 
 
 def test_the_page_of_names_is_what_the_script_writes():

@@ -1,5 +1,7 @@
 """Records of extractors, and the refusal to mix them."""
 
+from dataclasses import asdict
+
 import pytest
 
 from utils.errors import DataError
@@ -31,7 +33,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
      {"extractor": "x", "version": True, "weights_sha256": None, "options": {}},
      {"extractor": "x", "version": 1, "weights_sha256": 3, "options": {}},
      {"extractor": "x", "version": 1, "weights_sha256": None, "options": []},
-     {**RECORD.to_json(), "more": 1}],
+     {**asdict(RECORD), "more": 1}],
 )  # fmt: skip
 def test_what_is_no_record_is_an_error_naming_the_file(tmp_path, value):
     write_json(tmp_path / "a.pkl.json", value)

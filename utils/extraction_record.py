@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from utils.declared import read_table, read_values
 from utils.errors import DataError
@@ -28,10 +28,6 @@ class ExtractionRecord:
     version: Annotated[int, "of the extractor"]
     weights_sha256: Annotated[str | None, "of the network's weights; null: it has none"] = None
     options: Annotated[Mapping[str, bool], "its switches"] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, which `record_from` takes."""
-        return {**asdict(self), "options": dict(self.options)}
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -52,7 +48,7 @@ def record_path(features: Path) -> Path:
 
 def write_record(features: Path, record: ExtractionRecord) -> None:
     """Write the record beside a file of features, atomically."""
-    write_json(record_path(features), record.to_json())
+    write_json(record_path(features), asdict(record))
 
 
 def read_record(features: Path) -> ExtractionRecord | None:
@@ -86,7 +82,7 @@ def refuse_mix(
 
 def write_run_records(folder: Path, records: Mapping[str, ExtractionRecord | None]) -> None:
     """Write the records of the experts that a run is trained on, if any, beside its checkpoints."""
-    known = {name: record.to_json() for name, record in records.items() if record is not None}
+    known = {name: asdict(record) for name, record in records.items() if record is not None}
     if known:
         write_json(folder / RUN_FILE, known)
 

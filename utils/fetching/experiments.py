@@ -6,6 +6,7 @@ one, name and paper its rows in the tables.
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,19 +89,23 @@ class Experiment:
         return "/".join(part for part in parts if part)
 
 
-@dataclass(frozen=True)
-class Paper:
-    """A paper that publishes experiments."""
+@functools.cache
+def registry() -> dict[str, Any]:
+    """Return what is known of all published experiments, by the sections of the file.
 
-    title: str
-    notes: Sequence[str]  # what to know of its rows
+    `papers`: year -> `title` and `notes`, what to know of its rows; `datasets`: folder below data/
+    -> `configs`, the folder of their configs; `experiments`: year of the paper -> name -> what
+    Experiment holds; `unpublished`: configs of the project that have no published run.
+    """
+    content: dict[str, Any] = read_json(REGISTRY)
+    return content
 
 
 def load_experiments() -> dict[str, Experiment]:
     """Return all published experiments by their keys, in the order of the registry."""
-    folders = {configs: name for name, configs in published_data_sets().items()}
+    folders = {entry["configs"]: name for name, entry in registry()["datasets"].items()}
     experiments: dict[str, Experiment] = {}
-    for paper, entries in _read()["experiments"].items():
+    for paper, entries in registry()["experiments"].items():
         for name, entry in entries.items():
             key, earlier = name, experiments.get(name)
             if earlier is not None:
@@ -110,27 +115,6 @@ def load_experiments() -> dict[str, Experiment]:
             known = {"key": key, "name": name, "paper": paper, "dataset": dataset}
             experiments[key] = Experiment(**entry | known | {"runs": runs})
     return experiments
-
-
-def published_papers() -> dict[str, Paper]:
-    """Return the papers by their years, the first one first."""
-    papers = _read()["papers"].items()
-    return {year: Paper(**entry) for year, entry in papers}
-
-
-def published_data_sets() -> dict[str, str]:
-    """Return the data sets of published experiments: folder below data/ -> folder of configs."""
-    return {name: entry["configs"] for name, entry in _read()["datasets"].items()}
-
-
-def unpublished_configs() -> tuple[str, ...]:
-    """Return the configs of the project that have no published run."""
-    return tuple(_read()["unpublished"])
-
-
-def _read() -> dict[str, Any]:
-    content: dict[str, Any] = read_json(REGISTRY)
-    return content
 
 
 def find_experiment(name: str) -> Experiment:
@@ -145,7 +129,7 @@ def find_experiment(name: str) -> Experiment:
         choices = (experiment.group, experiment.paper)
         if name in [f"{experiment.name}@{choice}" for choice in choices if choice]:
             return experiment
-    for config in unpublished_configs():
+    for config in registry()["unpublished"]:
         if name == experiment_name(config):
             raise UsageError(
                 f"{name} has a config but no published run; train it with: "
