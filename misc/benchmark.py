@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.errors import ProjectError, UsageError, run_main
+from misc.benchmarking import processes
+from utils.config import load_config
+from utils.errors import UsageError, run_main
 from utils.files import write_json
 
 EXPERIMENTS = {
@@ -78,9 +76,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--growth", action="store_true", help="as data grow: start-up, steps, scores"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: does it all work?")
-    parser.add_argument(
-        "--set", metavar="K.K=V", action="append", default=[], help="a key of the configuration"
-    )
+    parser.add_argument("--custom_args", default="", help="keys of the configuration, as train.py")
     parser.add_argument("--json", metavar="FILE", help="write all figures here too")
     parser.add_argument("--folder", help="where to make the data, instead of the system's place")
     args = parser.parse_args(argv)
@@ -92,74 +88,25 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def write_config(folder: Path, args: argparse.Namespace) -> str:
-    """Write the configuration of the measured training; return its place."""
-    content: dict[str, Any] = {
-        "inherit_from": str(ROOT / EXPERIMENTS[args.experts]),
-        "data_loader": {
-            "args": {
-                "data_dir": str(folder / "AudioCaps"),
-                "packed_dir": str(folder / "packed"),
-                "batch_size": args.batch_size,
-            }
-        },
-        "trainer": {"save_dir": str(folder / "saved")},
+    """Write the configuration of the measured training; return its path."""
+    changes: dict[str, object] = {
+        "data_loader.args.data_dir": folder / "AudioCaps",
+        "data_loader.args.packed_dir": folder / "packed",
+        "data_loader.args.batch_size": args.batch_size,
+        "trainer.save_dir": folder / "saved",
     }
     if args.quick:
-        content["experts"] = {"ce_shared_dim": 64}
-    for setting in args.set:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting}: expected a key and a value, K.K=V")
-        *sections, last = key.split(".")
-        place = content
-        for section in sections:
-            place = place.setdefault(section, {})
-        try:
-            place[last] = json.loads(value)
-        except json.JSONDecodeError:
-            place[last] = value
-    path = folder / "audiocaps" / "benchmark.json"
-    path.parent.mkdir()
-    write_json(path, content)
+        changes["experts.ce_shared_dim"] = 64
+    experiment = ROOT / EXPERIMENTS[args.experts]
+    path = folder / "benchmark.json"
+    write_json(path, load_config(experiment, changes, custom_args=args.custom_args).raw)
     return str(path)
 
 
 def run_stage(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a stage in a fresh process and return its figures; raises ProjectError if it fails."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_enter, args=(sender, name, {**settings, "began": time.time()})
-    )
+    """Return the figures of a stage."""
     print(f"measuring {name} ...", file=sys.stderr)
-    process.start()
-    sender.close()
-    try:
-        outcome = receiver.recv()
-    except EOFError:
-        process.join()
-        raise ProjectError(f"the stage {name!r} ended with status {process.exitcode}") from None
-    process.join()
-    if isinstance(outcome, str):
-        raise ProjectError(f"{name}: {outcome}")
-    figures: dict[str, Any] = outcome
-    return figures
-
-
-def _enter(
-    sender: multiprocessing.connection.Connection, name: str, settings: dict[str, Any]
-) -> None:
-    """Be the process of a stage; the time of importing torch is noted."""
-    started = time.perf_counter()
-    import torch  # noqa: F401
-
-    settings["importing_torch"] = time.perf_counter() - started
-    from misc.benchmarking import stages
-
-    try:
-        sender.send(stages.run(name, settings))
-    except ProjectError as error:
-        sender.send(str(error))
+    return dict(processes.run_stage("misc.benchmarking.stages", name, settings))
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.errors import UsageError, nearest, run_main
+from misc.benchmarking.processes import run_stage
+from utils.errors import ProjectError, UsageError, nearest, run_main
 from utils.files import write_json
 
 LIMIT = 400  # seconds, of the eight minutes: starting a machine takes some
@@ -46,52 +44,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run_section(name: str, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Run a section in a fresh process for at most so many seconds; return what it found."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_enter, args=(sender, name, dict(settings)), daemon=True)
+    """Run a section for at most so many seconds; return what it found."""
+    report: dict[str, Any] = {"findings": {}}
     started = time.monotonic()
-    process.start()
-    sender.close()
-    findings: dict[str, Any] = {}
-    failure: str | None = None
-    while True:
-        left = seconds - (time.monotonic() - started)
-        if left <= 0 or not receiver.poll(left):
-            failure = f"stopped after {seconds:.0f} seconds"
-            process.kill()
-            break
-        try:
-            key, value = receiver.recv()
-        except EOFError:
-            process.join()
-            failure = f"its process ended with status {process.exitcode}"
-            break
-        if key is None:
-            failure = value
-            break
-        findings[key] = value
-        print(f"  {key}: {shown(value)}", flush=True)
-    process.join(10)
-    report = {"findings": findings, "seconds": round(time.monotonic() - started, 1)}
-    if failure is not None:
-        print(f"  FAILED: {failure}", flush=True)
-        report["failure"] = failure
-    return report
-
-
-def _enter(
-    sender: multiprocessing.connection.Connection, name: str, settings: dict[str, Any]
-) -> None:
-    """Be the process of a section: send its findings, then (None, failure or None)."""
     try:
-        from misc.benchmarking import gpu_sections
-
-        for finding in gpu_sections.run(name, settings):
-            sender.send(finding)
-        sender.send((None, None))
-    except Exception:
-        sender.send((None, traceback.format_exc()[-3000:]))
+        module = "misc.benchmarking.gpu_sections"
+        for key, value in run_stage(module, name, settings, max(0, seconds)):
+            report["findings"][key] = value
+            print(f"  {key}: {shown(value)}", flush=True)
+    except ProjectError as error:
+        print(f"  FAILED: {error}", flush=True)
+        report["failure"] = str(error)
+    return {**report, "seconds": round(time.monotonic() - started, 1)}
 
 
 def shown(value: object) -> str:
@@ -131,10 +95,6 @@ def run(argv: Sequence[str] | None) -> int:
     for name in names:
         left = args.limit - (time.monotonic() - started)
         print(f"{name} (at {time.monotonic() - started:.0f} s)", flush=True)
-        if left < 15:
-            report["sections"][name] = {"failure": "no time left"}
-            print("  FAILED: no time left", flush=True)
-            continue
         report["sections"][name] = run_section(name, settings, min(left, SECTIONS[name][1]))
         if file:
             write_json(Path(file), report)

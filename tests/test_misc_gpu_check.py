@@ -73,7 +73,7 @@ def test_a_section_that_takes_too_long_is_stopped(capsys):
 
 def test_a_section_that_fails_is_reported(capsys):
     report = gpu_check.run_section("machine", {"device": "no such", "quick": True}, 60)
-    assert "UsageError" in report["failure"]
+    assert "no such" in report["failure"]
 
 
 def test_made_up_clips_can_be_learned_from():

@@ -22,8 +22,11 @@ from typing import Any
 
 import torch
 
+from misc.benchmark import EXPERIMENTS, ROOT
 from misc.benchmarking.made_up_clips import MadeUpClips
 from misc.benchmarking.made_up_mmt import SIZES, Size, build, make_batch, without_dropout
+from misc.benchmarking.processes import Finding
+from misc.benchmarking.steps import Watch, timed
 from misc.benchmarking.traces import summarise_trace
 from model import build_model
 from model.loss import MaxMarginRankingLoss, build_loss
@@ -42,12 +45,6 @@ from utils.batches import EvaluationData, Frames
 from utils.config import Config, load_config
 from utils.stop import StopSignals
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-EXPERIMENTS = {
-    2: "configs/audiocaps/train-vggish-vggsound.json",
-    4: "configs/audiocaps/train-full-ce-r2p1d-inst-vggish-vggsound.json",
-}
-"""The published experiment with so many experts."""
 COMPARED_STEPS = 20
 ALLOWED = 1e-4
 HELD_CLIPS = 4096
@@ -64,7 +61,6 @@ WAYS: dict[str, dict[str, object]] = {
 }
 """Keys of the trainer; the last one is what torch does by itself."""
 
-Finding = tuple[str, Any]
 Section = Callable[["Bench"], Iterator[Finding]]
 
 
@@ -86,10 +82,9 @@ class Bench:
         """Return how much of something there is."""
         return quick if self.quick else full
 
-    def wait(self) -> None:
-        """Wait until the device has done its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def seconds(self, work: Callable[[], Any], *, times: int = 1) -> float:
+        """Return the seconds that doing the work takes on the device, of `times` in a row."""
+        return timed(work, self.device, times=times)
 
 
 class Trained:
@@ -162,24 +157,6 @@ def machine(bench: Bench) -> Iterator[Finding]:
         yield "cuda", torch.version.cuda
 
 
-class _Outcomes:
-    """Note how each test ended."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.failures: dict[str, str] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:  # noqa: ANN401  pytest's own
-        if report.when == "call" or report.outcome != "passed":
-            self.counts[report.outcome] = self.counts.get(report.outcome, 0) + 1
-        if report.failed:
-            self.failures[report.nodeid] = str(report.longrepr)[-2000:]
-
-    def pytest_collectreport(self, report: Any) -> None:  # noqa: ANN401
-        if report.failed:
-            self.failures[report.nodeid] = str(report.longrepr)[-2000:]
-
-
 def tests(bench: Bench) -> Iterator[Finding]:
     """Run the tests that need a GPU; on the CPU those of the graphs' file that need none."""
     import pytest
@@ -192,18 +169,14 @@ def tests(bench: Bench) -> Iterator[Finding]:
     ]
     if bench.device.type != "cuda":
         files = [file for file in files if "cuda_graphs" in file]
-    outcomes = _Outcomes()
     where = ["-m", "gpu" if bench.device.type == "cuda" else "not gpu"]
-    flags = ["--rootdir", str(ROOT), "-q", "-W", "default", "-p", "no:cacheprovider"]
+    flags = ["--rootdir", str(ROOT), "-q", "-rfE", "-W", "default", "-p", "no:cacheprovider"]
     output = io.StringIO()
     os.chdir(ROOT)  # of this section's own process
     with contextlib.redirect_stdout(output):
-        status = pytest.main([*flags, *where, *files], plugins=[outcomes])
+        status = pytest.main([*flags, *where, *files])
     yield "status", int(status)
-    yield "counts", outcomes.counts
-    yield "failures", outcomes.failures
-    if status:
-        yield "output", output.getvalue()[-4000:]
+    yield "output", output.getvalue()[-8000 if status else -200 :]
 
 
 def agreement(bench: Bench) -> Iterator[Finding]:
@@ -283,11 +256,10 @@ def steps(bench: Bench) -> Iterator[Finding]:
                 continue
             name = f"{experts} experts, {way}"
             with _kept_going() as problem:
-                started = time.perf_counter()
+                watch = Watch(bench.device)
                 trained = train_on(bench, bench.config(WAYS[way], experts=experts), data)
                 trained.take()
-                bench.wait()
-                first = round(time.perf_counter() - started, 2)
+                first = round(watch.lap(), 2)
                 figures = _time_steps(bench, trained)
                 yield name, {**figures, "first step s": first, **trained.how()}
             if problem:
@@ -305,14 +277,7 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
     for _ in range(bench.amount(WARM_UP, 5)):
         trained.take()
     count = bench.amount(100 if trained.is_replayed else 20, 3)
-    rounds = []
-    for _ in range(3):
-        bench.wait()
-        started = time.perf_counter()
-        for _ in range(count):
-            trained.take()
-        bench.wait()
-        rounds.append((time.perf_counter() - started) / count)
+    rounds = [bench.seconds(trained.take, times=count) for _ in range(3)]
     few = 10  # not so many that the device's queue is full and the host waits for room in it
     started = time.perf_counter()
     for _ in range(few):
@@ -320,15 +285,13 @@ def _time_steps(bench: Bench, trained: Trained) -> dict[str, float]:
     host = (time.perf_counter() - started) / few
     parts: dict[str, list[float]] = {"batch": [], "gradients": [], "optimiser": []}
     for _ in range(bench.amount(20, 3)):
-        bench.wait()
-        marks = [time.perf_counter()]
+        watch = Watch(bench.device)
         batch = next(trained.batches)
-        for work in (lambda: None, lambda: trained.gradients(batch), trained.optimizer.step):  # noqa: B023
-            work()
-            bench.wait()
-            marks.append(time.perf_counter())
-        for part, (begin, end) in zip(parts, itertools.pairwise(marks), strict=True):
-            parts[part].append(end - begin)
+        parts["batch"].append(watch.lap())
+        trained.gradients(batch)
+        parts["gradients"].append(watch.lap())
+        trained.optimizer.step()
+        parts["optimiser"].append(watch.lap())
     medians = {name: statistics.median(values) for name, values in parts.items()}
     figures = {"step": min(rounds), "step, slowest round": max(rounds), "host": host, **medians}
     return {f"{name} ms": round(1e3 * value, 4) for name, value in figures.items()}
@@ -381,16 +344,9 @@ def _profiled(bench: Bench, trained: Trained, count: int) -> dict[str, Any]:
     """Profile `count` steps: kernels a step, their time, the idle share, and the longest."""
     activity = torch.profiler.ProfilerActivity
     on_gpu = bench.device.type == "cuda"
-    bench.wait()
-    started = time.perf_counter()
-    for _ in range(count):
-        trained.take()
-    bench.wait()
-    unprofiled = (time.perf_counter() - started) / count
+    unprofiled = bench.seconds(trained.take, times=count)
     with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as found:
-        for _ in range(count):
-            trained.take()
-        bench.wait()
+        bench.seconds(trained.take, times=count)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         found.export_chrome_trace(str(file))
@@ -403,7 +359,7 @@ def training(bench: Bench) -> Iterator[Finding]:
     """Train at AudioCaps' size, with validation, saving and the final test."""
     clips, epochs = bench.amount(49_291, 96), bench.amount(20, 2)
     config = bench.config()
-    started = time.perf_counter()
+    watch = Watch(bench.device)
     data = MadeUpClips(config, clips, seed=1, device=bench.device)
     validation = MadeUpClips(
         config, bench.amount(494, 12), seed=2, device=bench.device
@@ -411,8 +367,7 @@ def training(bench: Bench) -> Iterator[Finding]:
     test = MadeUpClips(
         config, bench.amount(816, 12), seed=3, device=bench.device, captions=5
     ).evaluation()
-    bench.wait()
-    yield "seconds of making the clips", time.perf_counter() - started
+    yield "seconds of making the clips", watch.lap()
     for name in _ways(bench):
         if "cuda_graphs" in WAYS[name]:
             continue  # minutes
@@ -498,12 +453,10 @@ def evaluation(bench: Bench) -> Iterator[Finding]:
         split = data.evaluation()
         if bench.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(bench.device)
-        seconds = []
-        for _ in range(3):
-            bench.wait()
-            started = time.perf_counter()
-            evaluate(model, split, device=bench.device)
-            seconds.append(time.perf_counter() - started)
+        seconds = [
+            bench.seconds(lambda: evaluate(model, split, device=bench.device))  # noqa: B023
+            for _ in range(3)
+        ]
         on_gpu = bench.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(bench.device) if on_gpu else 0
         name = f"{clips} clips x {captions} captions"

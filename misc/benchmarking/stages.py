@@ -10,7 +10,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def run(name: str, settings: Mapping[str, Any]) -> Figures:
-    """Run a stage by its name."""
-    return STAGES[name](settings)
+def run(name: str, settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Run a stage by its name; return its figures."""
+    return STAGES[name](settings).items()
