@@ -66,8 +66,7 @@ ALLOWED = {
 PROCESSES = {
     "misc/soak.py": "what is killed must be a process of its own",
     "soundscenes/write.py": "thousands of sounds are made, on every core",
-    "misc/benchmark.py": "each stage is measured in a process of its own",
-    "misc/gpu_check.py": "a section that crashes or hangs must not take the others with it",
+    "misc/benchmarking/processes.py": "stages are measured, and may crash, apart",
 }
 STARTS_PROCESSES = {"multiprocessing", "subprocess", "pty", "concurrent.futures.process"}
 
