@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +19,17 @@ def working_in(folder):
         yield
     finally:
         os.chdir(before)
+
+
+@contextlib.contextmanager
+def limited(kind, size):
+    """Lower a limit of this process; RLIMIT_FSIZE is to writers the same as a full disk."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
 
 
 @contextlib.contextmanager

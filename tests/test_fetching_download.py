@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from file_server import Faults, FileServer, make_archive
+from surroundings import limited
 from utils.errors import DataError, DownloadError, UnreachableError
 from utils.fetching import download, partial
 from utils.fetching.download import Policy, fetch, repair_url
@@ -425,14 +426,9 @@ def test_disk_space_is_checked_before_the_first_byte(server, tmp_path, monkeypat
 
 
 def test_a_disk_that_fills_on_the_way_keeps_the_part_for_later(server, tmp_path):
-    """A limit on the size of files is the same to the writer."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (123_456, hard))
-    try:
-        with pytest.raises(OSError, match=r"a\.bin\.partial") as caught:
-            get(server, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full = limited(resource.RLIMIT_FSIZE, 123_456)
+    with full, pytest.raises(OSError, match=r"a\.bin\.partial") as caught:
+        get(server, tmp_path)
     assert caught.value.errno == errno.EFBIG  # which `run_main` explains
     assert (tmp_path / "a.bin.partial").stat().st_size == 123_456
     arrives(server, tmp_path)

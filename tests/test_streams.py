@@ -14,6 +14,7 @@ import eval as evaluation
 import train
 from misc import audit_dataset, compare, pack_features, prune_runs, report, tables
 from small_runs import Place, make_data
+from surroundings import limited
 from utils.errors import ProjectError, run_main
 from utils.files import read_json, read_list
 from utils.progress import byte_bar, no_bar
@@ -200,14 +201,10 @@ def test_small_files_are_read_in_little_memory(tmp_path):
     """As under `ulimit -v`: the largest size that is allowed is not asked for."""
     (tmp_path / "list.txt").write_text("a\nb\n")
     (tmp_path / "x.json").write_text("{}")
-    before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), before[1]))
-    try:
+    with limited(resource.RLIMIT_AS, used + (32 << 20)):
         assert read_list(tmp_path / "list.txt") == ["a", "b"]
         assert read_json(tmp_path / "x.json") == {}
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_streams_come_back():

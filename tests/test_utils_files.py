@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surroundings import bound_by_permissions, open_folder
+from surroundings import bound_by_permissions, limited, open_folder
 from utils.errors import DataError
 from utils.files import (
     LEFTOVER_SUFFIX,
@@ -119,15 +119,9 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError) as caught, atomic_writer(path) as file:
-            file.write(bytes(100_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    full = limited(resource.RLIMIT_FSIZE, 1000)
+    with full, pytest.raises(OSError) as caught, atomic_writer(path) as file:
+        file.write(bytes(100_000))
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"before"
