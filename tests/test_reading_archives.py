@@ -21,6 +21,7 @@ import pytest
 
 from file_server import make_archive
 from hostile_corpus import hardlink, member, tar
+from surroundings import limited
 from utils.errors import DataError, UnsafeFileError
 from utils.files import read_json
 from utils.reading import archives
@@ -256,13 +257,9 @@ def test_space_is_checked_before_a_file_is_written(root, unpacked, monkeypatch):
 
 
 def test_a_disk_that_fills_on_the_way_leaves_no_half_file(root, unpacked):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(DataError, match=r"vggish-raw\.hickle cannot be written"):
-            unpacked(FILES)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full = limited(resource.RLIMIT_FSIZE, 100_000)
+    with full, pytest.raises(DataError, match=r"vggish-raw\.hickle cannot be written"):
+        unpacked(FILES)
     assert contents(root) == {LIST: EXPECTED[LIST]}
     unpacked(FILES)
     assert contents(root) == EXPECTED

@@ -10,6 +10,7 @@ import torch
 
 import train
 from small_runs import Place, assert_same_run, content_of, same
+from surroundings import limited
 from trainer.checkpoint import load_checkpoint
 
 SETTINGS = {
@@ -160,12 +161,8 @@ def test_a_file_size_limit(place, capsys, undisturbed):
     config = place.config(SETTINGS)
     before = content_of(run.last)
     size = run.last.stat().st_size
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
-    try:
+    with limited(resource.RLIMIT_FSIZE, size // 2):
         fails(place, capsys, "--config", config, "--resume", "auto", words=["ulimit -f", ".pth"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert same(content_of(run.last), before)
     assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
 

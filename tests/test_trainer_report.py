@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from model.metric import TASKS, heading_of
+from surroundings import limited
 from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
 
 
@@ -87,15 +88,11 @@ def test_curves(tmp_path):
 
 
 def test_curves_that_cannot_be_written_any_more(tmp_path, caplog, capsys):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Board(tmp_path, 1) as board:
         board.add({"epoch": 1, "loss": 0.5})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-        try:
+        with limited(resource.RLIMIT_FSIZE, 10):
             for epoch in range(2, 5):
                 board.add({"epoch": epoch, "loss": 0.5})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caplog.text.count("not written any more: [Errno 27]") == 1
     assert "Traceback" not in capsys.readouterr().err
 
