@@ -157,7 +157,7 @@ def run_job(
         texts = query_texts(test, average=config.arch.args.get("test_caption_mode") == "avg")
 
         def keep(seed: int, tested: Evaluation) -> None:
-            save_ranks(run.log / f"seed-{seed}", ranks_of(tested, test.clips, captions=texts))
+            save_ranks(run.log_of(seed), ranks_of(tested, test.clips, captions=texts))
 
         job = Job(
             config,

@@ -21,6 +21,7 @@ from synthetic import write_dataset, write_features, write_list
 from trainer import loop
 from trainer.checkpoint import load_checkpoint
 from trainer.distributed import Processes
+from trainer.report import curves
 from trainer.runs import open_run
 from utils.extraction_record import (
     ExtractionRecord,
@@ -808,12 +809,11 @@ def test_features_of_another_extractor_are_refused(place, way, capsys):
 def test_the_curves_of_a_continued_training_go_on(place, monkeypatch):
     firsts = []
 
-    class Spy(trainer.job.Board):
-        def __init__(self, folder, first_epoch):
-            firsts.append(first_epoch)
-            super().__init__(folder, first_epoch)
+    def spy(folder, first_epoch):
+        firsts.append(first_epoch)
+        return curves(folder, first_epoch)
 
-    monkeypatch.setattr(trainer.job, "Board", Spy)
+    monkeypatch.setattr(trainer.job, "curves", spy)
     run = place.train("--config", place.config({"trainer.epochs": 2}))
     more = ("--custom_args", "trainer.epochs@3")
     assert place.call(train.main, "--resume", run.last, *more) == 0

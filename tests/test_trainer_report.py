@@ -8,7 +8,7 @@ import pytest
 
 from model.metric import TASKS, heading_of
 from surroundings import limited
-from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
+from trainer.report import MetricsFile, curves, describe_epoch, doubts_about, epoch_heading
 
 
 def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
@@ -76,11 +76,11 @@ def test_trainings_to_doubt(losses, best, word):
 
 def test_curves(tmp_path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with Board(tmp_path, 1) as board:
-        board.add({"epoch": 1, "loss": 0.5})
-        board.add({"epoch": 2, "loss": 0.25})
-    with Board(tmp_path, 2) as board:  # continued: what came after is drawn anew
-        board.add({"epoch": 2, "loss": 0.125})
+    with curves(tmp_path, 1) as draw:
+        draw({"epoch": 1, "loss": 0.5})
+        draw({"epoch": 2, "loss": 0.25})
+    with curves(tmp_path, 2) as draw:  # continued: what came after is drawn anew
+        draw({"epoch": 2, "loss": 0.125})
     events = reading.EventAccumulator(str(tmp_path))
     events.Reload()
     drawn = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -88,18 +88,18 @@ def test_curves(tmp_path):
 
 
 def test_curves_that_cannot_be_written_any_more(tmp_path, caplog, capsys):
-    with Board(tmp_path, 1) as board:
-        board.add({"epoch": 1, "loss": 0.5})
+    with curves(tmp_path, 1) as draw:
+        draw({"epoch": 1, "loss": 0.5})
         with limited(resource.RLIMIT_FSIZE, 10):
             for epoch in range(2, 5):
-                board.add({"epoch": epoch, "loss": 0.5})
+                draw({"epoch": epoch, "loss": 0.5})
     assert caplog.text.count("not written any more: [Errno 27]") == 1
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_no_curves(tmp_path):
-    with Board(None, 1) as board:
-        board.add({"epoch": 1, "loss": 0.5})
+    with curves(None, 1) as draw:
+        draw({"epoch": 1, "loss": 0.5})
     assert not list(tmp_path.iterdir())
 
 

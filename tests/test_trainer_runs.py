@@ -45,7 +45,7 @@ def test_folders_of_a_run(tmp_path):
     assert run.models.parent == tmp_path / "models" / "exp"
     assert run.log == tmp_path / "log" / "exp" / run.models.name
     assert [run.folder(seed) for seed in (0, 1)] == [run.models / "seed-0", run.models / "seed-1"]
-    assert run.tensorboard(1) == run.log / "seed-1"
+    assert run.log_of(1) == run.log / "seed-1"
     alone = new_run(tmp_path, "exp", [5])
     assert alone.folder(5) == alone.models
     member = new_run(tmp_path, "exp", [5], "group")

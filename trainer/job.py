@@ -26,7 +26,7 @@ from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.optimizer_state import restore_optimizer
 from trainer.progress import Record
 from trainer.ranking_step import build_step
-from trainer.report import Board, MetricsFile, describe_epoch, doubts_about, epoch_heading
+from trainer.report import MetricsFile, curves, describe_epoch, doubts_about, epoch_heading
 from trainer.runs import Run, last_usable, set_damaged_aside
 from trainer.start import check_settings, listed
 from trainer.training import Training
@@ -199,10 +199,10 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
     metrics_file = MetricsFile(run.metrics)
     drawn = config.trainer.tensorboard and job.processes.is_writer
     past = training.progress.history
-    with Board(run.tensorboard(seed) if drawn else None, max(1, len(past))) as board:
+    with curves(run.log_of(seed) if drawn else None, max(1, len(past))) as draw:
         if past and job.processes.is_writer:  # a kill may have come before its record was written
             metrics_file.replace(seed, past)
-            board.add(past[-1])
+            draw(past[-1])
 
         def on_epoch(record: Record) -> None:
             if not job.processes.is_writer:
@@ -211,7 +211,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
             epochs = config.trainer.epochs
             logger.info("%s", describe_epoch(record, seed=seed, epochs=epochs, is_best=is_best))
             metrics_file.replace(seed, training.progress.history)
-            board.add(record)
+            draw(record)
 
         fit(training, job, seed, on_epoch)
     doubts = doubts_about(training.progress.history, training.progress.best_epoch)

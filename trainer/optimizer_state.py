@@ -93,21 +93,16 @@ def _check_state(
     if entries.keys() != keys:
         raise ValueError(f"of {name} it keeps {sorted(map(str, entries))}, expected {sorted(keys)}")
     for key, value in entries.items():
-        found = _wrong_step(value) if key == "step" else _wrong_moments(key, value, parameter)
-        if found:
-            raise ValueError(f"{key} of {name} {found}")
+        if problem := _problem_of(key, value, parameter):
+            raise ValueError(f"{key} of {name} {problem}")
 
 
-def _wrong_step(value: Any) -> str | None:  # noqa: ANN401
-    """Return the problem of a count of steps, which some optimisers keep in a tensor."""
-    count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-    if is_finite_number(count) and count == int(count) >= 0:
-        return None
-    return f"is {shown(count)}, expected a whole number from 0 up"
-
-
-def _wrong_moments(key: str, value: object, parameter: torch.Tensor) -> str | None:
-    """Return the problem of a tensor that goes with a parameter."""
+def _problem_of(key: str, value: Any, parameter: torch.Tensor) -> str | None:  # noqa: ANN401
+    """Return the problem of an entry of a parameter's state, None for one of a training."""
+    if key == "step":  # some optimisers keep it in a tensor
+        count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        fits = is_finite_number(count) and count == int(count) >= 0
+        return None if fits else f"is {shown(count)}, expected a whole number from 0 up"
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         found = f"of {value.dtype}" if isinstance(value, torch.Tensor) else shown(value)
         return f"is {found}, expected a tensor of floating-point numbers"

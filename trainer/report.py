@@ -4,9 +4,8 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from model.metric import TASKS, heading_of
@@ -22,7 +21,7 @@ WIDTHS = {"R1": 6, "R5": 6, "R10": 6, "MedR": 7}
 class MetricsFile:
     """metrics.jsonl: one line per finished epoch of every seed.
 
-    A resumed seed starts from its restored history, so no epoch stands there twice.
+    A resumed seed starts from its restored history, so no epoch is there twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +39,7 @@ class MetricsFile:
 
     @property
     def seconds(self) -> float:
-        """What the epochs that stand here took."""
+        """The seconds that the epochs took."""
         return sum(float(line.get("seconds", 0)) for line in self._lines)
 
     def replace(self, seed: int, history: Sequence[Record]) -> None:
@@ -51,55 +50,46 @@ class MetricsFile:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self._lines))
 
 
-class Board:
-    """TensorBoard's file of one seed; does nothing when there is to be none.
+@contextlib.contextmanager
+def curves(folder: Path | None, first_epoch: int) -> Iterator[Callable[[Record], None]]:
+    """Give what draws every number of an epoch's record by TensorBoard, where there is a folder.
 
-    When it cannot be written any more, it says so once: a run is worth more than its curves.
+    When its file cannot be written any more, it says so once: a run is worth more than its curves.
     """
+    if folder is None:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path | None, first_epoch: int) -> None:
-        self._writer = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
+    writer, works = SummaryWriter(str(folder), purge_step=first_epoch), True
+    hook = threading.excepthook
 
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
-        self._threads_hook = threading.excepthook
-
-    def __enter__(self) -> "Board":
-        threading.excepthook = self._leave_out
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._writer is not None:
-                with contextlib.suppress(OSError):  # on disk is what `add` flushed
-                    self._writer.close()
-        finally:
-            threading.excepthook = self._threads_hook
-
-    def add(self, record: Record) -> None:
-        """Draw every number of an epoch's record."""
-        if self._writer is None:
+    def draw(record: Record) -> None:
+        nonlocal works
+        if not works:
             return
         try:
             for name, value in record.items():
                 if name != "epoch":
-                    self._writer.add_scalar(name, value, record["epoch"])
-            self._writer.flush()
+                    writer.add_scalar(name, value, record["epoch"])
+            writer.flush()
         except OSError as error:
             logger.warning("TensorBoard's file is not written any more: %s", error)
-            self._writer = None
+            works = False
 
-    def _leave_out(self, told: threading.ExceptHookArgs) -> None:
-        """Keep the traceback of TensorBoard's thread off the terminal: `add` hears of it too."""
-        is_boards = type(told.thread).__module__.startswith("tensorboard")
-        if not (is_boards and isinstance(told.exc_value, OSError)):
-            self._threads_hook(told)
+    def leave_out(failed: threading.ExceptHookArgs) -> None:
+        """Keep the traceback of TensorBoard's thread off the terminal: `draw` hears of it too."""
+        is_boards = type(failed.thread).__module__.startswith("tensorboard")
+        if not (is_boards and isinstance(failed.exc_value, OSError)):
+            hook(failed)
+
+    threading.excepthook = leave_out
+    try:
+        yield draw
+    finally:
+        with contextlib.suppress(OSError):  # on disk is what `draw` flushed
+            writer.close()
+        threading.excepthook = hook
 
 
 def doubts_about(history: Sequence[Record], best_epoch: int) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import logging
-import math
 import re
 import shutil
 import time
@@ -15,10 +14,10 @@ from typing import Annotated, TextIO
 
 from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
 from trainer.keeper import BEST, LAST
-from utils.declared import Mistakes, read_file
+from utils.declared import read_file
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import remove_leftovers, restore_folder, write_json
-from utils.kinds import Range
+from utils.kinds import Kind, checked, is_finite_number
 from utils.log import log_file
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,12 @@ class RunFile:
     mini_train: Annotated[bool, "trained on a few batches an epoch"] = False
 
 
-Values = Annotated[dict[str, float], Range(-math.inf), "value of each metric"]
+def _metrics(value: object) -> object:
+    fits = isinstance(value, dict) and bool(value) and all(map(is_finite_number, value.values()))
+    return checked(value, fits)
+
+
+METRICS = Kind("finite numbers, by the name of each metric", _metrics)
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,8 @@ class Reached:
     """The metrics of a finished seed, those its version had, and the best epoch."""
 
     best_epoch: Annotated[int, "epoch of the best weights"]
-    t2v_metrics: Values
-    v2t_metrics: Values
-
-    @staticmethod
-    def check(
-        t2v_metrics: dict[str, float], v2t_metrics: dict[str, float], **_: object
-    ) -> Mistakes:
-        """Yield the problem of results without a metric."""
-        if not t2v_metrics or not v2t_metrics:
-            yield "t2v_metrics", "found no metric, expected some in both directions"
+    t2v_metrics: Annotated[dict[str, float], METRICS, "text-to-audio"]
+    v2t_metrics: Annotated[dict[str, float], METRICS, "audio-to-text"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of train.py: its seeds, and where its checkpoints and its logs lie."""
+    """One call of train.py: its seeds, and the folders of its checkpoints and logs."""
 
     models: Path
     log: Path
@@ -78,7 +74,7 @@ class Run:
     """Trained on a few batches an epoch, to try things out: never taken for a real one."""
 
     def folder(self, seed: int) -> Path:
-        """Return where the checkpoints of a seed lie."""
+        """Return the folder of the checkpoints of a seed."""
         return self.models if len(self.seeds) == 1 else self.models / f"seed-{seed}"
 
     @property
@@ -86,8 +82,8 @@ class Run:
         """The file of the records of every epoch."""
         return self.log / "metrics.jsonl"
 
-    def tensorboard(self, seed: int) -> Path:
-        """Return where TensorBoard's files of a seed lie."""
+    def log_of(self, seed: int) -> Path:
+        """Return the folder of TensorBoard's files and the ranks of a seed."""
         return self.log / f"seed-{seed}"
 
     def result(self, seed: int, epochs: int | None = None) -> dict | None:
@@ -189,7 +185,7 @@ def open_run(save_dir: str | Path, checkpoint: Path, default_seed: int) -> tuple
 
 
 def seed_of(checkpoint: Path) -> int | None:
-    """Return the seed that a checkpoint's folder tells, None when it tells none.
+    """Return the seed in the name or record of a checkpoint's folder, None where it has none.
 
     <run>/seed-N/, <group>/seed-N/<time>/ as released, or a run of one seed.
     """

@@ -168,19 +168,17 @@ def check_settings(config: Config, checkpoint: Checkpoint) -> None:
         return
     before = _settings(config_from_dict(checkpoint.config, checkpoint.path))
     now = _settings(config)
-    changed = [
-        f"  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+    changed = "".join(
+        f"\n  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
         for key in before | now
         if before.get(key) != now.get(key)
-    ]
+    )
     if changed:
-        lines = [
-            f"{checkpoint.path} was trained with other settings than {config.path} has:",
-            *changed,
+        raise UsageError(
+            f"{checkpoint.path} was trained with other settings than {config.path} has:{changed}\n"
             "continue with those it was trained with, or start a new run from its weights: "
-            f"--resume {checkpoint.path} --finetune",
-        ]
-        raise UsageError("\n".join(lines))
+            f"--resume {checkpoint.path} --finetune"
+        )
 
 
 def _settings(config: Config) -> dict[str, object]:

@@ -62,6 +62,10 @@ class Training:
 
     def snapshot(self, config: Mapping[str, Any], *, with_optimizer: bool = True) -> Checkpoint:
         """Return the content of a checkpoint of this moment; tensors are shared, not copied."""
+        beside = {}
+        if with_optimizer and self.average is not None:  # what continues it beside its weights
+            trained = self.model.published_state_dict()
+            beside = {"average": {"steps": self.average.steps, "trained": trained}}
         return Checkpoint(
             epoch=self.progress.epoch,
             config=dict(config),
@@ -73,16 +77,9 @@ class Training:
                 **asdict(self.progress),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "random": random_state(),
-                **(self._beside_average() if with_optimizer else {}),
+                **beside,
             },
         )
-
-    def _beside_average(self) -> dict[str, Any]:
-        """Return what continues an average beside its own weights; nothing without one."""
-        if self.average is None:
-            return {}
-        trained = self.model.published_state_dict()
-        return {"average": {"steps": self.average.steps, "trained": trained}}
 
     def restore(self, checkpoint: Checkpoint, config_file: str = "the configuration") -> None:
         """Continue from a checkpoint: exactly from one of ours, as well as can be from others.
