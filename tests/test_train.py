@@ -759,11 +759,6 @@ def test_a_failing_seed_is_named_and_the_others_are_trained(place, capsys, monke
     assert set(run.results["seeds"]) == {"0", "1", "2"}
 
 
-def test_help_needs_nothing(capsys):
-    assert train.main(["--help"]) == 0
-    assert "--purge_exp_dir" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])
 def test_help_is_there_without_torch_and_without_docstrings(script):
     probe = (

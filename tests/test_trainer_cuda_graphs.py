@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from small_runs import same
 from trainer import cuda_graphs
 from trainer.cuda_graphs import WARM_UP, ReplayedGradients, copied, gradients_of, plain_gradients
 from utils.batches import PlannedBatch
@@ -103,41 +104,38 @@ def twins():
     return one, other
 
 
-def test_replayed_gradients_are_the_plain_ones(recorder):
-    plain, replayed = twins()
-    optimizers = [sgd(step) for step in (plain, replayed)]
-    gradients = ReplayedGradients(replayed, optimizers[1], CPU)
+def whole_batches():
     for number, rows in enumerate([4] * 7 + [2] + [4] * 3 + [2, 4]):
         batch = batch_of(rows, number)
-        expected = plain_gradients(plain, optimizers[0], copied(batch))
-        assert torch.equal(gradients(batch), expected)
-        for optimizer in optimizers:
-            optimizer.step()
-        for one, other in zip(plain.state_dict().values(), replayed.state_dict().values()):  # noqa: B905
-            assert torch.equal(one, other)
-    assert len(recorder) == 1
-    assert plain.unused.grad is None
-    assert replayed.unused.grad is None
+        yield batch, copied(batch)
 
 
-def test_planned_batches_are_gathered_in_the_recorded_step(recorder):
+def planned_batches():
     """The places change with each batch, the rows they are gathered from stay."""
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(5))
 
     def gather(places, others):
         return rows[places], {"a": Pair(rows[others], torch.ones(len(others)))}
 
-    plain, replayed = twins()
-    optimizers = [sgd(step) for step in (plain, replayed)]
-    gradients = ReplayedGradients(replayed, optimizers[1], CPU)
     draw = torch.Generator().manual_seed(6)
     for count in [4] * 6 + [3] + [4] * 2:
         places = tuple(torch.randint(40, (count,), generator=draw) for _ in range(2))
-        found = gradients(PlannedBatch(gather, places))
-        assert torch.equal(found, plain_gradients(plain, optimizers[0], gather(*places)))
+        yield PlannedBatch(gather, places), gather(*places)
+
+
+@pytest.mark.parametrize("batches", [whole_batches, planned_batches])
+def test_replayed_gradients_are_the_plain_ones(recorder, batches):
+    plain, replayed = twins()
+    optimizers = [sgd(step) for step in (plain, replayed)]
+    gradients = ReplayedGradients(replayed, optimizers[1], CPU)
+    for batch, twin in batches():
+        assert torch.equal(gradients(batch), plain_gradients(plain, optimizers[0], twin))
         for optimizer in optimizers:
             optimizer.step()
+        assert same(dict(plain.state_dict()), dict(replayed.state_dict()))
     assert len(recorder) == 1
+    assert plain.unused.grad is None
+    assert replayed.unused.grad is None
 
 
 def test_the_first_steps_are_computed_as_usual(recorder):
