@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -79,6 +80,31 @@ class Place:
         """Train, which must succeed; return the newest run."""
         assert self.call(train.main, *flags) == 0
         return self.newest(name)
+
+    def fails(self, capsys, *flags, status=1, words):
+        """Train, which must end with one message that holds these words; return it."""
+        capsys.readouterr()
+        assert self.call(train.main, *flags) == status
+        message = capsys.readouterr().err
+        for word in words:
+            assert str(word) in message, message
+        assert "Traceback" not in message
+        return message
+
+    def train_by_torchrun(self, processes, *flags):
+        """Train by several processes, which must succeed; return the newest run, and the output."""
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [sys.executable, *launcher, ROOT / "train.py", *map(str, flags)],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return self.newest(), done
 
     def evaluate(self, *flags):
         """Evaluate, which must succeed; return results.json."""

@@ -42,17 +42,6 @@ def trained(tmp_path_factory, made):
     return place.train("--config", config)
 
 
-def fails(place, capsys, *flags, status, words):
-    """The command line ends with one message that holds these words."""
-    capsys.readouterr()
-    assert place.call(train.main, *flags) == status
-    message = capsys.readouterr().err
-    for word in words:
-        assert str(word) in message, message
-    assert "Traceback" not in message
-    return message
-
-
 # What a run leaves
 
 
@@ -341,7 +330,7 @@ def test_a_damaged_newest_checkpoint(place, capsys, undisturbed, caplog):
     content = run.last.read_bytes()
     run.last.unlink()
     run.last.write_bytes(content[: len(content) // 2])
-    message = fails(place, capsys, "--resume", run.last, status=1, words=[run.last])
+    message = place.fails(capsys, "--resume", run.last, words=[run.last])
     assert f"--resume {run.models / 'last.previous.pth'}" in message
     caplog.clear()
     again = place.train("--config", config, "--resume", "auto")
@@ -362,7 +351,7 @@ def test_wrong_values_are_refused_before_anything_is_touched(place, capsys):
     before = {path.name: path.read_bytes() for path in run.models.iterdir()}
     config = place.config({"trainer.epochs": 2})
     words = ["last.pth: ", "exp_avg of", "NaN", "--finetune"]
-    fails(place, capsys, "--config", config, "--resume", "auto", status=1, words=words)
+    place.fails(capsys, "--config", config, "--resume", "auto", words=words)
     assert {path.name: path.read_bytes() for path in run.models.iterdir()} == before
 
 
@@ -378,7 +367,7 @@ def test_a_lost_best_of_a_finished_training(place, capsys):
     torch.save(content, run.models / "last.previous.pth")
     before = run.models.relative_to(place.folder) / "last.previous.pth"
     words = ["trained_model.pth", "eval.py --resume", "last.pth", f"train.py --resume {before}"]
-    fails(place, capsys, "--config", config, "--resume", "auto", status=1, words=words)
+    place.fails(capsys, "--config", config, "--resume", "auto", words=words)
     assert place.call(train.main, "--resume", before) == 0  # the remedy is one
     assert load_checkpoint(run.trained_model).epoch == 2
 
@@ -400,7 +389,7 @@ def test_other_settings_of_the_steps_are_refused(place, capsys, trained, key, th
     flags = ("--resume", trained.last, "--custom_args", f"{key}@{now}")
     words = [f"{trained.last} was", f"{key}: {there} there, {now} now"]
     remedy = f"--resume {trained.last} --finetune"
-    fails(place, capsys, *flags, status=2, words=[*words, remedy])
+    place.fails(capsys, *flags, status=2, words=[*words, remedy])
     assert (trained.models / "config.json").read_bytes() == before
 
 
@@ -625,7 +614,7 @@ def test_wrong_usage(place, capsys, monkeypatch, flags, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = place.config()
     flags = [config if flag == "C" else flag for flag in flags]
-    fails(place, capsys, *flags, status=2, words=words)
+    place.fails(capsys, *flags, status=2, words=words)
     assert not (place.folder / "data" / "saved").exists()
 
 
@@ -645,7 +634,7 @@ def test_wrong_usage(place, capsys, monkeypatch, flags, words):
     ],
 )
 def test_a_configuration_that_cannot_be_trained(place, capsys, changes, status, words):
-    fails(place, capsys, "--config", place.config(changes), status=status, words=words)
+    place.fails(capsys, "--config", place.config(changes), status=status, words=words)
     assert not (place.folder / "data" / "saved").exists()
 
 
@@ -655,7 +644,7 @@ def test_a_checkpoint_of_another_architecture(place, capsys):
     both = place.config(base=CE)
     words = [f"{run.last} does not fit ", "tiny.json: the weights belong to another architecture"]
     words += ["missing: pooling.vggsound.clusters", "config.json"]
-    fails(place, capsys, "--config", both, "--resume", run.last, status=1, words=words)
+    place.fails(capsys, "--config", both, "--resume", run.last, words=words)
     assert {path.name: path.read_bytes() for path in run.models.iterdir()} == kept
 
 
@@ -663,18 +652,18 @@ def test_a_checkpoint_that_is_none(place, capsys):
     config, path = place.config(), place.folder / "none.pth"
     for flags, status in (([], 1), (["--finetune"], 2)):
         flags = ["--config", config, *flags, "--resume", path]
-        fails(place, capsys, *flags, status=status, words=[path])
+        place.fails(capsys, *flags, status=status, words=[path])
     path.write_text("not a checkpoint")
     for finetune in ([], ["--finetune"]):
         flags = ["--config", config, *finetune, "--resume", path]
-        fails(place, capsys, *flags, status=1, words=[path])
+        place.fails(capsys, *flags, words=[path])
 
 
 def test_seeds_of_another_run(place, capsys):
     config = place.config({"trainer.epochs": 1})
     run = place.train("--config", config)
     flags = ("--config", config, "--resume", run.last, "--seeds", "4")
-    fails(place, capsys, *flags, status=2, words=["seeds 0", "4"])
+    place.fails(capsys, *flags, status=2, words=["seeds 0", "4"])
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
@@ -683,7 +672,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(place, capsys):
     held = open_run("data/saved", run.last, 0)[0]
     with held.locked():
         flags = ("--config", config, "--resume", run.last)
-        fails(place, capsys, *flags, status=2, words=["another process"])
+        place.fails(capsys, *flags, status=2, words=["another process"])
         assert place.call(train.main, "--config", config, "--purge_exp_dir") == 0
     assert run.last.exists()
 
@@ -720,7 +709,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, capsys, what):
         spoil(made)
     (tmp_path / "place").mkdir()
     place = Place(tmp_path / "place", made)
-    fails(place, capsys, "--config", place.config(), status=1, words=words)
+    place.fails(capsys, "--config", place.config(), words=words)
     assert not (place.folder / "data" / "saved").exists()
 
 
@@ -729,7 +718,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, capsys, what):
 
 def test_a_loss_that_is_no_number_stops_the_run(place, capsys):
     config = place.config({"optimizer.args.lr": 1e30, "optimizer.type": "Adam"})
-    message = fails(place, capsys, "--config", config, status=1, words=["step", "epoch"])
+    message = place.fails(capsys, "--config", config, words=["step", "epoch"])
     assert "nan" in message
     run = place.newest()
     assert not (run.log / "results.json").exists()
@@ -750,7 +739,7 @@ def test_a_failing_seed_is_named_and_the_others_are_trained(place, capsys, monke
     monkeypatch.setattr(trainer.job, "evaluate", fail_once)
     config = place.config({"trainer.epochs": 1})
     words = ["1 of 3 seeds failed", "seed 1: no luck"]
-    fails(place, capsys, "--config", config, "--seeds", "0,1,2", status=1, words=words)
+    place.fails(capsys, "--config", config, "--seeds", "0,1,2", words=words)
     run = place.newest()
     assert (run.models / "seed-2" / "result.json").exists()
     assert not (run.log / "results.json").exists()

@@ -8,7 +8,6 @@ import signal
 import pytest
 import torch
 
-import train
 from small_runs import Place, assert_same_run, content_of, same
 from surroundings import limited
 from trainer.checkpoint import load_checkpoint
@@ -116,15 +115,6 @@ def test_a_signal_between_two_seeds(place):
     assert (run.models / "seed-0" / "last.pth").stat().st_mtime_ns == first
 
 
-def fails(place, capsys, *flags, words):
-    capsys.readouterr()
-    assert place.call(train.main, *flags) == 1
-    message = capsys.readouterr().err
-    for word in words:
-        assert str(word) in message, message
-    assert "Traceback" not in message
-
-
 @pytest.mark.parametrize(
     ("number", "words"),
     [
@@ -146,7 +136,7 @@ def test_a_disk_that_refuses_a_checkpoint(place, capsys, monkeypatch, undisturbe
         save(content, file)
 
     monkeypatch.setattr(torch, "save", refuse)
-    fails(place, capsys, "--config", config, words=[words, "/clotho-tiny/", ".pth"])
+    place.fails(capsys, "--config", config, words=[words, "/clotho-tiny/", ".pth"])
     monkeypatch.undo()
     run = place.newest()
     assert load_checkpoint(run.last).epoch == 1
@@ -162,7 +152,7 @@ def test_a_file_size_limit(place, capsys, undisturbed):
     before = content_of(run.last)
     size = run.last.stat().st_size
     with limited(resource.RLIMIT_FSIZE, size // 2):
-        fails(place, capsys, "--config", config, "--resume", "auto", words=["ulimit -f", ".pth"])
+        place.fails(capsys, "--config", config, "--resume", "auto", words=["ulimit -f", ".pth"])
     assert same(content_of(run.last), before)
     assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
 
@@ -173,4 +163,4 @@ def test_a_folder_that_may_not_be_written(place, capsys, monkeypatch):
 
     config = place.config()
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
-    fails(place, capsys, "--config", config, words=["permission denied", "saved"])
+    place.fails(capsys, "--config", config, words=["permission denied", "saved"])

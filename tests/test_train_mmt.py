@@ -1,14 +1,11 @@
 """MMT by the command lines: trained, killed, continued bit by bit, scored in both protocols."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from small_runs import ROOT, Place, assert_same_run, make_data
+from small_runs import Place, assert_same_run, make_data
 from text.vocabulary import write_vocabulary
 from trainer.checkpoint import load_checkpoint
 
@@ -111,18 +108,7 @@ def test_several_processes_repeat_one_without_dropout(place):
         trainer__epochs=1,
     )
     alone = place.train("--config", config)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc_per_node=3", ROOT / "train.py", "--config", config],
-        cwd=place.folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    together = place.newest()
+    together, _ = place.train_by_torchrun(3, "--config", config)
     assert together.models != alone.models
     assert together.metrics[0]["loss"] == pytest.approx(alone.metrics[0]["loss"], abs=1e-5)
     weights, own = (load_checkpoint(run.last).state_dict for run in (alone, together))

@@ -1,15 +1,10 @@
 """Several processes train as one: the same losses, weights and metrics, one writer."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
+from small_runs import CE, Place
 from synthetic import write_dataset
 from trainer.checkpoint import load_checkpoint
 from trainer.distributed import (
@@ -21,94 +16,64 @@ from trainer.distributed import (
 )
 from utils.errors import UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
+def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     # 34 clips in batches of 8: the last batch has 2 clips, and one of three processes gets none;
     # of the 2 test clips likewise
-    write_dataset(
-        folder / "CLOTHO", "CLOTHO", sizes={"train": 34, "val": 9, "test": 2}, missing={"audio": []}
-    )
-    config = {
-        "inherit_from": "configs/clotho/train-vggish-vggsound.json",
-        "experts": {"ce_shared_dim": 16},
-        "arch": {"args": {"vlad_clusters": {"text": 3, "audio": 2, "vggsound": 2}}},
-        "data_loader": {
-            "args": {
-                "data_dir": str(folder / "CLOTHO"),
-                "packed_dir": str(folder / "packed"),
-                "batch_size": 8,
-            }
-        },
-        "trainer": {"epochs": 2, "save_dir": str(folder / "saved"), "tensorboard": False},
-    }
-    path = folder / "tiny.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return path
+    sizes = {"train": 34, "val": 9, "test": 2}
+    (folder / "runs").mkdir()
+    made = write_dataset(folder / "CLOTHO", "CLOTHO", sizes=sizes, missing={"audio": []})
+    return Place(folder / "runs", made)
 
 
-def train(config_file, processes, *flags):
-    command = [sys.executable, "train.py", "--config", str(config_file), *flags]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command[1:1] = launcher
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    results = Path(done.stdout.split("results:")[1].strip())
-    lines = (results.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    history = [json.loads(line) for line in lines]
-    return history, json.loads(results.read_text()), done
-
-
-def last_state(done):
-    """Return the weights and buffers that a finished run ended with."""
-    models = done.stdout.split("checkpoints:")[1].split("\n")[0].strip()
-    return load_checkpoint(Path(models) / "last.pth").state_dict
+def config_of(place, changes=None, **named):
+    settings = {"trainer.epochs": 2, "data_loader.args.batch_size": 8}
+    return place.config(settings | (changes or {}), base=CE, **named)
 
 
 @pytest.fixture(scope="module")
-def alone(config_file):
-    return train(config_file, 1)
+def alone(place):
+    return place.train("--config", config_of(place))
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def together(config_file, request):
-    return train(config_file, request.param)
+def together(place, alone, request):
+    return place.train_by_torchrun(request.param, "--config", config_of(place))
+
+
+def assert_nearly_equal(found, expected):
+    """Compare the losses and all validation metrics of two runs."""
+    for one, other in zip(found.metrics, expected.metrics, strict=True):
+        assert {**one, "seconds": 0} == pytest.approx({**other, "seconds": 0}, abs=1e-4)
 
 
 def test_several_processes_repeat_one(alone, together):
-    history, results, done = together
-    history_alone, results_alone, done_alone = alone
-    assert [line["epoch"] for line in history] == [1, 2]
-    for one, several in zip(history_alone, history, strict=True):
-        timeless = ({k: v for k, v in line.items() if k != "seconds"} for line in (one, several))
-        expected, found = timeless
-        assert found == pytest.approx(expected, abs=1e-4)  # the losses, all validation metrics
-    expected, found = last_state(done_alone), last_state(done)
+    run, done = together
+    assert [line["epoch"] for line in run.metrics] == [1, 2]
+    assert_nearly_equal(run, alone)
+    expected, found = (load_checkpoint(one.last).state_dict for one in (alone, run))
     assert found.keys() == expected.keys()
     for name, value in expected.items():  # the statistics of batch norms among them
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=name)
     assert done.stdout.count("results:") == 1  # one writer
-    assert results["seeds"]["0"] == results_alone["seeds"]["0"]
+    assert run.results["seeds"]["0"] == alone.results["seeds"]["0"]
 
 
 def test_several_processes_warn_of_nothing(together):
-    assert "Warning" not in together[2].stderr
+    assert "Warning" not in together[1].stderr
 
 
-def test_a_run_of_several_processes_resumes(config_file, alone):
-    train(config_file, 2, "--custom_args", "trainer.epochs@1")
-    models = config_file.parent / "saved" / "models"
-    first = next(models.glob("*trainer-epochs-1/*/last.pth"))
-    resumed, _, _ = train(config_file, 2, "--resume", str(first))
-    assert [line["epoch"] for line in resumed] == [1, 2]
-    assert resumed[-1]["loss"] == pytest.approx(alone[0][-1]["loss"], abs=1e-5)
+def test_a_run_of_several_processes_resumes(place, alone):
+    once = ("--custom_args", "trainer.epochs@1")
+    tagged = "clotho-once-trainer-epochs-1"
+    place.train_by_torchrun(2, "--config", config_of(place, name="once"), *once)
+    first = place.newest(tagged)
+    config = config_of(place, name="once")
+    place.train_by_torchrun(2, "--config", config, "--resume", first.last)
+    assert [line["epoch"] for line in first.metrics] == [1, 2]
+    assert first.metrics[-1]["loss"] == pytest.approx(alone.metrics[-1]["loss"], abs=1e-5)
 
 
 def test_shares_cover_everything_once():
@@ -186,24 +151,22 @@ def test_each_local_process_gets_its_own_gpu(monkeypatch):
 
 
 @pytest.mark.slow  # half a minute
-def test_several_processes_augment_average_and_learn_from_teachers_as_one(config_file, alone):
-    models = alone[2].stdout.split("checkpoints:")[1].split("\n")[0].strip()
-    content = json.loads(config_file.read_text(encoding="utf-8"))
-    content["data_loader"]["args"] |= {
-        "expert_dropout": 0.3,
-        "feature_noise": 0.1,
-        "mix_up": 0.5,
-        "text_dropout": 0.3,
+def test_several_processes_augment_average_and_learn_from_teachers_as_one(place, alone):
+    teachers = {"teachers": [str(alone.models)]}
+    changes = {
+        "data_loader.args.expert_dropout": 0.3,
+        "data_loader.args.feature_noise": 0.1,
+        "data_loader.args.mix_up": 0.5,
+        "data_loader.args.text_dropout": 0.3,
+        "arch.args.pooling": {"audio": "attention", "vggsound": "statistics"},
+        "trainer.ema": 0.8,
+        "loss": {"type": "CorrespondenceDistillation", "args": teachers},
     }
-    content["arch"]["args"]["pooling"] = {"audio": "attention", "vggsound": "statistics"}
-    content["trainer"]["ema"] = 0.8
-    content["loss"] = {"type": "CorrespondenceDistillation", "args": {"teachers": [models]}}
-    path = config_file.with_name("pieces.json")
-    path.write_text(json.dumps(content), encoding="utf-8")
-    expected, found = train(path, 1)[0], train(path, 3)[0]
-    for one, several in zip(expected, found, strict=True):
-        timeless = ({k: v for k, v in line.items() if k != "seconds"} for line in (several, one))
-        assert next(timeless) == pytest.approx(next(timeless), abs=1e-4)
+    config = config_of(place, changes)
+    expected = place.train("--config", config)
+    found, _ = place.train_by_torchrun(3, "--config", config)
+    assert found.models != expected.models
+    assert_nearly_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
