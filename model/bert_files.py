@@ -8,19 +8,11 @@ from pathlib import Path
 import torch
 
 from model import bert
-from utils.declared import Mistakes
 from utils.errors import DataError, nearest, needed_by
 from utils.reading.checkpoints import read_torch_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 REQUIREMENTS = "requirements/text.txt"
-
-
-def check_heads(*, hidden_size: int, num_attention_heads: int, **_: object) -> Mistakes:
-    """Yield the problem of heads that cannot share the width; the keys are the published ones."""
-    if hidden_size % num_attention_heads:
-        message = f"found {num_attention_heads}, expected a divisor of hidden_size"
-        yield "num_attention_heads", f"{message}, which is {hidden_size}"
 
 
 def weights_file(place: Path) -> Path:

@@ -25,17 +25,14 @@ from utils.batches import Available, BatchNeeds, Experts, Frames
 
 PUBLISHED_EXPERTS = {"audio": "vggish"}
 """Our names of experts -> those in released files, where they differ."""
-TYPES = {
-    "s3d": 1,
-    "vggish": 2,
-    "vggsound": 3,
-    "audio": 4,
-    "rgb": 5,
-    "speech": 6,
-    "ocr": 7,
-    "flow": 8,
-    "scene": 9,
+PUBLISHED_PARTS = {
+    "reduce": "video_dim_reduce",
+    "heads": "text_GU",
+    "mixture": "moe_fc_txt",
+    "clip_mixture": "moe_fc_vid",
 }
+EXPERTS_OF_TYPES = ["s3d", "vggish", "vggsound", "audio", "rgb", "speech", "ocr", "flow", "scene"]
+TYPES = {name: row for row, name in enumerate(EXPERTS_OF_TYPES, start=1)}
 """Published names of experts -> their row among the embeddings of types; row 0 is that of [CLS]."""
 POSITION_NUMBERS = "txt_bert.embeddings.position_ids"
 FIRST_POSITION = 2
@@ -78,32 +75,6 @@ HEADS: dict[str, type[GatedEmbeddingUnit] | type[ReduceDim]] = {
 }
 
 
-class ClipTransformer(nn.Module):
-    """Let the tokens of a clip attend to each other; the pooler is never used, as published."""
-
-    def __init__(
-        self, size: bert.Size, *, positions: int, types: int, deviation: float = bert.DEVIATION
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.position = nn.Embedding(positions, size.width)
-        self.segment = nn.Embedding(types, size.width)
-        self.norm = nn.LayerNorm(size.width, eps=bert.EPS)
-        self.dropout = nn.Dropout(size.dropout)
-        self.encoder = bert.Encoder(size)
-        self.pooler = Linear(size.width, size.width)
-        bert.initialise(self, deviation)
-
-    def forward(self, tokens: torch.Tensor, attended: torch.Tensor, needed: int) -> torch.Tensor:
-        """Return the first `needed` tokens after all layers: (B, L, d) -> (B, needed, d).
-
-        attended (B, L) bool. Those of the first that are not attended to are computed all the same.
-        """
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-            tokens, attended = drop_unattended(tokens, attended, keep=needed)
-        return self.encoder(self.dropout(self.norm(tokens)), attended, needed)
-
-
 def drop_unattended(
     tokens: torch.Tensor, attended: torch.Tensor, keep: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,35 +110,30 @@ class MMT(RetrievalModel):
         self,
         widths: Mapping[str, int],
         text_bert: bert.Bert,
-        clip_bert: ClipTransformer,
+        clip_bert: bert.Bert,
         *,
-        switches: Switches | None = None,
+        switches: Switches = Switches(),
         average_captions: bool = False,
     ) -> None:
         """Make the parts in the order of released state dicts; widths {expert: D}.
 
-        Embeddings are as wide as the clips' transformer.
-
         Raises ValueError when the clips' transformer has too few types for the experts.
         """
         super().__init__()
-        self.switches = switches = Switches() if switches is None else switches
+        self.switches = switches
         self.average_captions = average_captions
-        self.names = sorted(widths, key=published_expert)
-        self.types = types_of(self.names, len(clip_bert.segment.weight))
-        text_width, width = text_bert.size.width, clip_bert.size.width
-        self.reduce = nn.ModuleDict({name: ReduceDim(widths[name], width) for name in self.names})
+        self.names = names = sorted(widths, key=published_expert)
+        self.types = types_of(names, clip_bert.params.type_vocab_size)
+        text_width, width = text_bert.params.hidden_size, clip_bert.params.hidden_size
+        head = HEADS[switches.text_head]
+        self.reduce = nn.ModuleDict({name: ReduceDim(widths[name], width) for name in names})
         self.clip_bert = clip_bert
         self.text_bert = text_bert
-        head = HEADS[switches.text_head]
-        self.heads = nn.ModuleDict({name: head(text_width, width) for name in self.names})
-        self.mixture = nn.ModuleDict({name: Linear(text_width, 1) for name in self.names})
-        self.clip_mixture = (
-            nn.ModuleDict({name: Linear(width, 1) for name in self.names})
-            if switches.weigh_clips
-            else None
-        )
-        self.dropout = nn.Dropout(text_bert.size.dropout)
+        self.heads = nn.ModuleDict({name: head(text_width, width) for name in names})
+        self.mixture = nn.ModuleDict({name: Linear(text_width, 1) for name in names})
+        if switches.weigh_clips:
+            self.clip_mixture = nn.ModuleDict({name: Linear(width, 1) for name in names})
+        self.dropout = nn.Dropout(text_bert.params.hidden_dropout_prob)
 
     def encode_captions(self, text: torch.Tensor) -> Rows:
         """Encode ids of word pieces and their mask (T, K, W, 2) -> M x (Q, d), weights (Q, M)."""
@@ -191,26 +157,30 @@ class MMT(RetrievalModel):
     def encode_clips(self, experts: Experts, available: Available) -> Rows:
         """Encode Frames of each expert -> M x (B, d), the clips' weights of experts (B, M)."""
         present = self._present(available)
+        kinds, first = self.clip_bert.segment.weight, self._first_position()
         aggregates, frames, attended = [], [], []
         for i, name in enumerate(self.names):
             features = experts[name]
             if not isinstance(features, Frames):
                 raise TypeError(f"expert {name!r} came without times; expected Frames")
+            kind, reduce = kinds[self.types[name]], self.reduce[name]
             there = present[:, i, None]  # (B, 1)
             heard = (features.mask > 0) & there  # (B, N)
-            kind = self.clip_bert.segment.weight[self.types[name]]
-            aggregates.append(self._aggregate(name, features, there) + kind)
-            tokens = self.reduce[name](torch.where(heard[..., None], features.tokens, 0.0))
-            frames.append(tokens + kind + self._positions(features.times))
+            aggregate = (kind + first).expand(len(there), -1)  # (B, d)
+            if self.switches.aggregate != "sep":
+                aggregate = aggregate + reduce(torch.where(there, features.pooled, 0.0))
+            tokens = reduce(torch.where(heard[..., None], features.tokens, 0.0))
+            aggregates.append(aggregate)
+            frames.append(tokens + kind + self._positions(features.times))  # (B, N, d)
             attended.append(heard)
-        # (B, M, d), (B, 1, d), then M x (B, N, d)
-        summary = self._at_first_position(self.clip_bert.segment.weight[:1])
-        summary = summary.expand(len(present), 1, -1)
-        tokens = torch.cat([torch.stack(aggregates, dim=1), summary, *frames], dim=1)
-        always = torch.ones_like(present[:, :1])
-        attends = torch.cat([present, always, *attended], dim=1)
-        embedded = self.clip_bert(tokens, attends, needed=len(self.names) + 1)
-        clips = F.normalize(embedded[:, :-1], dim=-1, eps=1e-12).unbind(dim=1)
+        summary = (kinds[0] + first).expand(len(present), -1)  # [CLS]
+        tokens = torch.cat([torch.stack([*aggregates, summary], dim=1), *frames], dim=1)
+        attends = torch.cat([present, torch.ones_like(present[:, :1]), *attended], dim=1)
+        needed = len(self.names) + 1
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            tokens, attends = drop_unattended(tokens, attends, keep=needed)
+        embedded = self.clip_bert.encode(tokens, attends, needed)
+        clips = F.normalize(embedded[:, :-1], dim=-1).unbind(dim=1)
         return (*clips, self._clip_weights(embedded[:, -1], present))
 
     def score(self, captions: Rows, clips: Rows) -> torch.Tensor:
@@ -249,22 +219,13 @@ class MMT(RetrievalModel):
         A tensor (B, M) has the experts sorted by our names.
         """
         if isinstance(available, torch.Tensor):
-            columns = [sorted(self.names).index(name) for name in self.names]
-            return torch.stack([available[:, column] for column in columns], dim=1) > 0
+            available = dict(zip(sorted(self.names), available.unbind(dim=1), strict=True))
         return torch.stack([available[name] for name in self.names], dim=1) > 0
 
-    def _aggregate(self, name: str, features: Frames, there: torch.Tensor) -> torch.Tensor:
-        """Return [AGG] of an expert without its type (B, d): all of the clip's frames in one."""
-        if self.switches.aggregate == "sep":
-            nothing = torch.zeros_like(self.clip_bert.position.weight[:1])
-            return self._at_first_position(nothing.expand(len(there), -1))
-        pooled = torch.where(there, features.pooled, 0.0)
-        return self._at_first_position(self.reduce[name](pooled))
-
-    def _at_first_position(self, tokens: torch.Tensor) -> torch.Tensor:
-        if self.switches.positions == "none":
-            return tokens
-        return tokens + self.clip_bert.position.weight[0]
+    def _first_position(self) -> torch.Tensor:
+        """Return the embedding of the position of aggregates and [CLS] (d,)."""
+        first = self.clip_bert.position.weight[0]
+        return torch.zeros_like(first) if self.switches.positions == "none" else first
 
     def _positions(self, times: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of the positions of frames at times (B, N): (B, N, d)."""
@@ -281,22 +242,14 @@ class MMT(RetrievalModel):
 
     def _clip_weights(self, summary: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Return how much each expert of a clip counts (B, M), from [CLS] (B, d)."""
-        if self.clip_mixture is None:
-            weights = torch.ones_like(present, dtype=summary.dtype)
-        else:
+        if self.switches.weigh_clips:
             parts = [self.clip_mixture[name](summary) for name in self.names]
             weights = F.softmax(torch.cat(parts, dim=1), dim=1)
+        else:
+            weights = torch.ones_like(present, dtype=summary.dtype)
         if not self.switches.keep_missing:
             weights = weights * present
         return F.normalize(weights, p=1.0, dim=1)
-
-
-PUBLISHED_PARTS = {
-    "reduce": "video_dim_reduce",
-    "heads": "text_GU",
-    "mixture": "moe_fc_txt",
-    "clip_mixture": "moe_fc_vid",
-}
 
 
 def published_expert(name: str) -> str:
@@ -309,11 +262,9 @@ def types_of(names: list[str], count: int) -> dict[str, int]:
 
     Raises ValueError when `count` rows do not suffice.
     """
-    published = {
-        name: TYPES[published_expert(name)] for name in names if published_expert(name) in TYPES
-    }
-    free = iter(sorted(set(range(1, count)) - set(published.values())))
-    types = {name: published[name] if name in published else next(free, count) for name in names}
+    known = {name: TYPES.get(published_expert(name)) for name in names}
+    free = iter(sorted(set(range(1, count)) - set(known.values())))
+    types = {name: row or next(free, count) for name, row in known.items()}
     if max(types.values()) >= count:
         raise ValueError(
             f"experts {', '.join(names)} need types up to {max(types.values())}; type_vocab_size "

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 
 from model import bert
-from model.bert_files import check_heads, load_bert, read_weights, weights_file
-from model.mmt import MMT, ClipTransformer, Switches
+from model.bert_files import load_bert, read_weights, weights_file
+from model.mmt import MMT, Switches
 from utils.batches import BatchNeeds
 from utils.config import ExpertConfig, TextConfig
 from utils.declared import Mistakes, built_with
 from utils.errors import CheckpointError, DataError
 from utils.files import open_regular
-from utils.kinds import PLACE, above, at_least, between
+from utils.kinds import PLACE, at_least
 
 CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
     "bertftn": "first",
@@ -28,43 +28,24 @@ CAPTION_FROM: dict[str, Literal["first", "max", "mean"]] = {
 """`txt_agg`: BERT, fine-tuned, and the place of the caption among its tokens."""
 
 
-Count = Annotated[int, at_least(1)]
-Dropout = Annotated[float, between(0, 1, open_high=True)]
-
-
 @dataclass(frozen=True, kw_only=True)
-class BertParams:
-    """The arguments that both transformers have."""
-
-    intermediate_size: Annotated[Count, "width between the two dense layers"] = 3072
-    initializer_range: Annotated[float, above(0), "standard deviation of fresh weights"] = 0.02
-    hidden_dropout_prob: Annotated[Dropout, "dropout of tokens"] = 0.1
-    attention_probs_dropout_prob: Annotated[Dropout, "dropout of attention"] = 0.1
-
-    check = staticmethod(check_heads)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextBertParams(BertParams):
+class TextBertParams(bert.BertParams):
     """The section `arch.args.txt_bert_params`; the defaults are those of bert-base-cased."""
 
-    hidden_size: Annotated[Count, "width of a token"] = 768
-    num_hidden_layers: Annotated[Count, "layers"] = 12
-    num_attention_heads: Annotated[Count, "heads, which share the width"] = 12
-    max_position_embeddings: Annotated[Count, "longest sequence"] = 512
-    type_vocab_size: Annotated[Count, "kinds of segments, of which the first is used"] = 2
-    vocab_size: Annotated[Count | None, "word pieces; null: as many as `vocab` has"] = None
+    vocab_size: Annotated[bert.Count | None, "word pieces; null: as many as `vocab` has"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipBertParams(BertParams):
+class ClipBertParams(bert.BertParams):
     """The section `arch.args.vid_bert_params`, as published."""
 
-    hidden_size: Annotated[Count, "width of a token and of embeddings"] = 512
-    num_hidden_layers: Annotated[Count, "layers"] = 4
-    num_attention_heads: Annotated[Count, "heads, which share the width"] = 4
-    max_position_embeddings: Annotated[Count, "positions; later frames share the last one"] = 102
-    type_vocab_size: Annotated[Count, "types: one for each expert and one besides"] = 10
+    hidden_size: Annotated[bert.Count, "width of a token and of embeddings"] = 512
+    num_hidden_layers: Annotated[bert.Count, "layers"] = 4
+    num_attention_heads: Annotated[bert.Count, "heads, which share the width"] = 4
+    max_position_embeddings: Annotated[bert.Count, "positions; later frames share the last one"] = (
+        102
+    )
+    type_vocab_size: Annotated[bert.Count, "types: one for each expert and one besides"] = 10
     hidden_act: Annotated[Literal["gelu"], "between the two dense layers"] = "gelu"
     layer_norm_eps: Annotated[float, "no effect: 1e-12 everywhere"] = 1e-12
     vocab_size_or_config_json_file: Annotated[int, "no effect"] = 10
@@ -116,7 +97,7 @@ def sized_as_released(
     when the weights are of another model, or the configured heads do not fit their width.
     """
     params = replace(arguments["txt_bert_params"], **text_sizes_in(state))
-    if params.hidden_size % params.num_attention_heads:
+    if any(params.check(**asdict(params))):
         raise CheckpointError(
             f"the weights have a txt_bert of width {params.hidden_size}, which "
             f"{params.num_attention_heads} heads cannot share; set "
@@ -185,16 +166,10 @@ def build_mmt(
     normalize_experts: Annotated[bool, "no effect"] = True,
 ) -> MMT:
     """Return the multi-modal transformer; raises DataError for a vocabulary that does not fit."""
-    clips = ClipTransformer(
-        size_of(vid_bert_params),
-        positions=vid_bert_params.max_position_embeddings,
-        types=vid_bert_params.type_vocab_size,
-        deviation=vid_bert_params.initializer_range,
-    )
     return MMT(
         {expert.name: expert.width for expert in experts},
         build_text_bert(txt_bert_params, vocab, txt_bert_weights),
-        clips,
+        bert.Bert(vid_bert_params),
         switches=Switches(
             caption_from=CAPTION_FROM[txt_agg],
             text_head=txt_pro,
@@ -214,26 +189,8 @@ def build_text_bert(params: TextBertParams, vocab: str, weights: str | None) -> 
     known = params.vocab_size or pieces
     if pieces > known:
         raise DataError(f"{vocab}: has {pieces} word pieces, but the network knows {known}")
-    network = bert.Bert(
-        size_of(params),
-        vocabulary=known,
-        positions=params.max_position_embeddings,
-        segments=params.type_vocab_size,
-        deviation=params.initializer_range,
-    )
+    network = bert.Bert(params, words=known)
     if weights is not None:
         file = weights_file(Path(weights))
         load_bert(network, read_weights(file), file)
     return network
-
-
-def size_of(params: TextBertParams | ClipBertParams) -> bert.Size:
-    """Return the size of a transformer."""
-    return bert.Size(
-        width=params.hidden_size,
-        layers=params.num_hidden_layers,
-        heads=params.num_attention_heads,
-        inner=params.intermediate_size,
-        dropout=params.hidden_dropout_prob,
-        attention_dropout=params.attention_probs_dropout_prob,
-    )

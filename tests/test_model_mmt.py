@@ -1,5 +1,7 @@
 """MMT against the recorded numbers of the published code, and against itself."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch
 from golden_mmt import cases, load_case
 from model import bert, count_parameters
 from model.loss import MaxMarginRankingLoss
-from model.mmt import MMT, ClipTransformer, Switches, drop_unattended, types_of
+from model.mmt import MMT, Switches, drop_unattended, types_of
+from model.mmt_config import ClipBertParams, TextBertParams
 from trainer.ranking_step import RankingStep
 from utils.batches import Frames
 from utils.errors import CheckpointError
@@ -15,31 +18,19 @@ from utils.errors import CheckpointError
 CASES = cases("*mmt[123]_*")
 
 
-def bert_size(params, heads=None):
-    return bert.Size(
-        width=params["hidden_size"],
-        layers=params["num_hidden_layers"],
-        heads=heads or params["num_attention_heads"],
-        inner=params["intermediate_size"],
-    )
+def bert_params(recorded):
+    names = {field.name for field in fields(bert.BertParams)}
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return bert.BertParams(**{key: recorded[key] for key in names & recorded.keys()} | none)
 
 
 def build(case, mode="indep"):
-    args, text, clip = case["arch_args"], case["text_bert"], case["arch_args"]["vid_bert_params"]
+    args, text = case["arch_args"], case["text_bert"]
     tokens = {"": "first", "mxp": "max", "mnp": "mean"}
     return MMT(
         {name: dims["dim"] for name, dims in case["expert_dims"].items()},
-        bert.Bert(
-            bert_size(text),
-            vocabulary=text["vocab_size"],
-            positions=text["max_position_embeddings"],
-            segments=text["type_vocab_size"],
-        ),
-        ClipTransformer(
-            bert_size(clip),
-            positions=clip["max_position_embeddings"],
-            types=clip["type_vocab_size"],
-        ),
+        bert.Bert(bert_params(text), words=text["vocab_size"]),
+        bert.Bert(bert_params(args["vid_bert_params"])),
         switches=Switches(
             caption_from=tokens[args["txt_agg"].removeprefix("bertftn")],
             text_head=args["txt_pro"],
@@ -169,14 +160,9 @@ def test_a_recorded_training():
 
 
 def full_size(experts):
-    text = bert.Size(width=768, layers=12, heads=12, inner=3072)
-    clip = bert.Size(width=512, layers=4, heads=4, inner=3072)
     with torch.device("meta"):
-        return MMT(
-            experts,
-            bert.Bert(text, vocabulary=28_996, positions=512),
-            ClipTransformer(clip, positions=102, types=10),
-        )
+        text, clips = bert.Bert(TextBertParams(), words=28_996), bert.Bert(ClipBertParams())
+        return MMT(experts, text, clips)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_switches_have_published_names():
 def test_dropout_of_both_transformers_comes_from_the_config():
     model = small(txt_bert_params=dataclasses.replace(SMALL_TEXT, hidden_dropout_prob=0.25))
     assert model.dropout.p == model.text_bert.dropout.p == 0.25
-    assert model.clip_bert.encoder.layers[0].attention.dropout == 0.1
+    assert model.clip_bert.layers[0].attention.dropout == 0.1
 
 
 def test_pretrained_weights_are_read(tmp_path):

@@ -27,8 +27,9 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog", "bark", "##s"]
 
 def small_bert():
     torch.manual_seed(0)
-    size = bert.Size(width=8, layers=2, heads=2, inner=12)
-    return bert.Bert(size, vocabulary=8, positions=16)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    params = {name: CONFIG[name] for name in (*names, "max_position_embeddings")}
+    return bert.Bert(bert.BertParams(**params), words=8)
 
 
 def write_folder(folder, config=CONFIG, pieces=PIECES, change=lambda weights: None):

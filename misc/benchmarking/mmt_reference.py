@@ -29,7 +29,7 @@ def similarities(
     """Compare captions (T, K, W, 2) with clips in training: (T, B), the mean over K."""
     ids, mask = text.flatten(0, 1).long().unbind(dim=2)
     tokens = _text_tokens(model.text_bert, ids)
-    caption = _encoded(model.text_bert.encoder, tokens, mask)[:, 0]  # (Q, H)
+    caption = _encoded(model.text_bert, tokens, mask)[:, 0]  # (Q, H)
     heads = [cast(GatedEmbeddingUnit, model.heads[name]) for name in model.names]
     texts = torch.stack([_gated(head, caption) for head in heads], dim=1)  # (Q, M, d)
     thinned = model.dropout(caption)
@@ -71,14 +71,14 @@ def _clips(
         aggregates.append(length)
         length += 1 + heard.shape[1]
     joined = network.dropout(network.norm(torch.cat(tokens, dim=1)))  # (B, 1 + M (1 + N), d)
-    encoded = _encoded(network.encoder, joined, torch.cat(masks, dim=1))
+    encoded = _encoded(network, joined, torch.cat(masks, dim=1))
     return F.normalize(encoded[:, aggregates], dim=-1)
 
 
-def _encoded(encoder: bert.Encoder, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _encoded(network: bert.Bert, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return all tokens (S, L, H) after all layers; mask (S, L) of 0 and 1."""
     refused = ((1 - mask.float()) * NEVER)[:, None, None]  # (S, 1, 1, L)
-    for layer in encoder.layers:
+    for layer in network.layers:
         tokens = _layer(cast(bert.Layer, layer), tokens, refused)
     return tokens
 
