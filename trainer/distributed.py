@@ -57,19 +57,12 @@ class Processes:
         return cast("T", values[0])
 
     def share(self, count: int) -> slice:
-        """Return the part of `count` things that is this process's: contiguous, nearly equal.
-
-        It is empty where there are more processes than things.
-        """
-        start, end = self._ends(count)[self.rank : self.rank + 2]
-        return slice(start, end)
+        """Return the part of `count` things that is this process's, one of `equal_parts`."""
+        return equal_parts(count, self.world_size)[self.rank]
 
     def share_sizes(self, count: int) -> list[int]:
         """Return how many of `count` things are each process's."""
-        return [end - start for start, end in itertools.pairwise(self._ends(count))]
-
-    def _ends(self, count: int) -> list[int]:
-        return [rank * count // self.world_size for rank in range(self.world_size + 1)]
+        return [part.stop - part.start for part in equal_parts(count, self.world_size)]
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -78,6 +71,12 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def equal_parts(count: int, parts: int) -> list[slice]:
+    """Split a range into contiguous parts, equal to within one: some empty if there are more."""
+    ends = [part * count // parts for part in range(parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 @contextmanager

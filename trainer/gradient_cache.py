@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from model import Rows
 from trainer.cuda_graphs import plain_gradients
+from trainer.distributed import equal_parts
 from trainer.ranking_step import RankingStep
 from utils.batches import gathered, rows_of
 
@@ -67,9 +68,7 @@ class CachedGradients:
 
 def parts_of(count: int, at_once: int) -> list[slice]:
     """Return the fewest parts of at most `at_once` of `count` rows, equal to within one."""
-    parts = math.ceil(count / at_once)
-    ends = [part * count // parts for part in range(parts + 1)]
-    return [slice(*pair) for pair in itertools.pairwise(ends)]
+    return equal_parts(count, math.ceil(count / at_once))
 
 
 def luck(device: torch.device) -> State:

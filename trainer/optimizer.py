@@ -244,14 +244,12 @@ class Cosine(torch.optim.lr_scheduler.LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rate of each group in this epoch."""
-        return [float(rate) * self.share(self.last_epoch) for rate in self.base_lrs]
-
-    def share(self, epoch: int) -> float:
-        """Return the share of the whole rate in an epoch (0, 1, ...)."""
+        epoch, falling = self.last_epoch, max(1, self.epochs - self.warm_up)
         if epoch < self.warm_up:
-            return (epoch + 1) / (self.warm_up + 1)
-        falling = max(1, self.epochs - self.warm_up)
-        return (1 + math.cos(math.pi * min(1.0, (epoch - self.warm_up) / falling))) / 2
+            share = (epoch + 1) / (self.warm_up + 1)
+        else:
+            share = (1 + math.cos(math.pi * min(1.0, (epoch - self.warm_up) / falling))) / 2
+        return [float(rate) * share for rate in self.base_lrs]
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
 
-from trainer.checkpoint import Checkpoint, load_checkpoint, previous_of
-from trainer.keeper import BEST, LAST
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.keeper import BEST, LAST, exact_states
 from utils.declared import read_file
 from utils.errors import CheckpointError, DataError, UsageError
 from utils.files import remove_leftovers, restore_folder, write_json
@@ -325,8 +325,8 @@ def _run_folders(parent: Path, *patterns: str) -> list[Path]:
 
 def _states(folder: Path) -> list[Path]:
     """Return the states of a seed that are there, the newest first."""
-    last = folder / LAST
-    return [path for path in (last, previous_of(last), folder / BEST) if path.is_file()]
+    best = folder / BEST
+    return [*exact_states(folder), *([best] if best.is_file() else [])]
 
 
 def purge_runs(save_dir: str | Path, name: str) -> None:
