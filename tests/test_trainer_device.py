@@ -16,16 +16,16 @@ def gpus(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize("name", [None, "cpu"])
-def test_the_cpu_unless_a_gpu_is_asked_for(gpus, name):
-    gpus(4)
-    assert choose_device(name) == torch.device("cpu")
-
-
-def test_the_gpu_of_that_number(gpus):
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        *((None, "cpu"), ("cpu", "cpu"), ("1", "cuda:1"), ("cuda:1", "cuda:1")),
+        *(("cuda", "cuda:0"), ("0", "cuda:0")),
+    ],
+)
+def test_the_device_that_is_asked_for(gpus, name, device):
     gpus(2)
-    assert choose_device("1") == choose_device("cuda:1") == torch.device("cuda", 1)
-    assert choose_device("cuda") == choose_device("0") == torch.device("cuda", 0)
+    assert choose_device(name) == torch.device(device)
 
 
 def test_an_apple_gpu(monkeypatch):

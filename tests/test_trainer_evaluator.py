@@ -69,30 +69,17 @@ def test_scores_are_the_models_own(model, data):
     assert np.array_equal(scored.existing, scored.similarities[masks.reshape(-1).astype(bool)])
 
 
-def test_chunks_change_nothing(model, data, monkeypatch):
+@pytest.mark.parametrize("framed", [False, True])
+def test_chunks_change_nothing(model, data, monkeypatch, framed):
     whole = evaluate(model, data, device=CPU)
     monkeypatch.setattr(trainer.evaluator, "CLIPS_AT_ONCE", 2)
     monkeypatch.setattr(trainer.evaluator, "TEXTS_AT_ONCE", 4)
+    if framed:
+        tokens, mask = data.experts["audio"], torch.ones(CLIPS, 3)
+        frames = Frames(tokens, 0.5 * mask, mask, tokens.amax(dim=1))
+        data = data._replace(experts={**data.experts, "audio": frames})
     parts = evaluate(model, data, device=CPU)
     np.testing.assert_allclose(parts.similarities, whole.similarities, atol=1e-6)
-
-
-def test_frames_are_cut_and_moved_as_a_whole(model, data, monkeypatch):
-    monkeypatch.setattr(trainer.evaluator, "CLIPS_AT_ONCE", 4)
-    tokens, places = data.experts["audio"], torch.ones(CLIPS, 3)
-    frames = Frames(tokens, 0.5 * places, places, tokens.amax(dim=1))
-    seen = []
-    encode = model.encode_clips
-    monkeypatch.setattr(
-        model, "encode_clips", lambda experts, *rest: seen.append(experts) or encode(experts, *rest)
-    )
-    scored = evaluate(model, data._replace(experts={**data.experts, "audio": frames}), device=CPU)
-    plain = evaluate(model, data, device=CPU)
-    np.testing.assert_allclose(scored.similarities, plain.similarities, atol=1e-6)
-    parts = [experts["audio"] for experts in seen[:3]]
-    assert [len(part.pooled) for part in parts] == [4, 4, 1]
-    for joined, field in zip(zip(*parts, strict=True), frames, strict=True):
-        assert torch.equal(torch.cat(joined), field)
 
 
 def test_averaged_captions(data):

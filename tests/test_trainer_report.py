@@ -97,12 +97,6 @@ def test_curves_that_cannot_be_written_any_more(tmp_path, caplog, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_no_curves(tmp_path):
-    with curves(None, 1) as draw:
-        draw({"epoch": 1, "loss": 0.5})
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_of_metrics_that_vanishes_is_made_again(tmp_path, caplog):
     file = MetricsFile(tmp_path / "log" / "metrics.jsonl")
     file.replace(0, [])

@@ -24,7 +24,7 @@ from trainer.runs import (
     seed_of,
     stamped_folder,
 )
-from utils.errors import DataError, UsageError
+from utils.errors import DataError
 from utils.files import LEFTOVER_SUFFIX
 
 
@@ -127,14 +127,6 @@ def test_what_does_not_hold_when_the_run_goes_on_is_cleared(tmp_path):
     run.prepare(0)
     assert run.result(0) is None
     assert not any(path.exists() for path in left)
-
-
-def test_one_process_at_a_time(tmp_path):
-    run = new_run(tmp_path, "exp", [0])
-    with run.locked(), pytest.raises(UsageError, match="another process"), run.locked():
-        pass
-    with run.locked():
-        pass
 
 
 def test_the_newest_runs(tmp_path, monkeypatch, caplog):

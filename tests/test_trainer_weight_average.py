@@ -61,13 +61,6 @@ def test_it_is_the_weighted_sum_over_all_steps(decay):
     torch.testing.assert_close(average.model.weight.data, expected / math.fsum(shares))
 
 
-def test_a_model_without_counts():
-    model = torch.nn.Linear(2, 1)
-    average = WeightAverage(model, 0.9)
-    average.follow(model)
-    assert torch.equal(average.model.weight, model.weight)
-
-
 def test_weights_that_do_not_move_are_their_average_to_the_last_bit():
     model = Weights(0.1, -7.3, 1e30)
     average = WeightAverage(model, 0.99)
