@@ -193,14 +193,10 @@ def _part(features: Features, rows: slice, device: torch.device) -> Features:
 
 def _chosen(clips: Sequence[str], only: Sequence[str] | None) -> np.ndarray:
     """Mark the clips that count as queries, (V,) of bool."""
-    if only is None:
-        return np.ones(len(clips), dtype=bool)
-    wanted = set(only)
-    unknown = wanted - set(clips)
-    if unknown:
-        first = sorted(unknown)[0]
+    wanted = set(clips if only is None else only)
+    if unknown := sorted(wanted.difference(clips)):
         raise DataError(
             f"{len(unknown)} of the {len(wanted)} listed clips are not in the evaluated split, "
-            f"the first is {first!r}; list clips of the test split, one a line"
+            f"the first is {unknown[0]!r}; list clips of the test split, one a line"
         )
     return np.array([clip in wanted for clip in clips])
