@@ -231,7 +231,7 @@ def run(argv: Sequence[str] | None) -> int:
     args = parse_arguments(argv)
     wait_asleep()
     from trainer.device import choose_device, set_precision
-    from trainer.distributed import local_device, processes_of
+    from trainer.distributed import processes_of
     from trainer.start import Request
     from utils.allocator import keep_memory
     from utils.log import start_logging
@@ -240,7 +240,7 @@ def run(argv: Sequence[str] | None) -> int:
         args.seeds, args.group_id, args.resume, args.finetune, args.mini_train, args.purge_exp_dir
     )
     config = read_config(args, request.named)
-    device = choose_device(local_device(args.device))
+    device = choose_device(args.device)
     set_precision(config.trainer.precision)
     keep_memory()
     with processes_of(device) as processes:

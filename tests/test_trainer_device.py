@@ -28,6 +28,15 @@ def test_the_device_that_is_asked_for(gpus, name, device):
     assert choose_device(name) == torch.device(device)
 
 
+def test_each_local_process_gets_its_own_gpu(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("0") == torch.device("cuda", 1)
+    assert choose_device(None) == torch.device("cpu")
+    with pytest.raises(UsageError, match="--device 2"):
+        choose_device("1")
+
+
 def test_an_apple_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")

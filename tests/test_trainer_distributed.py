@@ -11,7 +11,6 @@ from trainer.distributed import (
     Processes,
     _GatherRows,
     gather_rows,
-    local_device,
     processes_of,
 )
 from utils.errors import UsageError
@@ -141,13 +140,6 @@ def test_who_fails_does_not_wait_for_the_others(joined):
     with pytest.raises(KeyError), processes_of(torch.device("cpu")):
         raise KeyError
     assert joined == [("init_process_group", "gloo")]
-
-
-def test_each_local_process_gets_its_own_gpu(monkeypatch):
-    assert local_device("2") == "2"
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert local_device("2") == "3"
-    assert local_device(None) is None
 
 
 @pytest.mark.slow  # half a minute

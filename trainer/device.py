@@ -20,7 +20,8 @@ CGROUP_LIMITS = (
 def choose_device(name: str | None) -> torch.device:
     """Return the CPU for None or "cpu", a GPU for its number, "cuda" or "cuda:N", or "mps".
 
-    Raises UsageError when that device is not usable here; another is never taken in its place.
+    torchrun's processes take the GPUs from that one on. Raises UsageError when that device is not
+    usable here; another is never taken in its place.
     """
     if name is None or name == "cpu":
         return torch.device("cpu")
@@ -33,13 +34,15 @@ def choose_device(name: str | None) -> torch.device:
         raise UsageError(
             f"--device {name}: expected the number of a GPU, such as 0, or cuda, cuda:0, mps, cpu"
         )
+    local = os.environ.get("LOCAL_RANK", "")
+    index = int(number) + (int(local) if local.isdecimal() else 0)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number) >= count:
+    if index >= count:
         found = f"{count} usable (0 to {count - 1})" if count else "no usable GPU"
         raise UsageError(
-            f"--device {name}: found {found}; leave --device out to compute on the CPU"
+            f"--device {index}: found {found}; leave --device out to compute on the CPU"
         )
-    return torch.device("cuda", int(number))
+    return torch.device("cuda", index)
 
 
 def set_precision(precision: str) -> None:

@@ -104,15 +104,6 @@ def processes_of(device: torch.device) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def local_device(name: str | None) -> str | None:
-    """Return the GPU of this process: --device N counts from N in each machine."""
-    rank = os.environ.get("LOCAL_RANK")
-    if name is None or name == "cpu" or rank is None:
-        return name
-    first = "0" if name == "cuda" else name.removeprefix("cuda:")
-    return str(int(first) + int(rank)) if first.isdecimal() else name
-
-
 def share_training(step: nn.Module, processes: Processes, *, unused_parameters: bool) -> nn.Module:
     """Return the step with gradients averaged over all processes and batch norms shared."""
     if processes.is_alone:
