@@ -10,18 +10,15 @@ from torch import nn
 
 import trainer.keeper
 import trainer.loop
-from model import build_model
 from model.loss import MaxMarginRankingLoss
 from small_runs import SINGLE, content_of, same
 from trainer.checkpoint import load_checkpoint
 from trainer.distributed import ALONE
 from trainer.evaluator import Evaluation
-from trainer.job import Job
+from trainer.job import Job, build_training
 from trainer.loop import fit
-from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.ranking_step import RankingStep
 from trainer.runs import Run
-from trainer.training import Training
 from utils.config import load_config
 from utils.config.sections import DEFAULT_MONITOR
 from utils.errors import CheckpointError, ProjectError
@@ -74,12 +71,7 @@ class Runner:
         return Evaluation(None, None, {"t2v_metrics": score, "v2t_metrics": {"MedR": 2.0}})
 
     def new(self):
-        torch.manual_seed(0)
-        model = build_model(self.config)
-        optimizer = build_optimizer(self.config.optimizer, model.parameters())
-        step = RankingStep(model, MaxMarginRankingLoss(0.2, True))
-        scheduler = build_scheduler(self.config.lr_scheduler, optimizer)
-        return Training(model, step.loss, step, optimizer, scheduler)
+        return build_training(self.config, 0, CPU)
 
     def fit(self, training=None, **settings):
         training = training or self.new()

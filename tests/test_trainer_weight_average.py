@@ -6,12 +6,10 @@ import pytest
 import torch
 
 import train
-from model import build_model
 from small_runs import Place, assert_same_run, content_of, same
 from trainer.checkpoint import load_checkpoint
 from trainer.evaluator import evaluate
-from trainer.optimizer import build_optimizer, build_scheduler
-from trainer.training import Training
+from trainer.job import build_training
 from trainer.weight_average import WeightAverage
 from utils.config import load_config
 from utils.errors import CheckpointError
@@ -130,12 +128,4 @@ def test_a_state_that_no_training_leaves(undisturbed, change):
     stored = checkpoint.progress
     stored["average"] = None if change is None else {**stored["average"], **change}
     with pytest.raises(CheckpointError, match=r"last\.pth"):
-        training_of(config).restore(checkpoint)
-
-
-def training_of(config):
-    model = build_model(config)
-    optimizer = build_optimizer(config.optimizer, model.parameters())
-    scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    average = WeightAverage(model, config.trainer.ema)
-    return Training(model, torch.nn.Module(), model, optimizer, scheduler, average)
+        build_training(config, 0, torch.device("cpu")).restore(checkpoint)

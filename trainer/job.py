@@ -18,7 +18,7 @@ from trainer.checkpoint import (
     previous_of,
 )
 from trainer.device import describe
-from trainer.distributed import Processes
+from trainer.distributed import ALONE, Processes
 from trainer.evaluator import Evaluation, evaluate
 from trainer.keeper import BEST, LAST, exact_states
 from trainer.loop import TrainData, fit
@@ -141,14 +141,15 @@ def _announce(job: Job) -> None:
     logger.info("validation, * the best so far:\n%s", epoch_heading())
 
 
-def build_training(job: Job, seed: int) -> Training:
-    """Build everything that is trained, its weights drawn from the seed."""
-    config = job.config
+def build_training(
+    config: Config, seed: int, device: torch.device, processes: Processes = ALONE
+) -> Training:
+    """Build everything that is trained, its weights drawn from the seed on the CPU."""
     seed_everything(seed)
-    model = build_model(config).to(job.device)
-    loss = build_loss(config.loss).to(job.device)
+    model = build_model(config).to(device)
+    loss = build_loss(config.loss).to(device)
     optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
-    step = build_step(config, model, loss, job.processes)
+    step = build_step(config, model, loss, processes)
     scheduler = build_scheduler(config.lr_scheduler, optimizer)
     decay = config.trainer.ema
     average = WeightAverage(model, decay) if decay else None
@@ -185,7 +186,7 @@ def begin(job: Job, training: Training, seed: int, named: Path | None) -> Path |
 def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
     """Train one seed to its end; return the model, whose optimiser and gradients are let go."""
     config, run = job.config, job.run
-    training = build_training(job, seed)
+    training = build_training(config, seed, job.device, job.processes)
     continued = begin(job, training, seed, named)
     if job.processes.is_writer:
         run.prepare(seed)

@@ -28,19 +28,16 @@ from misc.benchmarking.made_up_mmt import SIZES, Size, build, make_batch, withou
 from misc.benchmarking.processes import Finding
 from misc.benchmarking.steps import Watch, timed
 from misc.benchmarking.traces import summarise_trace
-from model import build_model
-from model.loss import MaxMarginRankingLoss, build_loss
+from model.loss import MaxMarginRankingLoss
 from trainer.cuda_graphs import Gradients, gradients_of
 from trainer.device import choose_device, describe, set_precision
 from trainer.distributed import ALONE
 from trainer.evaluator import evaluate
-from trainer.job import Job
+from trainer.job import Job, build_training
 from trainer.loop import Batch, fit
-from trainer.optimizer import build_optimizer, build_scheduler
 from trainer.progress import Record
-from trainer.ranking_step import CompiledStep, Precision, RankingStep, build_step
+from trainer.ranking_step import CompiledStep, Precision, RankingStep
 from trainer.runs import Run
-from trainer.training import Training
 from utils.batches import EvaluationData, Frames
 from utils.config import Config, load_config
 from utils.stop import StopSignals
@@ -126,23 +123,13 @@ class Trained:
 def train_on(bench: Bench, config: Config, data: MadeUpClips) -> Trained:
     """Return the configured model in training on made-up clips."""
     set_precision(config.trainer.precision)
-    new = new_training(config, bench.device)
+    new = build_training(config, 0, bench.device)
     full = data.clips // config.data.batch_size
     batches = itertools.chain.from_iterable(
         itertools.islice(data.epoch(number, 0), full) for number in itertools.count(1)
     )
     replay = config.trainer.cuda_graphs
     return Trained(bench, new.step, new.optimizer, batches, replay=replay)
-
-
-def new_training(config: Config, device: torch.device) -> Training:
-    """Return a model with weights drawn on the CPU, so that they are the same everywhere."""
-    torch.manual_seed(0)
-    model = build_model(config).to(device)
-    loss = build_loss(config.loss).to(device)
-    optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
-    scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    return Training(model, loss, build_step(config, model, loss), optimizer, scheduler)
 
 
 def machine(bench: Bench) -> Iterator[Finding]:
@@ -389,7 +376,7 @@ def _train(
     set_precision(config.trainer.precision)
     records: list[Record] = []
     started = time.perf_counter()
-    trained = new_training(config, bench.device)
+    trained = build_training(config, 0, bench.device)
     with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
         job = Job(
             config=replace(config, trainer=replace(config.trainer, verbosity=0)),
@@ -425,7 +412,7 @@ def evaluation(bench: Bench) -> Iterator[Finding]:
     """Evaluate on the device and on the CPU: time, agreement, and growth of the split."""
     config = bench.config()
     set_precision("fp32")
-    model = new_training(config, CPU).model
+    model = build_training(config, 0, CPU).model
     small = MadeUpClips(config, bench.amount(816, 12), seed=3, device=CPU, captions=5)
     expected = evaluate(model, small.evaluation(), device=CPU)
     model.to(bench.device)

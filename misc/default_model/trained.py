@@ -6,33 +6,25 @@ import numpy as np
 import torch
 
 from misc.default_model.measure import Examples
-from model import RetrievalModel, build_model
-from model.loss import build_loss
-from trainer.optimizer import build_optimizer, build_scheduler
-from trainer.ranking_step import build_step
+from model import RetrievalModel
+from trainer.cuda_graphs import plain_gradients
+from trainer.job import build_training
 from utils.config import Config
-from utils.seeds import seed_everything
 
 
 def fit_trained(config: Config, seed: int, examples: Examples) -> RetrievalModel:
     """Train the configured model for all its epochs; the last one counts."""
-    seed_everything(seed)
-    model, loss = build_model(config), build_loss(config.loss)
-    optimizer = build_optimizer(config.optimizer, [*model.parameters(), *loss.parameters()])
-    scheduler = build_scheduler(config.lr_scheduler, optimizer)
-    step = build_step(config, model, loss)
+    training = build_training(config, seed, torch.device("cpu"))
     draw = np.random.default_rng(seed)
     for _ in range(config.trainer.epochs):
-        model.train()
+        training.model.train()
         order = draw.permutation(len(examples.phrases))
         for batch in examples.batches(config.experts, order):
             if len(batch[-1]) > 1:
-                optimizer.zero_grad(set_to_none=True)
-                value = step(*batch)
-                value.backward()
-                optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
+                value = plain_gradients(training.step, training.optimizer, batch)
+                training.optimizer.step()
+        if training.scheduler is not None:
+            training.scheduler.step()
     if not torch.isfinite(value):
         raise ArithmeticError("the loss is not finite")
-    return model.eval()
+    return training.model.eval()
