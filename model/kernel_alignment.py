@@ -14,18 +14,15 @@ import torch
 from torch import nn
 
 from model.linear_alignment import (
-    Alignment,
     Factor,
     Hubness,
+    LinearAlignment,
     Passes,
     Ridge,
     Sums,
     Whitening,
-    standardise,
-    sums_of,
 )
 from model.retrieval_model import Reader
-from utils.batches import Available, Experts
 from utils.config import ExpertConfig, TextConfig
 from utils.kinds import above, at_least
 
@@ -33,12 +30,11 @@ JITTER = 1e-8
 """Share of the diagonal that is added to it: equal clips make the system singular."""
 
 
-class KernelAlignment(Alignment):
+class KernelAlignment(LinearAlignment):
     """Map clips to captions by their likeness to training clips, solved exactly.
 
-    The likeness of x and z is exp(-sharpness |x - z|^2 / F). Every epoch solves for another weight
-    of the ridge, the smallest first; validation decides which one is kept. With no more clips
-    than landmarks this is kernel ridge regression; else landmarks are drawn.
+    The likeness of x and z is exp(-sharpness |x - z|^2 / F). With no more clips than landmarks
+    this is kernel ridge regression; else landmarks are drawn.
     """
 
     landmarks: torch.Tensor
@@ -58,18 +54,22 @@ class KernelAlignment(Alignment):
         ] = 2048,
         hubness: Hubness = 0.0,
     ) -> None:
-        super().__init__(experts, text, whitening=whitening, hubness=hubness)
-        self.ridge = ridge
-        self.ridge_factor = ridge_factor
-        self.passes = passes
+        super().__init__(
+            experts,
+            text,
+            ridge=ridge,
+            ridge_factor=ridge_factor,
+            whitening=whitening,
+            passes=passes,
+            hubness=hubness,
+        )
         self.sharpness = sharpness
         self.map = nn.Parameter(torch.zeros(landmarks, text.width))  # (L, D)
         self.register_buffer("landmarks", torch.zeros(landmarks, self.statistics.width))
-        self._sums: Sums | None = None
 
-    def mapped(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Map statistics of clips (B, F) -> (B, D); landmarks without weight do not matter."""
-        return self.likeness(statistics, self.landmarks) @ self.map
+    def describe(self, statistics: torch.Tensor) -> torch.Tensor:
+        """Return the likeness to landmarks (B, F) -> (B, L); those without weight do not matter."""
+        return self.likeness(statistics, self.landmarks)
 
     def likeness(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Compare statistics (B, F) with landmarks (L, F) -> (B, L), from 0 to 1."""
@@ -77,31 +77,13 @@ class KernelAlignment(Alignment):
         distances = x.square().sum(dim=1)[:, None] + z.square().sum(dim=1) - 2 * x @ z.T
         return (-self.sharpness * distances.clamp(min=0) / x.shape[1]).exp()
 
-    @torch.no_grad()
-    def prepare(self, read: Reader, epoch: int) -> torch.Tensor:
-        """Solve for the map with the ridge of this epoch; return the mean squared error."""
-        if self._sums is None:
-            standardise(self.statistics, self.captions, read, self.passes)
-            self._sums = self._summed(read)
-        ridge = self.ridge * self.ridge_factor ** (epoch - 1)
-        solution = self._sums.solve(ridge)
-        self.map.zero_()
-        self.map[: len(solution)] = solution.to(self.map)
-        if self.hubs is not None:
-            self.hubs.fit(self._sums.left_out(solution, ridge))
-        return self._sums.error(solution).float()
-
-    def _summed(self, read: Reader) -> Sums:
+    def _sum(self, read: Reader) -> Sums:
         """Take the first clips read, which are in random order, as landmarks; sum likenesses."""
         rows = [self.statistics(experts, available) for _, experts, available, *_ in read(1)]
         taken = torch.cat(rows)[: len(self.landmarks)]
         self.landmarks.zero_()
         self.landmarks[: len(taken)] = taken
-        chosen = taken.double()
-
-        def describe(experts: Experts, available: Available) -> torch.Tensor:
-            return self.likeness(self.statistics(experts, available).double(), chosen)
-
-        penalty = self.likeness(chosen, chosen)
+        taken = taken.double()
+        penalty = self.likeness(taken, taken)
         penalty.diagonal().mul_(1 + JITTER)
-        return sums_of(describe, self.captions, read, self.passes, penalty)
+        return self._sum_of(read, lambda statistics: self.likeness(statistics, taken), penalty)

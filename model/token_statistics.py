@@ -111,18 +111,13 @@ class CaptionMeans(nn.Module):
         """Return mean words at unit length, which their sums have too."""
         return F.normalize(text.flatten(0, 1).sum(dim=1), dim=1)
 
-    def fit(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
-        """Centre at `mean` (D,) and divide by the covariance (D, D) to the power / 2."""
-        variances, axes = torch.linalg.eigh(covariance.cpu())
+    def fit(self, rows: torch.Tensor) -> None:
+        """Centre and whiten from now on by captions (n, D), their covariance to the power / 2."""
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        variances, axes = torch.linalg.eigh((centred.T @ centred / len(rows)).cpu())
         variances = variances.clamp(min=0)
         floored = (variances + FLOOR * variances.max()).clamp(min=EPS**2)
         rotation = (axes * floored.pow(-self.power / 2)) @ axes.T
         self.centre.copy_(mean)
         self.rotation.copy_(rotation)
-
-
-def mean_and_covariance(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean (D,) and covariance (D, D) of rows (n, D)."""
-    mean = rows.mean(dim=0)
-    centred = rows - mean
-    return mean, centred.T @ centred / len(rows)
