@@ -5,17 +5,15 @@ Q captions, V clips, K captions per clip: Q = V*K and caption q belongs to clip 
 `level` at least as good (its own among them), rank0 = (above + level - 1) / 2.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-BLOCK_BYTES = 2 << 20  # scores looked at together: more leave the cache, fewer wait for Python
-FIT_IN_A_BYTE = 127  # points of at most 2
-
-T = TypeVar("T")
+BLOCK_BYTES = 2 << 20
+"""Scores compared at a time: larger blocks overflow the cache, smaller ones cost in Python."""
 
 
 def t2v_metrics(sims: np.ndarray, query_masks: np.ndarray | None = None) -> dict[str, float]:
@@ -37,16 +35,11 @@ def t2v_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
     exists = _existing(sims, query_masks)
     owner = np.arange(len(sims)) // (len(sims) // sims.shape[1])
     own = sims[np.arange(len(sims)), owner]
-    clips = sims.shape[1]
-    sums = np.uint16 if 2 * clips < 1 << 16 else np.int64  # the small ones add up faster
 
-    def rank(rows: slice) -> np.ndarray:
-        block = _numbers(sims, rows)
-        mark = np.repeat(own[rows], clips).reshape(block.shape)  # compares faster than a column
-        points = _above_and_level(block, mark).sum(axis=1, dtype=sums)
-        return (points.astype(np.int64) - 1) / 2
+    def count(rows: slice) -> np.ndarray:
+        return _points(_numbers(sims, rows), own[rows, None]).sum(axis=1, dtype=np.int64)
 
-    return np.concatenate(list(_of_blocks(sims, rank)))[exists]
+    return ((np.concatenate(list(_of_blocks(sims, count))) - 1) / 2)[exists]
 
 
 def v2t_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.ndarray:
@@ -66,10 +59,10 @@ def v2t_ranks(sims: np.ndarray, query_masks: np.ndarray | None = None) -> np.nda
         block = _numbers(sims, rows)
         if not exists[rows].all():
             block = block[exists[rows]]
-        return _sum_of_columns(_above_and_level(block, best))
+        return _points(block, best).sum(axis=0, dtype=np.int64)
 
-    counted = sum(_of_blocks(sims, count), start=np.zeros(clips, dtype=np.int64))
-    return np.where(exists.reshape(clips, per_clip).any(axis=1), (counted - 1) / 2, np.inf)
+    ranks = (sum(_of_blocks(sims, count)) - 1) / 2
+    return np.where(exists.reshape(clips, per_clip).any(axis=1), ranks, np.inf)
 
 
 class Metric(NamedTuple):
@@ -154,28 +147,15 @@ def _existing(sims: np.ndarray, query_masks: np.ndarray | None) -> np.ndarray:
     return query_masks.reshape(-1).astype(bool)
 
 
-def _of_blocks(sims: np.ndarray, work: Callable[[slice], T]) -> Iterator[T]:
+def _of_blocks(sims: np.ndarray, work: Callable[[slice], np.ndarray]) -> Iterator[np.ndarray]:
     """Yield what `work` makes of each block of rows, in order.
 
-    Threads share the blocks: numpy lets them run side by side.
+    Threads share the blocks, as many as torch uses: numpy lets them run side by side.
     """
-    rows = max(1, BLOCK_BYTES // max(1, sims[0].nbytes))
+    rows = max(1, BLOCK_BYTES // sims[0].nbytes)
     blocks = [slice(start, start + rows) for start in range(0, len(sims), rows)]
-    threads = min(len(blocks), _usable_threads())
-    if threads == 1:
-        yield from map(work, blocks)
-        return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         yield from pool.map(work, blocks)
-
-
-def _usable_threads() -> int:
-    """Return the number of cores that are this process's, or OMP_NUM_THREADS if that is less."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        cores = len(os.sched_getaffinity(0))
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, max(1, int(wanted))) if wanted.isdecimal() else cores
 
 
 def _numbers(sims: np.ndarray, rows: slice) -> np.ndarray:
@@ -187,14 +167,6 @@ def _numbers(sims: np.ndarray, rows: slice) -> np.ndarray:
     return block
 
 
-def _above_and_level(block: np.ndarray, mark: np.ndarray) -> np.ndarray:
+def _points(block: np.ndarray, mark: np.ndarray) -> np.ndarray:
     """Give 2 to scores better than their mark, 1 to equal ones, 0 to others: (n, m) of bytes."""
     return (block > mark).view(np.uint8) + (block >= mark).view(np.uint8)
-
-
-def _sum_of_columns(points: np.ndarray) -> np.ndarray:
-    """Add up points (n, m) of 0, 1 and 2 -> (m,)."""
-    sums = np.zeros(points.shape[1], dtype=np.int64)
-    for start in range(0, len(points), FIT_IN_A_BYTE):  # bytes are added many at a time
-        sums += points[start : start + FIT_IN_A_BYTE].sum(axis=0, dtype=np.uint8)
-    return sums

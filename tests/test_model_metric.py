@@ -1,7 +1,5 @@
 """Ranks and metrics: by hand, against a sort, properties, and the recorded numbers."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -215,25 +213,6 @@ def test_repeats_the_published_numbers_of_one_class(name):
     for found, kind in ((captions, "per_class_t2v"), (clips, "per_class_v2t")):
         for key, value in CASE["cases"][name][kind].items():
             assert found[key] == pytest.approx(value, abs=1e-9), key
-
-
-@pytest.mark.parametrize(
-    ("cores", "wanted", "expected"),
-    [(3, None, 3), (3, "2", 2), (3, "8", 3), (1, "8", 1), (3, "0", 1), (3, "two", 3)],
-)
-def test_threads_stay_on_the_cores_of_this_process(monkeypatch, cores, wanted, expected):
-    monkeypatch.setattr(metric.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    monkeypatch.setattr(metric.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(metric, "BLOCK_BYTES", 1)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if wanted:
-        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
-    pools = []
-    monkeypatch.setattr(
-        metric, "ThreadPoolExecutor", lambda size: pools.append(size) or ThreadPoolExecutor(size)
-    )
-    t2v_ranks(np.eye(30))
-    assert set(pools) == ({expected} if expected > 1 else set())
 
 
 def test_counts_beyond_a_byte():
