@@ -5,7 +5,7 @@ from torch import nn
 
 from model.batch_norm import BatchNorm
 from model.kernels.linear import Linear
-from model.kernels.unit_rows import gated_unit_rows, unit_rows
+from model.kernels.unit_rows import unit_rows
 
 
 class ContextGate(nn.Module):
@@ -29,7 +29,7 @@ class ContextGate(nn.Module):
             gate = self.batch_norm(own)
         else:
             gate = self.batch_norm(message) + self.batch_norm2(own)
-        return gated_unit_rows(x, gate)
+        return unit_rows(x * torch.sigmoid(gate))
 
 
 class GatedEmbeddingUnit(nn.Module):

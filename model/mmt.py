@@ -19,6 +19,7 @@ from torch import nn
 from model import bert
 from model.gating import GatedEmbeddingUnit, ReduceDim
 from model.kernels.linear import Linear
+from model.kernels.unit_rows import unit_rows
 from model.retrieval_model import RetrievalModel, Rows
 from model.similarity import concatenated
 from utils.batches import Available, BatchNeeds, Experts, Frames
@@ -65,7 +66,7 @@ class UnnormedGate(GatedEmbeddingUnit):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the embedded vectors (B, in_dim) -> (B, out_dim) of unit length."""
         embedded = self.fc(x)
-        return F.normalize(embedded * torch.sigmoid(self.gate.fc(embedded)), dim=-1)
+        return unit_rows(embedded * torch.sigmoid(self.gate.fc(embedded)))
 
 
 HEADS: dict[str, type[GatedEmbeddingUnit] | type[ReduceDim]] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.kernels.unit_rows import gated_unit_rows, unit_rows
+from model.kernels.unit_rows import unit_rows
 
 
 def test_by_hand():
@@ -17,35 +17,14 @@ def test_by_hand():
     assert not x.grad[1].any()
 
 
-def drawn(*shape):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-
 @pytest.mark.parametrize("shape", [(5, 3), (2, 4, 6), (1, 1)])
-def test_gradients_are_those_of_torch(shape):
-    torch.manual_seed(1)
-    x, gate, weights = drawn(*shape), drawn(*shape), torch.randn(*shape, dtype=torch.float64)
-    pairs = [
-        (unit_rows(x), F.normalize(x, dim=-1)),
-        (gated_unit_rows(x, gate), F.normalize(x * torch.sigmoid(gate), dim=-1)),
-    ]
-    for ours, plain in pairs:
-        torch.testing.assert_close(ours, plain)
-        assert ours.norm(dim=-1).allclose(torch.ones((), dtype=torch.float64))
-        for one, other in zip(
-            torch.autograd.grad((ours * weights).sum(), (x, gate), allow_unused=True),
-            torch.autograd.grad((plain * weights).sum(), (x, gate), allow_unused=True),
-            strict=True,
-        ):
-            assert (one is None) == (other is None)
-            if one is not None:
-                torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-
-
-def test_finite_differences():
-    torch.manual_seed(2)
-    assert torch.autograd.gradcheck(unit_rows, (drawn(3, 4),))
-    assert torch.autograd.gradcheck(gated_unit_rows, (drawn(3, 4), drawn(3, 4)))
+def test_equals_its_formula(shape):
+    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(*shape, dtype=torch.float64)
+    ours, plain = unit_rows(x), F.normalize(x, dim=-1)
+    torch.testing.assert_close(ours, plain)
+    gradients = [torch.autograd.grad((rows * weights).sum(), x)[0] for rows in (ours, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
 def test_rows_of_zeros_pass_gradients_as_torch_does():
