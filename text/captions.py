@@ -59,7 +59,8 @@ def encode_captions(
         try:
             vectors = encoder.encode([text for _, text in batch])
         except WordlessTextError as error:
-            raise DataError(f"{_owner(batch, encoder)}: {error}") from None
+            owner = next(clip for clip, text in batch if text == error.text)
+            raise DataError(f"a caption of clip {owner[:200]!r}: {error}") from None
         for (clip, _), of_text in zip(batch, vectors, strict=True):
             encoded[clip].append(of_text)
     return encoded
@@ -130,13 +131,3 @@ def entry_of(feature: str, table: Path) -> dict[str, Any] | None:
     """Return the encoder's entry of a text feature in a table, None where it names none."""
     features = read_text_features(table)
     return features[feature].encoder if feature in features else None
-
-
-def _owner(batch: Sequence[tuple[str, str]], encoder: TextEncoder) -> str:
-    """Return the first clip with a caption that cannot be encoded."""
-    for clip, text in batch:
-        try:
-            encoder.encode([text])
-        except WordlessTextError:
-            return f"a caption of clip {clip[:200]!r}"
-    return "a caption"

@@ -17,6 +17,10 @@ Vectors = NDArray[np.float32]
 class WordlessTextError(UsageError):
     """A text of which an encoder knows no word."""
 
+    def __init__(self, text: str, problem: str = "holds no word; expected some text") -> None:
+        super().__init__(f"{text[:200]!r} {problem}")
+        self.text = text
+
 
 class TextEncoder(ABC):
     """Encode texts; captions and queries of one model must go through equal encoders.

@@ -72,7 +72,7 @@ class HuggingFace(TextEncoder):
             ):
                 kept = tokens[exists]
                 if not text.strip() or not len(kept):
-                    raise WordlessTextError(f"{text[:200]!r} holds no word; expected some text")
+                    raise WordlessTextError(text)
                 if self._sentence:
                     kept = F.normalize(kept.mean(dim=0, keepdim=True), dim=1)
                 vectors.append(np.ascontiguousarray(kept.numpy()))

@@ -32,7 +32,7 @@ class CharacterNgrams(TextEncoder):
         for text in texts:
             words = words_of(text.lower())
             if not words:
-                raise WordlessTextError(f"{text[:200]!r} holds no word; expected some text")
+                raise WordlessTextError(text)
             vectors.append(caption_vectors(words))
         return vectors
 

@@ -83,7 +83,7 @@ class SentenceEncoder(TextEncoder):
         sequences = [self._vocabulary.sequence(text, self._limit) for text in texts]
         for text, sequence in zip(texts, sequences, strict=True):
             if len(sequence) < SHORTEST:
-                raise WordlessTextError(f"{text[:200]!r} holds no word; expected some text")
+                raise WordlessTextError(text)
         by_length = sorted(range(len(texts)), key=lambda row: len(sequences[row]))
         for first in range(0, len(texts), BATCH):
             rows = by_length[first : first + BATCH]

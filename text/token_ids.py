@@ -40,6 +40,6 @@ def sentence(words: Sequence[str], most: int) -> str:
     """Return the first `most` words as the published system writes them: "A dog barks."."""
     text = " ".join(words[:most]).strip()
     if not text:
-        raise WordlessTextError("a caption holds no words")
+        raise WordlessTextError(text)
     ending = "" if text.endswith(SENTENCE_ENDS) else "."
     return (text + ending).capitalize()

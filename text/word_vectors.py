@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,8 @@ class WordVectors(TextEncoder):
             words = words_of(text)
             known = [entry for word in words for entry in self.find(word)]
             if not known:
-                among = f" ({', '.join(words[:10])})" if words else ""
-                raise WordlessTextError(
-                    f"{text[:200]!r} has no word{among} that {self.file} knows; say it otherwise"
-                )
+                problem = f"has no word that {self.file} knows; say it otherwise"
+                raise WordlessTextError(text, problem)
             encoded.append(self._vectors.take(known))
         return encoded
 
@@ -129,8 +127,9 @@ class VectorFile:
 def open_word_vectors(path: Path) -> VectorFile:
     """Find the words of a file; raises DataError when it is of another format or cut short."""
     with open_regular(path) as file:
-        if not (content := mapped(file)):
+        if not file.seek(0, 2):
             raise DataError(f"{path}: is empty; expected word vectors")
+        content = map_file(file)
     head = HEAD.match(content)
     try:
         if head is None:
@@ -145,11 +144,6 @@ def open_word_vectors(path: Path) -> VectorFile:
         raise DataError(
             f"{path}: {error}; expected word vectors in word2vec's binary or text format or GloVe's"
         ) from None
-
-
-def mapped(file: BinaryIO) -> mmap.mmap | None:
-    """Map an open file for reading; None when it is empty."""
-    return map_file(file) if file.seek(0, 2) else None
 
 
 def _is_text(content: mmap.mmap, start: int) -> bool:
