@@ -141,7 +141,7 @@ def test_connections_cut_at_random_bytes_many_times(server, tmp_path, seed):
 
 
 CUTS = [40_000, 10_000, 3, 60_000, 5000]
-LIES = ("bytes 0-299999/300000", "bytes 100-1/*", "garbage")
+LIES = ("bytes 0-299999/300000", "bytes 1000-299999/400000", "bytes 100-1/*", "garbage")
 RECOVERED = {
     "cut, a weak ETag": Faults(drop_after=CUTS, etag="weak"),
     "cut, a weak ETag and a date": Faults(drop_after=CUTS, etag="weak", last_modified=True),
@@ -380,6 +380,17 @@ def test_a_failed_run_is_continued_by_the_next(server, tmp_path, begun):
     get(server, tmp_path)
     assert server.sent == len(CONTENT)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_without_an_end_is_cut_off_and_dropped(server, tmp_path, begun, caplog):
+    caplog.set_level(logging.INFO)
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 100000-299999/300000\r\n"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+    endless = Faults(whole_answer=chunked, for_ever=b"10000\r\n%s\r\n" % bytes(1 << 16))
+    server.faults["/a.bin"] = endless
+    # the second request asks for no part
+    fails(server, tmp_path, "asked 2 time.*status 206")
+    assert "more than the announced 300000 bytes came" in caplog.text
 
 
 def test_parts_of_an_earlier_run_that_do_not_fit_are_fetched_anew(server, tmp_path, begun, caplog):

@@ -179,11 +179,10 @@ class _Transfer:
         """Expect the whole file."""
         headers = answer.headers
         length = re.fullmatch(r"\d{1,18}", headers.get("Content-Length", ""))
-        is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
         etag = headers.get("ETag", "")
         # a weak ETag promises the same meaning, not the same bytes
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-        self.partial.begin(int(length[0]) if length and not is_chunked else None, validator)
+        self.partial.begin(int(length[0]) if length else None, validator)
 
     def go_on(self, answer: requests.Response, start: int) -> None:
         """Expect a part of the same file from `start` on: what is here of it has to be equal."""
