@@ -264,10 +264,6 @@ def test_what_was_lost_beside_the_last_state_comes_back(place, undisturbed):
     assert_same_run(place.train("--config", config, "--resume", "auto"), undisturbed)
 
 
-def test_auto_without_a_run_starts_one(place):
-    assert place.train("--config", place.config(), "--resume", "auto").results
-
-
 def test_auto_takes_the_newest_run_of_the_seeds_asked_for(place):
     config = place.config({"trainer.epochs": 1})
     first = place.train("--config", config, "--seeds", "0,1")
