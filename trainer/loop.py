@@ -83,7 +83,7 @@ def fit(
     config = {**job.config.raw, "seed": seed}
     folder, writes = job.run.folder(seed), job.processes.is_writer
     keeper = Keeper(training, folder, settings, config, writes=writes)
-    gradients = _gradients(training, job)
+    gradients, batches = _gradients(training, job), partial(_batches, job, seed)
     bar = _bar_of(job, seed, progress)
     with job.stop.noted(), bar:
         while progress.epoch < settings.epochs and not _stopped_early(progress, settings):
@@ -91,7 +91,6 @@ def fit(
             bar.set_description(
                 f"seed {seed} epoch {progress.epoch + 1}/{settings.epochs}", refresh=False
             )
-            batches = partial(_batches, job, seed)
             if not _prepared(training, batches):
                 _train_one_epoch(training, gradients, job, batches, keeper, bar)
             record = _finish_epoch(training, time.perf_counter() - started)
