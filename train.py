@@ -153,7 +153,7 @@ def run_job(
         start = partial(find_start, source, root_url, save_dir)
         judged = validation.evaluation(), test.evaluation()
         run, seed_of_named = processes.of_writer(lambda: choose_run(request, config, start), device)
-        started -= MetricsFile(run.metrics).seconds  # of the epochs that earlier calls trained
+        started -= MetricsFile(run.log).seconds  # of the epochs that earlier calls trained
         texts = query_texts(test, average=config.arch.args.get("test_caption_mode") == "avg")
 
         def keep(seed: int, tested: Evaluation) -> None:

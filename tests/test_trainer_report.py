@@ -12,10 +12,10 @@ from trainer.report import MetricsFile, curves, describe_epoch, doubts_about, ep
 
 
 def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
-    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file = MetricsFile(tmp_path)
     file.replace(0, [{"epoch": 1, "loss": 0.5}])
     file.replace(1, [{"epoch": 1, "loss": 0.25}])
-    again = MetricsFile(tmp_path / "metrics.jsonl")
+    again = MetricsFile(tmp_path)
     again.replace(1, [{"epoch": 1, "loss": 0.125}, {"epoch": 2, "loss": 0.0625}])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
@@ -31,7 +31,7 @@ def test_metrics_of_a_seed_replace_its_own_lines_only(tmp_path):
 def test_damaged_metrics_are_written_anew(tmp_path, caplog, damaged):
     path = tmp_path / "metrics.jsonl"
     path.write_text(damaged, encoding="latin-1")
-    MetricsFile(path).replace(0, [{"epoch": 1}])
+    MetricsFile(tmp_path).replace(0, [{"epoch": 1}])
     assert path.read_text() == '{"seed": 0, "epoch": 1}\n'
     assert "damaged" in caplog.text
 
@@ -98,7 +98,7 @@ def test_curves_that_cannot_be_written_any_more(tmp_path, caplog, capsys):
 
 
 def test_a_folder_of_metrics_that_vanishes_is_made_again(tmp_path, caplog):
-    file = MetricsFile(tmp_path / "log" / "metrics.jsonl")
+    file = MetricsFile(tmp_path / "log")
     file.replace(0, [])
     shutil.rmtree(tmp_path / "log")
     file.replace(0, [{"epoch": 1, "loss": 1.0}])

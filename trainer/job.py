@@ -197,7 +197,7 @@ def train_seed(job: Job, seed: int, named: Path | None) -> RetrievalModel:
         write_run_records(run.folder(seed), job.extractors)
         for name, content in job.kept.items():
             write_json(run.folder(seed) / name, content)
-    metrics_file = MetricsFile(run.metrics)
+    metrics_file = MetricsFile(run.log)
     drawn = config.trainer.tensorboard and job.processes.is_writer
     past = training.progress.history
     with curves(run.log_of(seed) if drawn else None, max(1, len(past))) as draw:

@@ -19,13 +19,13 @@ WIDTHS = {"R1": 6, "R5": 6, "R10": 6, "MedR": 7}
 
 
 class MetricsFile:
-    """metrics.jsonl: one line per finished epoch of every seed.
+    """metrics.jsonl in the log folder of a run: one line per finished epoch of every seed.
 
     A resumed seed starts from its restored history, so no epoch is there twice.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, log: Path) -> None:
+        self.path = path = log / "metrics.jsonl"
         self._lines: list[dict[str, Any]] = []
         if path.is_file():
             try:

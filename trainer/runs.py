@@ -77,11 +77,6 @@ class Run:
         """Return the folder of the checkpoints of a seed."""
         return self.models if len(self.seeds) == 1 else self.models / f"seed-{seed}"
 
-    @property
-    def metrics(self) -> Path:
-        """The file of the records of every epoch."""
-        return self.log / "metrics.jsonl"
-
     def log_of(self, seed: int) -> Path:
         """Return the folder of TensorBoard's files and the ranks of a seed."""
         return self.log / f"seed-{seed}"
