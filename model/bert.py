@@ -3,8 +3,6 @@
 S sequences, L tokens each, R of which are needed, A heads, H width of a token, I inner width.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Released weights of BERT-shaped networks, from a file on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

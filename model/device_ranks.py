@@ -3,8 +3,6 @@
 Q captions, V clips, K captions per clip: Q = V*K and caption q belongs to clip q // K.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

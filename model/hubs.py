@@ -3,8 +3,6 @@
 Radovanovic, Nanopoulos and Ivanovic, "Hubs in Space", 2010. Letters as in retrieval_model.py.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -5,8 +5,6 @@ more clips than landmarks by the method of Nystroem (Williams and Seeger, 2001).
 F statistics of a clip, L landmarks; other letters as in retrieval_model.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

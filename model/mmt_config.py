@@ -1,7 +1,5 @@
 """How the arguments of a configuration become an MMT, under their published names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

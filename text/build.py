@@ -1,7 +1,5 @@
 """Which text encoders there are, and how a configuration's entry becomes one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ The record is what makes queries be encoded as the captions were: a run keeps a 
 `text_encoder.json` beside its checkpoints.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

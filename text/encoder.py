@@ -1,7 +1,5 @@
 """What a text encoder is: a list of strings in, one array of word vectors a string out."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Any text network of the transformers library, when that is installed."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 A folder holds config.json, vocab.txt and model.safetensors or pytorch_model.bin, as published.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 W places of a caption, words and pieces alike; n captions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

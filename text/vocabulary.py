@@ -1,7 +1,5 @@
 """A vocabulary of word pieces made from captions: their words, and letters to spell others."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path

@@ -5,8 +5,6 @@ text word2vec     the same head, then a line for each word: the word and its num
 GloVe             these lines without the head
 """
 
-from __future__ import annotations
-
 import mmap
 import re
 from collections.abc import Mapping, Sequence

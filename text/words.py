@@ -1,7 +1,5 @@
 """Words of a text, and the plain forms of inflected ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 
