@@ -6,20 +6,15 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
-from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
-from model.expert_mixture import ExpertMixture
+from model.collaborative_experts import CollaborativeExperts
+from model.expert_mixture import ClipSide, ExpertMixture, TextEncoder
 from model.kernel_alignment import KernelAlignment
 from model.linear_alignment import LinearAlignment
 from model.mmt_config import build_mmt
-from model.moee import (
-    MixtureModel,
-    MixtureOfEmbeddingExperts,
-    SingleExpert,
-    SingleExpertModel,
-)
-from model.pooling import VLAD, Pooling, build_pooling
+from model.moee import MixtureOfEmbeddingExperts, SingleExpert
+from model.net_vlad import NetVLAD
+from model.pooling import POOLINGS, VLAD, Pooling
 from model.retrieval_model import RetrievalModel
-from model.text_encoder import TextEncoder
 from utils.config import Config, ExpertConfig, TextConfig
 from utils.declared import Mistakes, built_with
 from utils.kinds import at_least, choice
@@ -38,16 +33,15 @@ def check_cenet(
     **_: object,
 ) -> Mistakes:
     """Yield the key and the problem of arguments that do not go together."""
+    pairwise, several = 'use_ce "pairwise"', len(experts) > 1
     if use_ce and mimic_ce_dims:
-        yield "mimic_ce_dims", 'found true, expected false beside use_ce "pairwise"'
-    elif use_ce and len(experts) == 1:
-        yield (
-            "use_ce",
-            'found "pairwise" with one expert, expected use_ce "" with mimic_ce_dims true',
-        )
-    elif mimic_ce_dims and len(experts) > 1:
-        message = f'found true with {len(experts)} experts, expected false and use_ce "pairwise"'
-        yield "mimic_ce_dims", message
+        yield "mimic_ce_dims", f"found true, expected false beside {pairwise}"
+    elif use_ce and not several:
+        expected = 'use_ce "" with mimic_ce_dims true'
+        yield "use_ce", f'found "pairwise" with one expert, expected {expected}'
+    elif mimic_ce_dims and several:
+        found = f"found true with {len(experts)} experts"
+        yield "mimic_ce_dims", f"{found}, expected false and {pairwise}"
     kinds = pooling or {}
     for name in [expert.name for expert in experts if expert.tokens]:
         if kinds.get(name, VLAD) == VLAD and vlad_clusters.get(name, 0) < 1:
@@ -111,21 +105,20 @@ def build_cenet(
     `vlad_clusters` and `ghost_clusters` are those of each expert of tokens, and of "text"; text
     with 0 clusters is not pooled. The arguments are the keys of `arch.args`, as published.
     """
-    kinds = pooling or {}
+    kinds, ghosts = pooling or {}, ghost_clusters or {}
 
     def pool(name: str, width: int) -> Pooling:
-        return build_pooling(name, width, kinds, vlad_clusters, ghost_clusters or {})
+        kind = kinds.get(name, VLAD)
+        if kind == VLAD:
+            return NetVLAD(width, vlad_clusters[name], ghosts.get(name, 0))
+        return POOLINGS[kind](width)
 
     pools = {one.name: pool(one.name, one.width) for one in experts if one.tokens}
     pools_words = kinds.get("text", VLAD) != VLAD or vlad_clusters["text"]
     text_pooling = pool("text", text.width) if pools_words else None
-    in_dims = [
-        pools[expert.name].out_dim if expert.name in pools else expert.width for expert in experts
-    ]
-    kind: type[ExpertMixture]
-    clips: CollaborativeExperts | SingleExpert | MixtureOfEmbeddingExperts
+    in_dims = [pools[one.name].out_dim if one.tokens else one.width for one in experts]
+    clips: ClipSide
     if use_ce:
-        kind = CollaborativeModel
         clips = CollaborativeExperts(
             in_dims,
             ce_shared_dim,
@@ -136,12 +129,11 @@ def build_cenet(
             include_self=include_self,
         )
     elif mimic_ce_dims:
-        kind, clips = SingleExpertModel, SingleExpert(in_dims[0], ce_shared_dim)
+        clips = SingleExpert(in_dims[0], ce_shared_dim)
     else:
-        widths = [expert.width for expert in experts]
-        kind, clips = MixtureModel, MixtureOfEmbeddingExperts(in_dims, widths)
-    return kind(
-        [expert.name for expert in experts],
+        clips = MixtureOfEmbeddingExperts(in_dims, [one.width for one in experts])
+    return ExpertMixture(
+        [one.name for one in experts],
         text=TextEncoder(text.width, clips.out_dims, pooling=text_pooling),
         pooling=pools,
         clips=clips,

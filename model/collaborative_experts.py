@@ -1,12 +1,9 @@
 """Collaborative Experts: every expert is gated by the messages of its pairs (Liu et al., 2019)."""
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
 from model.batch_norm import BatchNorm
-from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, ReduceDim
 from model.kernels.linear import Linear, linear
 from model.kernels.mish import Mish
@@ -57,7 +54,6 @@ class CollaborativeExperts(nn.Module):
         self.gates = nn.ModuleList(ContextGate(shared_dim, with_message=True) for _ in in_dims)
 
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
-        """Return one embedding per expert."""
         experts = [reduce(vector) for reduce, vector in zip(self.reduce, vectors, strict=True)]
         # g's first layer on cat(r_i, r_j) is a sum of two halves, so each expert passes each half
         # once, and the second half once more when it has been gated: 3M-1 products, not 2M^2.
@@ -91,15 +87,3 @@ class CollaborativeExperts(nn.Module):
         """Average the messages (B, P, S) of pairs that count, both (B, P) of 0/1 -> (B, S)."""
         total = torch.einsum("bp,bps->bs", both, pairs)
         return total / (both.sum(dim=1, keepdim=True) + TINY)
-
-
-class CollaborativeModel(ExpertMixture):
-    """CE: a mixture whose clip side is CollaborativeExperts."""
-
-    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
-        "clips.reduce.": "ce.video_dim_reduce.",
-        "clips.pair_input.": "ce.g_reason_1.",
-        "clips.pair_network.": "ce.g_reason_shared.",
-        "clips.self_network.": "ce.h_reason.",
-        "clips.gates.*.": "ce.video_GU.*.cg.",
-    }

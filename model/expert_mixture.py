@@ -1,29 +1,58 @@
 """A mixture of experts: each compares captions and clips by itself, the caption weighs them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from model.collaborative_experts import CollaborativeExperts
+from model.gating import GatedEmbeddingUnit
+from model.kernels.linear import Linear
+from model.moee import MixtureOfEmbeddingExperts, SingleExpert
 from model.pooling import Pooling
-from model.retrieval_model import RetrievalModel, Rows
-from model.similarity import concatenated, plain_similarity, similarity
-from model.text_encoder import TextEncoder
+from model.retrieval_model import RetrievalModel, Rows, stacked, tokens_of
+from model.similarity import concatenated, similarity
 from utils.batches import Available, Experts
 from utils.errors import DataError
+
+ClipSide = CollaborativeExperts | SingleExpert | MixtureOfEmbeddingExperts
+"""Embeds M vectors: M x (B, D), available (B, M) -> M x (B, d)."""
+
+
+class TextEncoder(nn.Module):
+    """Pool the words of a caption, embed it once for every expert, and weigh the experts.
+
+    Shapes: (Q, N, D) words -> M embeddings (Q, out_dim_i) of unit length, weights (Q, M).
+    Without pooling the caption is its single word vector: N must be 1.
+    """
+
+    def __init__(self, width: int, out_dims: list[int], *, pooling: Pooling | None) -> None:
+        super().__init__()
+        self.pooling = pooling
+        pooled = width if pooling is None else pooling.out_dim
+        self.mixture = Linear(pooled, len(out_dims))
+        self.gates = nn.ModuleList(GatedEmbeddingUnit(pooled, out_dim) for out_dim in out_dims)
+
+    def forward(self, words: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the embeddings and the mixture weights, which sum to 1."""
+        if self.pooling is not None:
+            caption = self.pooling(words)
+        elif words.shape[1] == 1:
+            caption = words[:, 0]
+        else:
+            raise ValueError(f"captions of {words.shape[1]} tokens need a text pooling; expected 1")
+        return [gate(caption) for gate in self.gates], F.softmax(self.mixture(caption), dim=1)
 
 
 class ExpertMixture(RetrievalModel):
     """Embed captions and clips once for each expert (Miech et al., 2018).
 
     `names` orders the experts (sorted by name); `pooling` holds that of each expert that is
-    a sequence of tokens; `clips` embeds the M resulting vectors: M x (B, D), available (B, M)
-    -> M x (B, d). Rows of captions are M embeddings and the weights of the experts (Q, M); rows
-    of clips are M embeddings and the availabilities (B, M). With `ignore_missing` the similarity
-    is the plain sum over experts.
+    a sequence of tokens. Rows of captions are M embeddings and the weights of the experts (Q, M);
+    rows of clips are M embeddings and the availabilities (B, M). With `ignore_missing` the
+    similarity is the plain sum over experts.
     """
 
     published: ClassVar[dict[str, str]] = {
@@ -31,6 +60,13 @@ class ExpertMixture(RetrievalModel):
         "text.mixture.": "ce.moe_fc.",
         "text.gates.*.gate.": "ce.text_GU.*.cg.",
         "text.gates.": "ce.text_GU.",
+        "clips.reduce.": "ce.video_dim_reduce.",
+        "clips.pair_input.": "ce.g_reason_1.",
+        "clips.pair_network.": "ce.g_reason_shared.",
+        "clips.self_network.": "ce.h_reason.",
+        "clips.gates.*.": "ce.video_GU.*.cg.",
+        "clips.units.*.gate.": "ce.video_GU.*.cg.",
+        "clips.units.": "ce.video_GU.",
     }
     obsolete = ("ce.moe_fc_bottleneck1.", "ce.moe_cg.", "ce.moe_fc_proj.")
 
@@ -40,7 +76,7 @@ class ExpertMixture(RetrievalModel):
         *,
         text: TextEncoder,
         pooling: Mapping[str, Pooling],
-        clips: nn.Module,
+        clips: ClipSide,
         average_captions: bool = False,
         ignore_missing: bool = False,
     ) -> None:
@@ -63,10 +99,7 @@ class ExpertMixture(RetrievalModel):
         present = self._present(available)
         vectors = []
         for i, name in enumerate(self.names):
-            features = experts[name]
-            if not isinstance(features, torch.Tensor):
-                features = features.tokens
-            features = _there_alone(features, present[:, i] > 0)
+            features = _there_alone(tokens_of(experts[name]), present[:, i] > 0)
             vectors.append(self.pooling[name](features) if name in self.pooling else features)
         return (*self.clips(vectors, present), present)
 
@@ -74,7 +107,7 @@ class ExpertMixture(RetrievalModel):
         """Compare M x (Q, d) and weights with M x (B, d) and availabilities -> (Q, B)."""
         (*texts, weights), (*embedded, present) = captions, clips
         if self.ignore_missing:
-            return plain_similarity(texts, embedded)
+            return concatenated(texts) @ concatenated(embedded).T
         return similarity(texts, embedded, weights, present)
 
     def expert_weights(self, captions: Rows) -> dict[str, torch.Tensor]:
@@ -114,10 +147,7 @@ class ExpertMixture(RetrievalModel):
 
     def _present(self, available: Available) -> torch.Tensor:
         """Return availabilities as floats (B, M) in the order of the experts."""
-        dtype = self.text.mixture.weight.dtype
-        if isinstance(available, torch.Tensor):
-            return available.to(dtype)
-        return torch.stack([available[name] for name in self.names], dim=1).to(dtype)
+        return stacked(available, self.names).to(self.text.mixture.weight.dtype)
 
 
 def _there_alone(features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:

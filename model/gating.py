@@ -41,7 +41,6 @@ class GatedEmbeddingUnit(nn.Module):
         self.gate = ContextGate(out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the embedded vectors."""
         return self.gate(self.fc(x))
 
 
@@ -53,5 +52,4 @@ class ReduceDim(nn.Module):
         self.fc = Linear(in_dim, out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the projected vectors."""
         return unit_rows(self.fc(x))

@@ -6,8 +6,6 @@ heard, and what comes out in its place is the clip's embedding by that expert. F
 positions, so their order within the sequence does not matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,7 +18,7 @@ from model import bert
 from model.gating import GatedEmbeddingUnit, ReduceDim
 from model.kernels.linear import Linear
 from model.kernels.unit_rows import unit_rows
-from model.retrieval_model import RetrievalModel, Rows
+from model.retrieval_model import RetrievalModel, Rows, stacked
 from model.similarity import concatenated
 from utils.batches import Available, BatchNeeds, Experts, Frames
 
@@ -221,7 +219,7 @@ class MMT(RetrievalModel):
         """
         if isinstance(available, torch.Tensor):
             available = dict(zip(sorted(self.names), available.unbind(dim=1), strict=True))
-        return torch.stack([available[name] for name in self.names], dim=1) > 0
+        return stacked(available, self.names) > 0
 
     def _first_position(self) -> torch.Tensor:
         """Return the embedding of the position of aggregates and [CLS] (d,)."""

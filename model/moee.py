@@ -1,11 +1,8 @@
 """Mixture of Embedding Experts: every expert embeds the clip by itself (Miech et al., 2018)."""
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
-from model.expert_mixture import ExpertMixture
 from model.gating import ContextGate, GatedEmbeddingUnit, ReduceDim
 
 
@@ -18,23 +15,14 @@ class MixtureOfEmbeddingExperts(nn.Module):
     def __init__(self, in_dims: list[int], out_dims: list[int]) -> None:
         super().__init__()
         self.out_dims = out_dims
-        self.gates = nn.ModuleList(
+        self.units = nn.ModuleList(
             GatedEmbeddingUnit(in_dim, out_dim)
             for in_dim, out_dim in zip(in_dims, out_dims, strict=True)
         )
 
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
         """Return one embedding per expert; `available` does not matter here."""
-        return [gate(vector) for gate, vector in zip(self.gates, vectors, strict=True)]
-
-
-class MixtureModel(ExpertMixture):
-    """MoEE: a mixture whose clip side is MixtureOfEmbeddingExperts."""
-
-    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
-        "clips.gates.*.gate.": "ce.video_GU.*.cg.",
-        "clips.gates.": "ce.video_GU.",
-    }
+        return [unit(vector) for unit, vector in zip(self.units, vectors, strict=True)]
 
 
 class SingleExpert(nn.Module):
@@ -50,14 +38,4 @@ class SingleExpert(nn.Module):
         self.gates = nn.ModuleList([ContextGate(shared_dim)])
 
     def forward(self, vectors: list[torch.Tensor], available: torch.Tensor) -> list[torch.Tensor]:
-        """Return the one embedding; `available` does not matter here."""
         return [self.gates[0](self.reduce[0](vectors[0]))]
-
-
-class SingleExpertModel(ExpertMixture):
-    """CE of one expert: a mixture of one, whose clip side is SingleExpert."""
-
-    published: ClassVar[dict[str, str]] = ExpertMixture.published | {
-        "clips.reduce.": "ce.video_dim_reduce.",
-        "clips.gates.*.": "ce.video_GU.*.cg.",
-    }

@@ -4,8 +4,6 @@ A row of zeros is padding. Features come in any scale, so that a batch norm ends
 without tokens enters it as zeros.
 """
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,7 +28,6 @@ class StatisticsPooling(nn.Module):
         self.batch_norm = BatchNorm(self.out_dim)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the pooled vectors."""
         normed: torch.Tensor = self.batch_norm(pooled(tokens))
         return normed
 
@@ -51,7 +48,6 @@ class AttentionPooling(nn.Module):
         self.batch_norm = BatchNorm(self.out_dim)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the pooled vectors."""
         means = self.weights(tokens).transpose(1, 2) @ tokens  # (B, H, D)
         normed: torch.Tensor = self.batch_norm(means.flatten(1))
         return normed
@@ -73,17 +69,3 @@ POOLINGS: dict[str, type[StatisticsPooling] | type[AttentionPooling]] = {
 }
 """`arch.args.pooling.<name>` -> a class of one argument, the width D."""
 VLAD = "vlad"
-
-
-def build_pooling(
-    name: str,
-    width: int,
-    kinds: Mapping[str, str],
-    clusters: Mapping[str, int],
-    ghosts: Mapping[str, int],
-) -> Pooling:
-    """Return the pooling of an expert's tokens, or of words, which have the name "text"."""
-    kind = kinds.get(name, VLAD)
-    if kind == VLAD:
-        return NetVLAD(width, clusters[name], ghosts.get(name, 0))
-    return POOLINGS[kind](width)

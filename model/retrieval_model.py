@@ -8,18 +8,16 @@ M experts                   N tokens (words or frames)
 D width of a feature        W word pieces of a caption
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from utils.batches import Available, BatchNeeds, Experts
+from utils.batches import Available, BatchNeeds, Experts, Features, Frames
 from utils.errors import CheckpointError
 from utils.shown import printable
 
@@ -119,28 +117,28 @@ class RetrievalModel(nn.Module, ABC):
         if dropped:
             named = [printable(key, LONGEST_KEY) for key in dropped[:SHOWN]]
             logger.warning("ignored %d unused keys of an older release: %s", len(dropped), named)
-        own = self.state_dict()
-        names = {self.published_name(name): name for name in own}
+        own = {
+            self.published_name(name): (name, value) for name, value in self.state_dict().items()
+        }
         given = {key: value for key, value in state.items() if key not in dropped}
-        shapes = [
-            f"{key} {tuple(value.shape)}, expected {tuple(own[names[key]].shape)}"
-            for key, value in given.items()
-            if key in names and value.shape != own[names[key]].shape
-        ]
-        whole = [
-            f"{key} ({value.dtype})"
-            for key, value in given.items()
-            if key in names and own[names[key]].is_floating_point() > value.is_floating_point()
-        ]
+        common = [(key, value, own[key][1]) for key, value in given.items() if key in own]
         _refuse(
             {
-                "missing": [key for key in names if key not in given],
-                "unknown": [key for key in given if key not in names],
-                "of another shape": shapes,
-                "of whole numbers": whole,
+                "missing": [key for key in own if key not in given],
+                "unknown": [key for key in given if key not in own],
+                "of another shape": [
+                    f"{key} {tuple(value.shape)}, expected {tuple(ours.shape)}"
+                    for key, value, ours in common
+                    if value.shape != ours.shape
+                ],
+                "of whole numbers": [
+                    f"{key} ({value.dtype})"
+                    for key, value, ours in common
+                    if ours.is_floating_point() and not value.is_floating_point()
+                ],
             }
         )
-        self.load_state_dict({names[key]: value for key, value in given.items()})
+        self.load_state_dict({name: given[self.published_name(name)] for name in self.state_dict()})
 
 
 class PreparedModel(RetrievalModel):
@@ -152,6 +150,18 @@ class PreparedModel(RetrievalModel):
 
         Returns the loss of the epoch where this was all of it: no step follows. None: steps do.
         """
+
+
+def tokens_of(features: Features) -> torch.Tensor:
+    """Return the tokens (B, N, D) or the average (B, D) of an expert, without times."""
+    return features.tokens if isinstance(features, Frames) else features
+
+
+def stacked(available: Available, names: Sequence[str]) -> torch.Tensor:
+    """Return availabilities (B, M) in the order of names, which a tensor has already."""
+    if isinstance(available, torch.Tensor):
+        return available
+    return torch.stack([available[name] for name in names], dim=1)
 
 
 def _refuse(problems: Mapping[str, list[str]]) -> None:

@@ -23,11 +23,6 @@ def similarity(
     return products / (weights @ available.T)
 
 
-def plain_similarity(texts: Sequence[torch.Tensor], clips: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum the inner products of all experts, unweighted (`keep_missing_modalities`): (Q, B)."""
-    return concatenated(texts) @ concatenated(clips).T
-
-
 def concatenated(
     embedded: Sequence[torch.Tensor], scales: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.retrieval_model import stacked, tokens_of
 from utils.batches import Available, Experts
 from utils.config import ExpertConfig
 
@@ -51,12 +52,9 @@ class TokenStatistics(nn.Module):
     def raw(self, experts: Experts, available: Available) -> tuple[torch.Tensor, torch.Tensor]:
         """Return statistics (B, F), and which of them are there (B, F) of bool."""
         values, there = [], []
-        for index, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
-            features = experts[name]
-            if not isinstance(features, torch.Tensor):
-                features = features.tokens
-            flag = available[:, index] if isinstance(available, torch.Tensor) else available[name]
-            has = flag[:, None] > 0
+        present = stacked(available, self.names) > 0  # (B, M)
+        for has, name, width in zip(present.split(1, dim=1), self.names, self.widths, strict=True):
+            features = tokens_of(experts[name])
             one = pooled(features) if features.dim() == 3 else features
             values.append(torch.where(has, one, 0.0))  # also NaN
             there.append(has.expand(-1, width))

@@ -6,15 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.collaborative_experts import CollaborativeExperts, CollaborativeModel
-from model.moee import (
-    MixtureModel,
-    MixtureOfEmbeddingExperts,
-    SingleExpert,
-    SingleExpertModel,
-)
+from model.collaborative_experts import CollaborativeExperts
+from model.expert_mixture import ExpertMixture, TextEncoder
+from model.moee import MixtureOfEmbeddingExperts, SingleExpert
 from model.net_vlad import NetVLAD
-from model.text_encoder import TextEncoder
 
 DATA = Path(__file__).resolve().parent / "data" / "golden"
 
@@ -48,25 +43,21 @@ def build_recorded_model(constructor, state, *, average_captions=False):
         if f"pooling.{name}.clusters" in state
     }
     if constructor["use_ce"] == "pairwise":
-        kind, clips = (
-            CollaborativeModel,
-            CollaborativeExperts(
-                in_dims,
-                constructor["ce_shared_dim"],
-                num_g_layers=constructor["num_g_layers"],
-                num_h_layers=constructor["num_h_layers"],
-                use_bn_reason=bool(constructor["use_bn_reason"]),
-                use_mish=bool(constructor["use_mish"]),
-                include_self=bool(constructor["include_self"]),
-            ),
+        clips = CollaborativeExperts(
+            in_dims,
+            constructor["ce_shared_dim"],
+            num_g_layers=constructor["num_g_layers"],
+            num_h_layers=constructor["num_h_layers"],
+            use_bn_reason=bool(constructor["use_bn_reason"]),
+            use_mish=bool(constructor["use_mish"]),
+            include_self=bool(constructor["include_self"]),
         )
     elif constructor["mimic_ce_dims"]:
-        kind = SingleExpertModel
         clips = SingleExpert(in_dims[0], constructor["ce_shared_dim"])
     else:
-        kind, clips = MixtureModel, MixtureOfEmbeddingExperts(in_dims, out_dims)
+        clips = MixtureOfEmbeddingExperts(in_dims, out_dims)
     text_pooling = NetVLAD(constructor["text_dim"], clusters["text"], ghosts.get("text", 0))
-    model = kind(
+    model = ExpertMixture(
         names,
         text=TextEncoder(constructor["text_dim"], clips.out_dims, pooling=text_pooling),
         pooling=pooling,

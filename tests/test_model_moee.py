@@ -13,7 +13,7 @@ def test_moee_is_one_gated_unit_per_expert():
     vectors, available = [torch.randn(6, 5), torch.randn(6, 3)], torch.ones(6, 2)
     for i, embedded in enumerate(model(vectors, available)):
         alone = GatedEmbeddingUnit(*[(5, 4), (3, 2)][i]).eval()
-        alone.load_state_dict(model.gates[i].state_dict())
+        alone.load_state_dict(model.units[i].state_dict())
         torch.testing.assert_close(embedded, alone(vectors[i]))
     assert model.out_dims == [4, 2]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.similarity import plain_similarity, similarity
+from model.similarity import similarity
 
 
 def loop_similarity(texts, clips, weights, available):
@@ -35,7 +35,6 @@ def test_two_experts_by_hand():
     available = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     # .25*3 + .75*8 = 6.75; the second clip has its first expert alone: 7
     assert similarity(texts, clips, weights, available).tolist() == [[6.75, 7.0]]
-    assert plain_similarity(texts, clips).tolist() == [[11.0, 27.0]]
 
 
 @pytest.mark.parametrize("seed", range(5))

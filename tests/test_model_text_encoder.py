@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from model.expert_mixture import TextEncoder
 from model.net_vlad import NetVLAD
-from model.text_encoder import TextEncoder
 
 
 def test_step_by_step():

@@ -131,7 +131,7 @@ def _embed_clips(
 ) -> list[Tensor]:
     """Embed M vectors (B, D) -> M x (B, d), every pair of experts by itself."""
     if isinstance(clips, MixtureOfEmbeddingExperts):
-        units = _each(clips.gates, GatedEmbeddingUnit)
+        units = _each(clips.units, GatedEmbeddingUnit)
         return [_gated_unit(unit, x) for unit, x in zip(units, vectors, strict=True)]
     reducers, gates = _each(clips.reduce, ReduceDim), _each(clips.gates, ContextGate)
     experts = [F.normalize(r.fc(x), dim=1) for r, x in zip(reducers, vectors, strict=True)]

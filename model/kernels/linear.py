@@ -26,7 +26,6 @@ class Linear(nn.Linear):
     """torch's own linear layer, computed by `linear`: rows (..., in) -> (..., out)."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows @ weight.T + bias."""
         return linear(rows, self.weight, self.bias)
 
 

@@ -16,7 +16,6 @@ class Mish(nn.Module):
     """Apply Mish to every entry, of any shape."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x tanh(log(1 + e^x))."""
         own = (
             x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.float64)
