@@ -25,7 +25,7 @@ from trainer.progress import Progress
 from trainer.weight_average import WeightAverage
 from utils.declared import read_values
 from utils.errors import CheckpointError, DataError
-from utils.kinds import is_finite_number, shown
+from utils.kinds import shown
 from utils.seeds import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
@@ -91,18 +91,18 @@ class Training:
         load_loss(self.loss, checkpoint)
         restore_optimizer(self.optimizer, self.model, checkpoint, self.loss)
         epoch, stored = checkpoint.epoch, checkpoint.progress
+        if self.scheduler is not None:  # a function of the epoch and of compared settings
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            place = {"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": rates}
+            self.scheduler.load_state_dict(self.scheduler.state_dict() | place)
         if stored is None:
             self.progress = Progress(epoch, best=checkpoint.monitor_best, best_epoch=epoch)
-            if self.scheduler is not None:
-                self.scheduler.last_epoch = epoch
             return
         try:
             own = {name: copy.deepcopy(stored[name]) for name in asdict(Progress())}
             self.progress = read_values(Progress, own, "progress", error=ValueError)
             if self.progress.epoch != epoch:
                 raise ValueError(f"epoch is {self.progress.epoch} in one place, {epoch} in another")
-            if self.scheduler is not None:
-                _restore_scheduler(self.scheduler, stored["scheduler"], epoch)
             if self.average is not None:
                 self._restore_average(self.average, checkpoint, stored["average"])
             restore_random_state(stored["random"])
@@ -142,17 +142,3 @@ class Training:
             found = None
         if found != self.progress.best_epoch:
             self.progress.best = None
-
-
-def _restore_scheduler(
-    scheduler: torch.optim.lr_scheduler.LRScheduler, stored: Mapping[str, Any], epoch: int
-) -> None:
-    """Load the state of this very schedule at `epoch`; raises ValueError for any other."""
-    for key, value in (scheduler.state_dict() | {"last_epoch": epoch}).items():
-        if key == "_last_lr":
-            fits = len(stored[key]) == len(value) and all(map(is_finite_number, stored[key]))
-        else:
-            fits = is_count(stored[key]) if key == "_step_count" else stored[key] == value
-        if not fits:
-            raise ValueError(f"scheduler.{key} is {shown(stored[key])}, expected one like {value}")
-    scheduler.load_state_dict({key: stored[key] for key in scheduler.state_dict()})
