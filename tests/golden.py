@@ -21,6 +21,12 @@ def load_case(name, folder=DATA):
         return case, dict(arrays)
 
 
+def recorded_models():
+    """Return the names of the recorded cases of whole models."""
+    kinds = ("ce", "mimic", "moee", "extra")
+    return sorted(path.stem for path in DATA.glob("*.json") if path.stem.startswith(kinds))
+
+
 def published_state(arrays):
     """Return the recorded state dict, published names."""
     return {

@@ -117,22 +117,3 @@ def test_weights_are_drawn_as_published():
     assert not made.word.weight[0].any()
     assert made.layers[0].widen.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not made.layers[1].attention.query.bias.any()
-
-
-@pytest.mark.parametrize(
-    ("ours", "published"),
-    [
-        ("word.weight", "embeddings.word_embeddings.weight"),
-        ("segment.weight", "embeddings.token_type_embeddings.weight"),
-        ("norm.bias", "embeddings.LayerNorm.bias"),
-        ("layers.11.attention.query.bias", "encoder.layer.11.attention.self.query.bias"),
-        ("layers.0.attention.join.weight", "encoder.layer.0.attention.output.dense.weight"),
-        ("layers.0.attention_norm.bias", "encoder.layer.0.attention.output.LayerNorm.bias"),
-        ("layers.0.widen.bias", "encoder.layer.0.intermediate.dense.bias"),
-        ("layers.0.narrow.bias", "encoder.layer.0.output.dense.bias"),
-        ("layers.0.norm.weight", "encoder.layer.0.output.LayerNorm.weight"),
-        ("pooler.weight", "pooler.dense.weight"),
-    ],
-)
-def test_published_names(ours, published):
-    assert bert.published_name(ours) == published

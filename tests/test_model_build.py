@@ -6,66 +6,30 @@ import numpy as np
 import pytest
 import torch
 
-from golden import DATA, build_recorded_model, load_case, model_inputs, published_state
+from golden import (
+    build_recorded_model,
+    load_case,
+    model_inputs,
+    published_state,
+    recorded_models,
+)
 from model.build import build_model, count_parameters
-from utils.config import load_config
+from model.expert_mixture import TextEncoder
+from test_configs import PUBLISHED, load
 from utils.errors import DataError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-CE_PARAMETERS = {  # the published tables
-    "train-full-ce-only-audio": 7_389_127,
-    "train-full-ce-audio-only": 7_389_127,
-    "train-only-vggsound": 12_120_007,
-    "train-vggish-vggsound": 21_864_536,
-    "train-vggish-vggsound-moee": 8_903_512,
-    "train-full-ce-only-scene": 7_507_879,
-    "train-full-ce-only-r2p1d": 6_205_351,
-    "train-full-ce-only-inst": 7_384_999,
-    "train-full-ce-scene-r2p1d": 16_068_632,
-    "train-full-ce-scene-inst": 17_248_280,
-    "train-full-ce-r2p1d-inst": 15_945_752,
-    "train-full-ce-r2p1d-inst-vggish": 23_324_073,
-    "train-full-ce-r2p1d-inst-vggsound": 28_054_953,
-    "train-full-ce-r2p1d-inst-vggish-vggsound": 35_433_274,
-    "train-full-ce-scene-r2p1d-inst": 23_442_825,
-    "train-full-ce-scene-r2p1d-inst-vggsound": 35_552_026,
-    "train-full-ce-scene-r2p1d-inst-vggish-vggsound": 42_930_347,
-}
-PUBLISHED = ("activity-net", "audiocaps", "clotho", "queryd", "querydsegments")
-EXPERIMENTS = sorted(
-    path
-    for folder in PUBLISHED
-    for path in (CONFIGS / folder).glob("train-*.json")
-    if not path.stem.endswith(("-mmt", "-linear")) and "-finetuned-from" not in path.stem
-)
-"""The first paper's; tests/test_configs.py has those of both."""
 
 
-def table_entry(stem):
-    """Return the table's row of a config: fine-tuned and reduced-data ones are the same model."""
-    return CE_PARAMETERS[stem.removesuffix("-finetuned").split("-train_list")[0]]
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_parameters_are_those_of_the_published_tables(path):
+@pytest.mark.parametrize("experiment", PUBLISHED)
+def test_parameters_are_those_of_the_published_tables(experiment):
     with torch.device("meta"):
-        model = build_model(load_config(path))
-    assert count_parameters(model) == table_entry(path.stem)
-
-
-def test_all_published_experiments_are_there():
-    assert len(EXPERIMENTS) == 28
-    assert {table_entry(path.stem) for path in EXPERIMENTS} == set(CE_PARAMETERS.values())
-
-
-def test_frozen_parameters_are_not_counted():
-    layer = torch.nn.Linear(3, 4)
-    layer.bias.requires_grad_(False)
-    assert count_parameters(layer) == 12
+        model = build_model(load(experiment))
+    assert count_parameters(model) == PUBLISHED[experiment][2]
 
 
 def test_the_seed_decides_the_weights():
-    config = load_config(CONFIGS / "audiocaps" / "train-vggish-vggsound-moee.json")
+    config = load("audiocaps/train-vggish-vggsound-moee")
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -76,11 +40,7 @@ def test_the_seed_decides_the_weights():
     assert clusters.std().item() == pytest.approx(512**-0.5, rel=0.05)
 
 
-MODELS = sorted(
-    path.stem
-    for path in DATA.glob("*.json")
-    if path.stem.startswith(("ce", "mimic", "moee", "extra"))
-)
+MODELS = recorded_models()
 
 
 def recorded(name):
@@ -112,26 +72,6 @@ def test_what_a_missing_row_holds_does_not_matter(name, training):
             torch.testing.assert_close(filled[n], before[n], equal_nan=True, rtol=0, atol=0)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("training", [True, False])
-def test_sims_move_with_captions_and_clips(name, training):
-    model, (text, experts, available) = recorded(name)
-    model.train(training)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    sims = model(text, experts, available)
-    model.load_state_dict(state)
-    rows = torch.randperm(len(text))
-    columns = torch.randperm(sims.shape[1])
-    moved = model(
-        text[rows],
-        {n: f[columns] for n, f in experts.items()},
-        {n: a[columns] for n, a in available.items()},
-    )
-    captions = len(sims) // len(text)
-    expected = sims.view(len(text), captions, -1)[rows][:, :, columns].reshape(sims.shape)
-    torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
 
 
 def test_captions_are_averaged_in_training_and_on_demand():
@@ -207,3 +147,11 @@ def test_a_clip_without_any_expert_is_named():
     for there in available.values():
         there[3] = 0
     assert ignoring.eval()(text, experts, available).isfinite().all()
+
+
+def test_without_pooling_the_single_word_is_the_caption():
+    encoder = TextEncoder(3, [4], pooling=None).eval()
+    words = torch.randn(5, 1, 3)
+    torch.testing.assert_close(encoder(words)[0][0], encoder.gates[0](words[:, 0]))
+    with pytest.raises(ValueError, match="captions of 2 tokens need a text pooling; expected 1"):
+        encoder(torch.randn(5, 2, 3))

@@ -121,13 +121,6 @@ def test_equals_pairs_one_by_one(switches, training):
         torch.testing.assert_close(parameter.grad, expected, atol=1e-10, rtol=1e-6, msg=name)
 
 
-def test_statistics_move_once_per_pair():
-    ours, _ = twins()
-    ours.train()(*draw_inputs())
-    assert ours.pair_network[0].num_batches_tracked.item() == 9
-    assert ours.gates[0].batch_norm.num_batches_tracked.item() == 1
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_unit_length_and_order_of_clips(training):
     ours, _ = twins()

@@ -97,12 +97,6 @@ def test_unit_length_and_order_of_clips(unit):
     torch.testing.assert_close(unit(x[order]), out[order])
 
 
-def test_a_gate_keeps_signs():
-    gate = shake(ContextGate(6)).train()
-    x = torch.randn(8, 6, dtype=torch.float64)
-    assert torch.equal(gate(x).sign(), x.sign())
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_by_finite_differences(training):
     gate = shake(ContextGate(3, with_message=True)).train(training)

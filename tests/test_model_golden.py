@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from golden import DATA, build_recorded_model, load_case, model_inputs, published_state
+from golden import (
+    build_recorded_model,
+    load_case,
+    model_inputs,
+    published_state,
+    recorded_models,
+)
 from model.loss import MaxMarginRankingLoss
-
-CASES = sorted(path.stem for path in DATA.glob("*.json"))
-MODELS = [name for name in CASES if name.startswith(("ce", "mimic", "moee", "extra"))]
 
 
 def check_model(case, arrays):
@@ -72,7 +75,7 @@ def _compare_gradients(worst, model, arrays, run):
         worst["gradient"] = max(worst["gradient"], float(difference / allowed))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", recorded_models())
 def test_model_repeats_the_published_numbers(name):
     worst = check_model(*load_case(name))
     assert worst["forward"] < 1e-5

@@ -18,11 +18,6 @@ def test_by_hand():
     assert Mish()(torch.tensor([1.0])).item() == pytest.approx(math.tanh(math.log(1 + math.e)))
 
 
-def test_equals_its_formula():
-    x = torch.linspace(-30, 30, 2001, dtype=torch.float64)
-    torch.testing.assert_close(Mish()(x), x * torch.tanh(torch.log1p(torch.exp(x))))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_torchs_own(dtype):
     x = torch.cat([torch.linspace(-120, 120, 4001), torch.randn(5000)]).to(dtype)
@@ -41,13 +36,6 @@ def test_nothing_overflows():
     found.sum().backward()
     assert found.tolist() == pytest.approx([0, 0, 0, 89, 1e4, 3e38], rel=1e-6, abs=1e-30)
     assert x.grad.tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-30)
-
-
-def test_shape_and_argument_stay():
-    x = torch.randn(3, 4, 5)
-    before = x.clone()
-    assert Mish()(x).shape == x.shape
-    assert torch.equal(x, before)
 
 
 def test_gradient_by_finite_differences():

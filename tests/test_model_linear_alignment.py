@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.linear_alignment import LinearAlignment
-from model.token_statistics import CaptionMeans, TokenStatistics, pooled
+from model.token_statistics import CaptionMeans, TokenStatistics
 from small_runs import Place, make_data
 from trainer.checkpoint import load_checkpoint
 from utils.config import ExpertConfig, TextConfig
@@ -49,11 +49,6 @@ def made_batches(clips=40, seed=0):
 def linear(**arguments):
     experts = [expert("a", 3), expert("b", 2, tokens=False)]
     return LinearAlignment(experts, text_of(4), **{"passes": 1, **arguments})
-
-
-def test_statistics_of_tokens_worked_by_hand():
-    tokens = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [0.0, 0.0]], [[0.0, 0.0]] * 3])
-    assert pooled(tokens).tolist() == [[2, -3, 3, -2, 1, 1], [0] * 6]
 
 
 def test_a_map_of_one_number_worked_by_hand():
@@ -124,16 +119,6 @@ def test_full_whitening_gives_captions_equal_variances():
     captions.fit(rows)
     found = (rows - rows.mean(0)).float() @ captions.rotation
     assert torch.allclose(found.var(0, correction=0), torch.ones(4), atol=0.2)
-
-
-def test_scores_are_inner_products_of_vectors():
-    batches, text, experts, available = made_batches()
-    model = linear()
-    model.prepare(lambda _: batches, 1)
-    captions, clips = model.encode_captions(text), model.encode_clips(experts, available)
-    found = model.vectors(captions) @ model.vectors(clips).T
-    assert torch.allclose(found, model.score(captions, clips), atol=1e-6)
-    assert found.abs().max() <= 1 + 1e-5
 
 
 def test_availability_may_be_one_tensor():

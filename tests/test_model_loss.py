@@ -1,5 +1,6 @@
-"""The ranking loss: by hand, against a loop, its properties, and the recorded numbers."""
+"""Losses: by hand, against loops over pairs, by their properties, and the recorded numbers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from golden import load_case
-from model.loss import InfoNCE, MaxMarginRankingLoss, build_loss
-from utils.declared import Part
+from model.loss import LOSSES, InfoNCE, MaxMarginRankingLoss, SeveralPositivesLoss, SigmoidLoss
 
 
 def loop_loss(sims, margin, fix_norm):
@@ -51,13 +51,6 @@ def test_properties():
     assert loss(sims + 0.01) >= 0
 
 
-def test_it_leaves_the_similarities_as_they_are():
-    sims = torch.randn(5, 5)
-    before = sims.clone()
-    MaxMarginRankingLoss()(sims)
-    assert torch.equal(sims, before)
-
-
 @pytest.mark.parametrize("fix_norm", [True, False])
 def test_gradient_by_finite_differences(fix_norm):
     sims = torch.randn(5, 5, dtype=torch.float64, requires_grad=True)
@@ -68,11 +61,6 @@ def test_nan_shows():
     sims = torch.randn(4, 4)
     sims[1, 2] = torch.nan
     assert MaxMarginRankingLoss()(sims).isnan()
-
-
-def test_build_loss_reads_its_section():
-    loss = build_loss(Part("MaxMarginRankingLoss", {"margin": 0.5, "fix_norm": False}))
-    assert (loss.margin, loss.fix_norm) == (0.5, False)
 
 
 CASE, ARRAYS = load_case("loss")
@@ -90,17 +78,92 @@ def test_repeats_the_published_numbers(name):
     np.testing.assert_allclose(sims.grad.numpy(), recorded, rtol=0, atol=allowed)
 
 
-def test_info_nce_worked_by_hand():
-    sims = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # over 0.5: 2 0, 1 1
-    captions = math.log(1 + math.exp(-2)), math.log(2)
-    clips = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-1))
-    expected = (sum(captions) + sum(clips)) / 4
-    assert InfoNCE(temperature=0.5)(sims).item() == pytest.approx(expected, abs=1e-6)
+SIMS = torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.8, 0.4], [0.5, 0.6, 0.7]], dtype=torch.float64)
+NONE = torch.zeros(3, 3, dtype=torch.bool)
 
 
-def test_info_nce_is_two_cross_entropies():
-    sims, matching = torch.randn(6, 6), torch.arange(6)
-    cross_entropy = torch.nn.functional.cross_entropy
-    expected = (cross_entropy(sims / 0.07, matching) + cross_entropy(sims.T / 0.07, matching)) / 2
-    torch.testing.assert_close(InfoNCE()(sims), expected)
-    assert InfoNCE()(100 * torch.eye(4)).item() == pytest.approx(0, abs=1e-6)
+def pair(first, second, size=3):
+    same = torch.zeros(size, size, dtype=torch.bool)
+    same[first, second] = same[second, first] = True
+    return same
+
+
+def drawn(size=6):
+    draw = torch.Generator().manual_seed(1)
+    sims = torch.rand(size, size, generator=draw, dtype=torch.float64) * 2 - 1
+    return sims, pair(0, 3, size) | pair(2, 5, size)
+
+
+def test_infonce_worked_by_hand():
+    sims = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    expected = math.log(1 + math.exp(-2))  # 1 / 0.5
+    assert float(InfoNCE(temperature=0.5)(sims)) == pytest.approx(expected)
+
+
+def test_sigmoid_worked_by_hand():
+    sims = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss = SigmoidLoss(temperature=0.5, bias=-1.0)(sims)
+    expected = (2 * math.log(1 + math.exp(-1)) + 2 * math.log(1 + math.exp(-1))) / 2
+    assert float(loss.detach()) == pytest.approx(expected)
+
+
+def test_several_positives_worked_by_hand():
+    sims = torch.tensor([[0.5, 0.4], [0.1, 0.5]])
+    # pair 0,1: 0.2+0.4-0.5 by its row and by its column; pair 1,0: 0
+    assert float(SeveralPositivesLoss(0.2)(sims)) == pytest.approx((0.1 + 0.1) / 4)
+    assert float(SeveralPositivesLoss(0.2)(sims, same=pair(0, 1, 2))) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_infonce_is_the_sum_over_pairs(smoothing):
+    sims, same = drawn()
+    count, total = len(sims), 0.0
+    matching = same | torch.eye(count, dtype=torch.bool)
+    for i, j in itertools.product(range(count), repeat=2):
+        for logits, positive in ((sims, matching), (sims.T, matching.T)):
+            logits = logits / 0.1
+            target = positive[i, j].double() / positive[i].sum()
+            target = (1 - smoothing) * target + smoothing / count
+            total -= float(target * (logits[i, j] - logits[i].logsumexp(0)))
+    loss = InfoNCE(0.1, label_smoothing=smoothing)(sims, same=same)
+    assert float(loss) == pytest.approx(total / (2 * count))
+
+
+def test_sigmoid_is_the_sum_over_pairs():
+    sims, same = drawn()
+    matching = same | torch.eye(len(sims), dtype=torch.bool)
+    total = 0.0
+    for i, j in itertools.product(range(len(sims)), repeat=2):
+        logit = float(sims[i, j]) / 0.1 - 10
+        total += math.log1p(math.exp(-logit if matching[i, j] else logit))
+    assert float(SigmoidLoss()(sims, same=same).detach()) == pytest.approx(total / len(sims))
+
+
+def test_several_positives_is_the_sum_over_pairs():
+    sims, same = drawn()
+    matching = same | torch.eye(len(sims), dtype=torch.bool)
+    total, pairs = 0.0, 0
+    for i, j in itertools.product(range(len(sims)), repeat=2):
+        if matching[i, j]:
+            continue
+        pairs += 1
+        by_row = min(float(sims[i, k]) for k in range(len(sims)) if matching[i, k])
+        by_column = min(float(sims[k, j]) for k in range(len(sims)) if matching[k, j])
+        total += max(0.0, 0.3 + float(sims[i, j]) - by_row)
+        total += max(0.0, 0.3 + float(sims[i, j]) - by_column)
+    found = SeveralPositivesLoss(0.3)(sims, same=same)
+    assert float(found) == pytest.approx(total / (2 * pairs))
+
+
+@pytest.mark.parametrize("name", ["InfoNCE", "SigmoidLoss", "SeveralPositivesLoss"])
+def test_without_further_pairs_the_diagonal_matches(name):
+    loss = LOSSES[name]()
+    assert torch.equal(loss(SIMS), loss(SIMS, same=NONE))
+
+
+@pytest.mark.parametrize("name", ["InfoNCE", "SigmoidLoss"])
+def test_the_parameters_are_trained(name):
+    loss = LOSSES[name](**({"learned": True} if name == "InfoNCE" else {}))
+    loss(SIMS.float()).backward()
+    assert list(loss.parameters())
+    assert all(one.grad is not None and one.grad.isfinite() for one in loss.parameters())

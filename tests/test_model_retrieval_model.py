@@ -6,16 +6,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from golden import DATA, build_recorded_model, load_case, published_state
+from golden import build_recorded_model, load_case, published_state, recorded_models
 from model.expert_mixture import ExpertMixture
 from model.retrieval_model import RetrievalModel
 from utils.errors import CheckpointError
-
-MODELS = sorted(
-    path.stem
-    for path in DATA.glob("*.json")
-    if path.stem.startswith(("ce", "mimic", "moee", "extra"))
-)
 
 
 def recorded(name):
@@ -24,7 +18,7 @@ def recorded(name):
     return build_recorded_model(case["constructor"], state), state
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", recorded_models())
 def test_published_weights_come_back_the_same(name):
     model, state = recorded(name)
     returned = model.published_state_dict()
@@ -32,15 +26,6 @@ def test_published_weights_come_back_the_same(name):
     for key, value in state.items():
         assert returned[key].dtype == value.dtype, key
         assert torch.equal(returned[key], value), key
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_loading_copies(name):
-    model, state = recorded(name)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert any(value.abs().max() > 0 for value in state.values())
 
 
 def test_another_architecture_is_an_error_that_names_keys():
@@ -78,12 +63,6 @@ def test_one_wrong_key_is_named(change, expected):
     assert expected in str(error.value)
 
 
-def test_a_long_list_of_keys_is_cut():
-    model, _ = recorded("ce2_missing")
-    with pytest.raises(CheckpointError, match=r"\d+ missing: .* and \d+ more"):
-        model.load_published({})
-
-
 def test_keys_of_older_releases_are_dropped_with_a_warning(caplog):
     model, state = recorded("ce2_missing")
     extra = {f"{prefix}weight": torch.zeros(3) for prefix in ExpertMixture.obsolete}
@@ -92,18 +71,6 @@ def test_keys_of_older_releases_are_dropped_with_a_warning(caplog):
     (record,) = caplog.records
     assert all(key in record.getMessage() for key in extra)
     assert model.published_state_dict().keys() == state.keys()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_names_follow_the_released_scheme(name):
-    model, _ = recorded(name)
-    allowed = (
-        "pooling.",
-        "text_pooling.",
-        *(f"ce.{part}." for part in ("moe_fc", "g_reason_1", "g_reason_shared", "h_reason")),
-        *(f"ce.{part}." for part in ("video_dim_reduce", "video_GU", "text_GU")),
-    )
-    assert all(key.startswith(allowed) for key in model.published_state_dict())
 
 
 class MeanOfWords(RetrievalModel):

@@ -81,12 +81,3 @@ def test_any_text_becomes_ids_of_the_vocabulary(text, limit):
     assert 2 <= len(sequence) <= limit
     assert (sequence[0], sequence[-1]) == (2, 3)
     assert all(0 <= i < len(PIECES) for i in sequence)
-
-
-@given(st.text(alphabet="abkrsing do", max_size=30))
-def test_pieces_join_to_the_words(text):
-    """Without an unknown word, pieces put together are the text again."""
-    pieces = WordPieces(PIECES).pieces(text)
-    if "[UNK]" not in pieces:
-        joined = " ".join(pieces).replace(" ##", "")
-        assert joined.split() == text.split()
