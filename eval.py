@@ -71,13 +71,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data", help="takes the place of data everywhere")
     parser.add_argument("--device", help="a GPU: 0, cuda, cuda:0 or mps; the CPU without it")
     parser.add_argument(
-        "--format", choices=["text", "markdown", "latex", "json"], help="of the table"
+        "--format", choices=["text", "markdown", "latex", "json"], default="text", help="of tables"
     )
     parser.add_argument("--out", metavar="DIR", help="where results.json goes")
     parser.add_argument("--quiet", action="store_true", help="warnings and the table only")
     parser.add_argument("--verbose", action="store_true", help="more about every step")
     args = parser.parse_args(argv)
-    args.format = args.format or "text"
     if args.resume is None:
         for flag in ("config", "per_class", "relevances", "save_similarities", "custom_args"):
             if getattr(args, flag):
@@ -217,8 +216,7 @@ def show_list(data_dir: Path) -> int:
         features = f"{missing} files missing" if missing else "here"
         published = "" if experiment.published else "without a published row"
         place = f"{experiment.key:<50} paper: {experiment.paper}  seeds here: {here:<8}"
-        line = f"{place} features: {features:<17} {published}"
-        print(line.rstrip())
+        print(f"{place} features: {features:<17} {published}".rstrip())
     return 0
 
 

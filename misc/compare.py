@@ -23,7 +23,7 @@ from results.comparison import (
     sentence_of_published,
     sentences,
 )
-from results.runs import StoredRun, load_runs
+from results.runs import load_runs
 from results.statistics import LEVEL, ROUNDS
 from results.tables import FORMS, render
 from utils.errors import UsageError, run_main
@@ -62,7 +62,10 @@ def compare(args: argparse.Namespace) -> int:
     runs = load_runs(args.runs)
     if args.published is not None:
         for run in runs:
-            against_published(run, args.published or run.experiment, args.format)
+            found = compare_with_published(run, find_experiment(args.published or run.experiment))
+            for task, title in TASKS.items():
+                print(render(rows_of_published(found, task), args.format, title))
+            comment([sentence_of_published(found)], args.format)
         return 0
     if len(runs) < 2:
         raise UsageError("name two runs or more, or add --published to compare with the tables")
@@ -72,14 +75,6 @@ def compare(args: argparse.Namespace) -> int:
             print(render(rows_of_pair(pair, task), args.format, title))
         comment([*sentences(pair), f"* p at most {LEVEL} after the correction."], args.format)
     return 0
-
-
-def against_published(run: StoredRun, name: str, form: str) -> None:
-    """Print one run beside a published row."""
-    found = compare_with_published(run, find_experiment(name))
-    for task, title in TASKS.items():
-        print(render(rows_of_published(found, task), form, title))
-    comment([sentence_of_published(found)], form)
 
 
 def comment(lines: Sequence[str], form: str) -> None:

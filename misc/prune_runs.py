@@ -11,7 +11,9 @@ that another process holds, are left alone.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,26 +39,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def removable(run: Run) -> list[Path]:
     """Return the states of a run's finished seeds."""
-    found: list[Path] = []
-    for seed in run.seeds:
-        if run.result(seed) is None:
-            continue
-        folder = run.folder(seed)
-        found += exact_states(folder)
-        found += sorted(folder.glob("checkpoint-epoch*.pth"))
-    return found
+    folders = [run.folder(seed) for seed in run.seeds if run.result(seed) is not None]
+    return [
+        path
+        for folder in folders
+        for path in (*exact_states(folder), *sorted(folder.glob("checkpoint-epoch*.pth")))
+    ]
 
 
 def freed(files: Iterable[Path]) -> int:
     """Return the bytes that go with the last name of each file: some names share one file."""
-    names: dict[tuple[int, int], int] = {}
-    sizes: dict[tuple[int, int], int] = {}
-    for path in files:
-        status = path.stat()
+    removed: Counter[tuple[int, int]] = Counter()
+    size = 0
+    for status in (path.stat() for path in files):
         inode = (status.st_dev, status.st_ino)
-        names[inode] = names.get(inode, status.st_nlink) - 1
-        sizes[inode] = status.st_size
-    return sum(size for inode, size in sizes.items() if names[inode] == 0)
+        removed[inode] += 1
+        if removed[inode] == status.st_nlink:
+            size += status.st_size
+    return size
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -67,11 +67,8 @@ def run(argv: Sequence[str] | None) -> int:
         raise UsageError(f"{models} is no folder; name the place of the runs with --save_dir")
     names = [args.name] if args.name else sorted(p.name for p in models.iterdir() if p.is_dir())
     count = size = 0
-    for name in names:
-        for found in (
-            *newest_runs(args.save_dir, name),
-            *newest_runs(args.save_dir, name, mini=True),
-        ):
+    for name, mini in itertools.product(names, (False, True)):
+        for found in newest_runs(args.save_dir, name, mini=mini):
             try:
                 with found.locked():
                     files = removable(found)

@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from results.comparison import compare_runs
-from results.report import Shown, read_shown, render_page
+from results.report import read_shown, render_page
 from results.runs import load_runs
-from results.sounds import copy_of, find_sounds, is_played, link_to
+from results.sounds import addresses
 from utils.errors import UsageError, run_main
 from utils.files import write_text
 
@@ -46,27 +46,17 @@ def write(args: argparse.Namespace) -> int:
         raise UsageError("--embed needs --sounds DIR, the recordings to copy in")
     shown = [read_shown(run) for run in load_runs(args.runs)]
     complete = all(len(one.ranks) == len(one.run.seeds) for one in shown)
-    pairs = []
-    if len(shown) > 1 and complete:
-        pairs = compare_runs([one.run for one in shown])
-    sounds = addresses(shown, args)
+    pairs = compare_runs([one.run for one in shown]) if complete else []
+    clips = {clip for one in shown if one.ranks for clip in one.first.clips}
+    sounds = {}
+    if args.sounds is not None and clips:
+        sounds = addresses(args.sounds, sorted(clips), args.out, embed=args.embed)
+        if not sounds:
+            raise UsageError(f"{args.sounds} has no recording that is named like a clip of the run")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out, render_page(shown, pairs=pairs, sounds=sounds, title=args.title))
     print(f"look: {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     return 0
-
-
-def addresses(shown: Sequence[Shown], args: argparse.Namespace) -> dict[str, str]:
-    """Return the address of the sound of every clip that has one."""
-    clips = {clip for one in shown if one.ranks for clip in one.first.clips}
-    if args.sounds is None or not clips:
-        return {}
-    found = find_sounds(args.sounds, sorted(clips))
-    if not found:
-        raise UsageError(f"{args.sounds} has no recording that is named like a clip of the run")
-    if args.embed:
-        return {clip: copy_of(path) for clip, path in found.items()}
-    return {clip: link_to(path, args.out) for clip, path in found.items() if is_played(path)}
 
 
 if __name__ == "__main__":

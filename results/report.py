@@ -22,7 +22,7 @@ from results.charts import Axes, Series, bar_chart, line_chart
 from results.comparison import Pair, legend, rows_of_pair, sentences
 from results.ranks import Ranks
 from results.runs import StoredRun, load_run, require_same_terms
-from results.sounds import find_sounds, is_played, link_to
+from results.sounds import addresses
 from results.tables import count, rows_of_runs
 from utils.errors import UsageError
 from utils.files import write_text
@@ -77,8 +77,7 @@ def write_page_of_training(folder: Path, visualizer: Mapping[str, Any]) -> Path:
     source = (visualizer.get("args") or {}).get("src_video_dir")
     sounds = {}
     if shown.ranks and source and Path(source).is_dir():
-        found = find_sounds(Path(source), shown.first.clips)
-        sounds = {clip: link_to(path, page) for clip, path in found.items() if is_played(path)}
+        sounds = addresses(Path(source), shown.first.clips, page)
     write_text(page, render_page([shown], sounds=sounds))
     return page
 

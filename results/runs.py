@@ -7,6 +7,7 @@ are joined into one run when they are of the same configuration, data and protoc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -30,7 +31,6 @@ ALIKE = 1e-6
 PROTOCOL = {"ties": "mean of all orders"}
 """Terms that results.json of earlier versions leaves out."""
 
-
 Values = Annotated[dict[str, float], Range(-math.inf), "value of each metric"]
 
 
@@ -40,15 +40,6 @@ class SeedResults:
 
     t2v_metrics: Values
     v2t_metrics: Values
-
-    @staticmethod
-    def check(t2v_metrics: Mapping[str, float], v2t_metrics: Mapping[str, float]) -> Mistakes:
-        """Yield the problem of a direction without a metric."""
-        for key, values in (("t2v_metrics", t2v_metrics), ("v2t_metrics", v2t_metrics)):
-            if not values:
-                yield key, "holds no metric"
-            if not all(map(str.isprintable, values)):
-                yield key, "names a metric in letters that cannot be printed"
 
 
 @dataclass(frozen=True)
@@ -65,9 +56,13 @@ class ResultsFile:
     def check(
         seeds: Mapping[str, SeedResults], data: Mapping[str, Any] | None = None, **_: object
     ) -> Mistakes:
-        """Yield the problem of a file without a seed, and of a split list that is none."""
+        """Yield the problems of seeds without metrics, and of a split list that is none."""
         if not seeds:
             yield "seeds", "holds no seed"
+        for seed, found in seeds.items():
+            for key, values in vars(found).items():
+                if not values or not all(map(str.isprintable, values)):
+                    yield f"seeds.{seed}.{key}", "found no metric, or a name that cannot be printed"
         if data and not isinstance(data.get("split_list", {}), dict):
             yield "data.split_list", "is not a section with keys"
 
@@ -185,17 +180,15 @@ def require_same_terms(first: StoredRun, second: StoredRun, advice: str) -> None
 
 def _results_files(given: Path) -> list[Path]:
     """Return the results.json files of a name."""
-    if given.is_file():
-        if given.name == RESULTS or given.suffix == ".json":
-            return [given]
-        given = given.parent
-    if not given.is_dir():
+    if given.is_file() and given.suffix == ".json":
+        return [given]
+    folder = given.parent if given.is_file() else given
+    if not folder.is_dir():
         raise UsageError(f"{given} is missing; name a run's folder, or its {RESULTS}")
-    for folder in (given, _log_folder(given)):
-        if (folder / RESULTS).is_file():
-            return [folder / RESULTS]
-        below = sorted(folder.rglob(RESULTS))
-        if below:
+    for place in (folder, _log_folder(folder)):
+        if (place / RESULTS).is_file():
+            return [place / RESULTS]
+        if below := sorted(place.rglob(RESULTS)):
             return below
     raise UsageError(
         f"{given}: no {RESULTS} is in it or below it; train.py writes one when all seeds are "
@@ -205,10 +198,8 @@ def _results_files(given: Path) -> list[Path]:
 
 def _log_folder(models: Path) -> Path:
     """Return the folder of logs that belongs to a folder of checkpoints: models/ becomes log/."""
-    parts = list(models.absolute().parts)
-    if "models" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("models")] = "log"
-    return Path(*parts)
+    parent, found, run = models.absolute().as_posix().rpartition("/models/")
+    return Path(parent, "log", run) if found else models
 
 
 def _load_one(file: Path) -> StoredRun:
@@ -251,17 +242,17 @@ def _joined(given: Path, parts: Sequence[StoredRun]) -> StoredRun:
 
 
 def _curves(file: Path) -> dict[str, list[dict[str, float]]]:
-    """Return the records of every epoch by seed; none where the file is missing or damaged."""
-    if not file.is_file() or file.stat().st_size > LONGEST_CURVES:
-        return {}
+    """Return the records of every epoch by seed; none where the file is missing or too large."""
     curves: dict[str, list[dict[str, float]]] = {}
+    if not file.is_file() or file.stat().st_size > LONGEST_CURVES:
+        return curves
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with contextlib.suppress(
+            ValueError, LookupError, TypeError, AttributeError, RecursionError
+        ):
             record = json.loads(line)
             seed = str(record.pop("seed"))
             numbers = {key: float(value) for key, value in record.items()}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            continue
-        if "epoch" in numbers and all(map(math.isfinite, numbers.values())):
-            curves.setdefault(seed, []).append(numbers)
+            if "epoch" in numbers and all(map(math.isfinite, numbers.values())):
+                curves.setdefault(seed, []).append(numbers)
     return curves

@@ -24,6 +24,18 @@ CONVERTED = (".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".snd", "
 """What the library soundfile reads and browsers do not: copied in as WAV, never linked to."""
 
 
+def addresses(
+    folder: Path, clips: Iterable[str], page: Path, *, embed: bool = False
+) -> dict[str, str]:
+    """Return the address of the sound of each clip that has one: a link, or a copy of it."""
+    found = find_sounds(folder, clips)
+    if embed:
+        return {clip: copy_of(path) for clip, path in found.items()}
+    return {
+        clip: link_to(path, page) for clip, path in found.items() if path.suffix.lower() in PLAYED
+    }
+
+
 def find_sounds(folder: Path, clips: Iterable[str]) -> dict[str, Path]:
     """Return the file of each clip that has one: of its name, with or without a suffix."""
     if not folder.is_dir():
@@ -37,11 +49,6 @@ def find_sounds(folder: Path, clips: Iterable[str]) -> dict[str, Path]:
     return {clip: files[clip] for clip in clips if clip in files}
 
 
-def is_played(path: Path) -> bool:
-    """Return whether browsers play a file as it is."""
-    return path.suffix.lower() in PLAYED
-
-
 def link_to(path: Path, page: Path) -> str:
     """Return the address of a sound as seen from a page's folder."""
     return quote(Path(os.path.relpath(path.resolve(), page.parent.resolve())).as_posix())
@@ -52,9 +59,9 @@ def copy_of(path: Path) -> str:
 
     Raises UsageError where that needs a library that is not installed.
     """
-    kind = PLAYED.get(path.suffix.lower(), "audio/wav")
-    content = path.read_bytes() if is_played(path) else _as_wav(path)
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    kind = PLAYED.get(path.suffix.lower())
+    content = path.read_bytes() if kind else _as_wav(path)
+    return f"data:{kind or 'audio/wav'};base64,{base64.b64encode(content).decode()}"
 
 
 def _as_wav(path: Path) -> bytes:
