@@ -67,7 +67,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if (args.group_seed is None) != (args.group_id is None):
         raise UsageError("--group_seed and --group_id belong together; give both or neither")
     if len(args.group_seed or (0,)) > 1:
-        raise UsageError("--group_seed takes the one seed of this member; name others in others")
+        raise UsageError("--group_seed takes one seed, that of this member of the group")
     if args.group_id is not None and (not GROUP_NAME.fullmatch(args.group_id) or args.seeds):
         raise UsageError("--group_id takes letters, digits, - and _, and replaces --seeds")
     if args.purge_exp_dir and args.resume is not None:
