@@ -306,6 +306,9 @@ def test_lists_that_are_refused(tmp_path, content, message):
 
 
 def test_a_blank_line_between_names_is_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "list.txt").write_bytes(b"a\nb\n\n")
+    assert read_list(tmp_path / "list.txt") == ["a", "b"]
+    assert not caplog.records
     (tmp_path / "list.txt").write_bytes(b"a\n \nb\n")
     assert read_list(tmp_path / "list.txt") == ["a", "b"]
     assert [record.args for record in caplog.records] == [(tmp_path / "list.txt", 2)]
@@ -387,6 +390,21 @@ def test_a_file_system_without_shared_maps_is_read(tmp_path, monkeypatch, caplog
     with open_regular(tmp_path / "file") as file:
         assert map_file(file)[:] == content
     assert bool(caplog.records) != private
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+    real, path = mmap.mmap, tmp_path / "file"
+
+    def cutting(handle, size, **options):
+        if options:
+            raise OSError(errno.ENODEV, "no maps")
+        os.truncate(path, 3)
+        return real(handle, size)
+
+    monkeypatch.setattr(mmap, "mmap", cutting)
+    path.write_bytes(b"content")
+    with open_regular(path) as file, pytest.raises(DataError, match="cut short"):
+        map_file(file)
 
 
 def test_a_map_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
