@@ -18,12 +18,6 @@ def centroid(wave: NDArray) -> float:
     return float((frequency * power).sum() / power.sum())
 
 
-def middle(wave: NDArray) -> float:
-    """Return the frequency with half of the power below it, in Hz."""
-    frequency, power = power_spectrum(wave)
-    return float(frequency[np.searchsorted(np.cumsum(power), power.sum() / 2)])
-
-
 def share(wave: NDArray, low: float, high: float) -> float:
     """Return the share of the power between two frequencies."""
     frequency, power = power_spectrum(wave)

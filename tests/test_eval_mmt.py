@@ -39,13 +39,17 @@ def score(
     return status, np.load(out / "sims.npy"), results
 
 
+def assert_recorded(sims, protocol="cat21"):
+    with np.load(FOLDER / f"test_sims_{protocol}.npz") as recorded:
+        np.testing.assert_allclose(sims, recorded["sims"], atol=1e-5)
+
+
 @pytest.mark.parametrize("protocol", ["cat21", "indiv5"])
 def test_a_released_checkpoint_in_both_protocols(data_dir, protocol):
     custom = [HEADS] if protocol == "cat21" else [HEADS, SINGLE]
     status, sims, results = score(data_dir, *custom)
     assert status == 0
-    with np.load(FOLDER / f"test_sims_{protocol}.npz") as recorded:
-        np.testing.assert_allclose(sims, recorded["sims"], atol=1e-5)
+    assert_recorded(sims, protocol)
     assert results["protocol"]["fused"] is (protocol == "cat21")
     assert results["protocol"]["captions_per_clip"] == (1 if protocol == "cat21" else 5)
     if protocol == "cat21":
@@ -63,8 +67,7 @@ def test_the_configuration_inside_the_checkpoint_will_do(data_dir, tmp_path):
     shutil.copy(FOLDER / "trained_model.pth", alone)
     status, sims, _ = score(data_dir, HEADS, checkpoint=alone, config=None)
     assert status == 0
-    with np.load(FOLDER / "test_sims_cat21.npz") as recorded:
-        np.testing.assert_allclose(sims, recorded["sims"], atol=1e-5)
+    assert_recorded(sims)
 
 
 def test_weights_without_optimiser_and_position_numbers_are_enough(data_dir, tmp_path):
@@ -76,8 +79,7 @@ def test_weights_without_optimiser_and_position_numbers_are_enough(data_dir, tmp
     torch.save({"state_dict": slim, "epoch": 3}, tmp_path / "slim.pth")
     status, sims, _ = score(data_dir, HEADS, checkpoint=tmp_path / "slim.pth")
     assert status == 0
-    with np.load(FOLDER / "test_sims_cat21.npz") as recorded:
-        np.testing.assert_allclose(sims, recorded["sims"], atol=1e-5)
+    assert_recorded(sims)
 
 
 def test_what_is_missing_is_named(data_dir, capsys):

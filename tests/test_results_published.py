@@ -82,9 +82,6 @@ def test_an_exact_repetition_is_inside_everywhere():
         result = comparison(seeds_around(rounding))
         assert outside(result) == []
         assert "All 14 published values are matched within two deviations." in verdict([result])
-
-
-def test_a_deviation_printed_as_zero_leaves_only_the_rounding():
     assert outside(comparison(seeds_around(0.06))) == [("v2t", "MedR")]
 
 

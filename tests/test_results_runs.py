@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from results.runs import differing_terms, load_run, load_runs
+from results.runs import load_run, load_runs
 from stored_runs import write_run
 from utils.errors import DataError, UsageError
 
@@ -42,7 +42,7 @@ def test_a_group_is_one_run(tmp_path):
         assert list(run.seeds) == ["0", "2", "10"]
         assert len(run.files) == 3
         assert run.ranks("10").clips
-        assert list(run.curves) == ["0", "10", "2"] or set(run.curves) == {"0", "2", "10"}
+        assert set(run.curves) == {"0", "2", "10"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,8 @@ def test_a_group_is_one_run(tmp_path):
     [
         ({"seeds": (0,)}, "seed 0"),
         ({"list_sha": "cd"}, "sha256"),
-        ({"protocol": {"captions_per_clip": 5}}, "captions_per_clip"),
+        ({"protocol": {"captions_per_clip": 5}}, "protocol.captions_per_clip: 2 of .*, 5 of"),
+        ({"protocol": {"queried_clips": 3}}, "protocol.queried_clips: unset of .*, 3 of"),
         ({"name": "clotho-b"}, "config"),
         ({"change": {"trainable_parameters": 3}}, "trainable_parameters"),
         ({"change": {"mini_train": True}}, "mini_train"),
@@ -90,15 +91,10 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     write_run(tmp_path / "a", ranks=False, curves=False)
     with pytest.raises(DataError, match="seed-0"):
         load_run(tmp_path / "a").ranks("0")
-    path = tmp_path / "a" / "results.json"
-    good = path.read_text()
-    for wrong in ({}, [], {"seeds": {}}, json.loads(good) | {"protocol": 3}):
-        path.write_text(json.dumps(wrong))
+    for wrong in ({}, []):
+        (tmp_path / "a" / "results.json").write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=r"results\.json"):
-            load_run(path)
-    path.write_text(good.replace('"R1": ', '"R1": "x", "R0": ', 1))
-    with pytest.raises(DataError):
-        load_run(path)
+            load_run(tmp_path / "a")
 
 
 def test_damaged_curves_are_left_out(tmp_path):
@@ -110,26 +106,19 @@ def test_damaged_curves_are_left_out(tmp_path):
     assert "1" not in load_run(tmp_path / "a").ranks_files
 
 
-def test_terms_that_differ_are_named(tmp_path):
-    write_run(tmp_path / "a")
-    write_run(tmp_path / "b", protocol={"fused": True, "queried_clips": 3})
-    first, second = load_runs([tmp_path / "a", tmp_path / "b"])
-    assert not differing_terms(first, first)
-    lines = differing_terms(first, second)
-    assert [line.split(":")[0] for line in lines] == ["protocol.fused", "protocol.queried_clips"]
-    assert "False" in lines[0]
-    assert "unset" in lines[1]
-
-
 @pytest.mark.parametrize(
     "change",
     [
+        {"protocol": 3},
+        {"seeds": {}},
         {"trainable_parameters": "many"},
         {"trainable_parameters": 1e300},
         {"data": []},
         {"data": {"split_list": "x"}},
         {"seeds": []},
         {"config": "a\x1b[2J"},
+        {"seeds": {"0": {"t2v_metrics": {}, "v2t_metrics": {"R1": 1.0}}}},
+        {"seeds": {"0": {"t2v_metrics": {"R1": "x"}, "v2t_metrics": {"R1": 1.0}}}},
         {"seeds": {"0": {"t2v_metrics": {"R1": True}, "v2t_metrics": {"R1": 1.0}}}},
         {"seeds": {"0": {"t2v_metrics": {"R1": 10**400}, "v2t_metrics": {"R1": 1.0}}}},
         {"seeds": {"0": {"t2v_metrics": {"\x1b[2J": 1.0}, "v2t_metrics": {"R1": 1.0}}}},
