@@ -93,7 +93,7 @@ class InfoNCE(nn.Module):
 
     def forward(self, sims: torch.Tensor, same: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of sims (B, B), a scalar."""
-        return self.towards(sims, *_shares(_matching(sims, same).to(sims.dtype)))
+        return self.towards(sims, *_shares(sims, same))
 
     def towards(
         self, sims: torch.Tensor, of_captions: torch.Tensor, of_clips: torch.Tensor
@@ -141,7 +141,7 @@ class CorrespondenceDistillation(nn.Module):
     ) -> torch.Tensor:
         """Return the loss of sims (B, B) and the teachers' similarities (B, B), a scalar."""
         soft = estimated / self.teacher_temperature
-        known = _shares(_matching(sims, same).to(sims.dtype))
+        known = _shares(sims, same)
         targets = [
             self.matching * known[side] + (1 - self.matching) * one.softmax(dim=1)
             for side, one in enumerate((soft, soft.T))
@@ -178,8 +178,9 @@ def _matching(sims: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
     return diagonal if same is None else diagonal | same
 
 
-def _shares(matching: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return targets that pairs which match (B, B) share: of captions, and of clips."""
+def _shares(sims: torch.Tensor, same: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return targets (B, B) that pairs which match share equally: of captions, and of clips."""
+    matching = _matching(sims, same).to(sims.dtype)
     return matching / matching.sum(1, True), matching.T / matching.T.sum(1, True)
 
 
