@@ -117,11 +117,9 @@ class RetrievalModel(nn.Module, ABC):
         if dropped:
             named = [printable(key, LONGEST_KEY) for key in dropped[:SHOWN]]
             logger.warning("ignored %d unused keys of an older release: %s", len(dropped), named)
-        own = {
-            self.published_name(name): (name, value) for name, value in self.state_dict().items()
-        }
+        own = self.published_state_dict()
         given = {key: value for key, value in state.items() if key not in dropped}
-        common = [(key, value, own[key][1]) for key, value in given.items() if key in own]
+        common = [(key, value, own[key]) for key, value in given.items() if key in own]
         _refuse(
             {
                 "missing": [key for key in own if key not in given],
