@@ -4,7 +4,7 @@ A folder holds config.json, vocab.txt and model.safetensors or pytorch_model.bin
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,45 +63,37 @@ class SentenceEncoder(TextEncoder):
             "weights": sha256_of(weights_file(self.folder)),
         }
 
-    def encode(self, texts: Sequence[str]) -> list[Vectors]:
-        """Return one vector a text: (1, width)."""
-        vectors: list[Vectors] = [np.empty(0, np.float32)] * len(texts)
-        for rows, tokens, exists in self._tokens(texts):
-            weights = exists[..., None].float()
-            means = (tokens * weights).sum(dim=1) / weights.sum(dim=1)
-            for row, vector in zip(rows, F.normalize(means, dim=1).numpy(), strict=True):
-                vectors[row] = vector[None]
-        return vectors
-
     @torch.inference_mode()
-    def _tokens(
-        self, texts: Sequence[str]
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Yield texts of similar length: their places (S,), tokens (S, L, H), exists (S, L)."""
+    def encode(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return the vectors of each text: (1, width), of a TokenEncoder (n_pieces, width)."""
         sequences = [self._vocabulary.sequence(text, self._limit) for text in texts]
         for text, sequence in zip(texts, sequences, strict=True):
             if len(sequence) < SHORTEST:
                 raise WordlessTextError(text)
+        vectors: list[Vectors] = [np.empty(0, np.float32)] * len(texts)
         by_length = sorted(range(len(texts)), key=lambda row: len(sequences[row]))
         for first in range(0, len(texts), BATCH):
             rows = by_length[first : first + BATCH]
-            ids, exists = (
-                torch.from_numpy(array) for array in pad([sequences[row] for row in rows])
-            )
-            yield rows, self._bert(ids, exists), exists
+            ids, exists = map(torch.from_numpy, pad([sequences[row] for row in rows]))
+            for row, of_text in zip(
+                rows, self._of_texts(self._bert(ids, exists), exists), strict=True
+            ):
+                vectors[row] = of_text
+        return vectors
+
+    def _of_texts(self, tokens: torch.Tensor, exists: torch.Tensor) -> Iterable[Vectors]:
+        """Return the vectors of each text from tokens (S, L, H), exists (S, L)."""
+        weights = exists[..., None].float()
+        means = (tokens * weights).sum(dim=1) / weights.sum(dim=1)
+        return F.normalize(means, dim=1)[:, None].numpy()
 
 
 class TokenEncoder(SentenceEncoder):
     """One vector a word piece, as the network's last layer has it; without [CLS] and [SEP]."""
 
-    def encode(self, texts: Sequence[str]) -> list[Vectors]:
-        """Return one vector a word piece: (n_pieces, width)."""
-        vectors: list[Vectors] = [np.empty(0, np.float32)] * len(texts)
-        for rows, tokens, exists in self._tokens(texts):
-            ends = exists.sum(dim=1).tolist()
-            for row, of_text, end in zip(rows, tokens.numpy(), ends, strict=True):
-                vectors[row] = of_text[1 : end - 1].copy()
-        return vectors
+    def _of_texts(self, tokens: torch.Tensor, exists: torch.Tensor) -> Iterable[Vectors]:
+        ends = exists.sum(dim=1).tolist()
+        return [row[1 : end - 1].copy() for row, end in zip(tokens.numpy(), ends, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,9 +49,7 @@ class WordPieces:
 
     def __init__(self, pieces: Iterable[str], source: str = "the vocabulary") -> None:
         """Number the pieces from 0 on; raises DataError when a special token is missing."""
-        self.ids: dict[str, int] = {}
-        for number, piece in enumerate(pieces):
-            self.ids[piece] = number
+        self.ids = {piece: number for number, piece in enumerate(pieces)}
         self.size = max(self.ids.values(), default=-1) + 1
         missing = [token for token in (PADDING, UNKNOWN, BEGIN, END) if token not in self.ids]
         if missing:
