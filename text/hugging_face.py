@@ -55,19 +55,12 @@ class HuggingFace(TextEncoder):
         """Return the vectors of each text: (n_tokens, width), or (1, width)."""
         vectors: list[Vectors] = []
         for first in range(0, len(texts), BATCH):
-            batch = self._tokenizer(
-                list(texts[first : first + BATCH]),
-                padding=True,
-                truncation=True,
-                max_length=self._limit,
-                return_tensors="pt",
-            )
-            hidden = self._network(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
-            for tokens, exists, text in zip(
-                hidden.float(), batch["attention_mask"].bool(), texts[first:], strict=False
-            ):
+            some = list(texts[first : first + BATCH])
+            limit = {"truncation": True, "max_length": self._limit}
+            batch = self._tokenizer(some, padding=True, return_tensors="pt", **limit)
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            hidden = self._network(input_ids=ids, attention_mask=mask).last_hidden_state
+            for text, tokens, exists in zip(some, hidden.float(), mask.bool(), strict=True):
                 kept = tokens[exists]
                 if not text.strip() or not len(kept):
                     raise WordlessTextError(text)
