@@ -146,6 +146,14 @@ def test_a_run_without_ranks_still_has_its_metrics(runs):
     assert 'id="index"' not in page
 
 
+def test_results_of_earlier_versions_have_a_page(tmp_path):
+    write_run(tmp_path, change={"trainable_parameters": None})
+    content = json.loads((tmp_path / "results.json").read_text())
+    for changed in (content, {key: content[key] for key in ("config", "protocol", "seeds")}):
+        (tmp_path / "results.json").write_text(json.dumps(changed))
+        assert "3 seeds (0, 1, 2), 0 parameters" in page_of(tmp_path)
+
+
 def test_comparisons_are_said_in_words(runs):
     out = runs / "pages" / "page.html"
     assert report.main([str(runs / "a"), str(runs / "b"), "--out", str(out)]) == 0
