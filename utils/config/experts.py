@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from utils.config.configuration import ExpertConfig
 from utils.config.sections import FeatureEntry
 from utils.config.values import TOKENS
@@ -20,6 +22,9 @@ FACE = "face"
 """The averaged expert that data sets have a place for; its width is experts.face_dim."""
 
 PLACES = (*TOKEN_WIDTHS, FACE)
+
+VISUAL = re.compile(r"([^./]+)\.([^/]+)\.\d+")
+"""`<type>.<model>.<n>`, the name of a visual expert: the place of its files follows from it."""
 FOLDER_OPTIONS = {
     "fps": "{}fps",
     "pixel_dim": "{}px",
@@ -28,13 +33,6 @@ FOLDER_OPTIONS = {
     "inner_stride": "inner_stride{}",
     "num_segments": "num_segments{}",
 }
-
-
-def is_visual(name: str) -> bool:
-    """Return whether a name has the form `<type>.<model>.<n>`, the rule of places."""
-    kind, _, rest = name.partition(".")
-    model, _, number = rest.rpartition(".")
-    return bool(kind) and bool(model) and number.isdigit() and "/" not in name
 
 
 def expert_of(
@@ -55,12 +53,12 @@ def expert_of(
             right = "avg" if tokens else TOKENS
             found = f'found temporal "{entry.temporal}"'
             raise ValueError(f'{found}, expected "{right}" for the features known')
-    elif not is_visual(name):
+    elif not (visual := VISUAL.fullmatch(name)):
         raise ValueError("the place of its features is not known; give `file` and `width`")
     elif tokens:
         raise ValueError('tokens need `file` and `width`, or temporal "avg" their folder')
     else:
-        files = visual_files(name, entry)
+        files = visual_files(visual[1], visual[2], entry)
     known = getattr(entry.feat_dims, entry.type) or TOKEN_WIDTHS.get(name)
     of_all = face_dim if name == FACE else known and known * max(1, len(averages))
     width = entry.width or of_all
@@ -69,14 +67,12 @@ def expert_of(
     return ExpertConfig(name, width, tokens, max_tokens if tokens else None, entry.flaky, files)
 
 
-def visual_files(name: str, entry: FeatureEntry) -> tuple[str, ...]:
+def visual_files(kind: str, model: str, entry: FeatureEntry) -> tuple[str, ...]:
     """Return the files of a visual expert, one per average, by the published rule.
 
     `aggregated_<type>_<fps>fps_<pixel_dim>px_stride<stride>[_offset<o>][_inner_stride<i>]
     [_num_segments<s>]/<model>-<average>[-logits].pickle`; an option that is null is left out.
     """
-    kind, _, rest = name.partition(".")
-    model = rest.rpartition(".")[0]
     options = [(form, getattr(entry, option)) for option, form in FOLDER_OPTIONS.items()]
     parts = [form.format(value) for form, value in options if value is not None]
     folder = "_".join(["aggregated", kind.replace("-", "_"), *parts])
