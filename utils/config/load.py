@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -118,11 +119,9 @@ def _evaluation(raw: dict[str, Any], problems: Problems, file: Path) -> Config |
 
 def name_of(file: Path) -> str:
     """Return the name of a run: that of the folder below saved/models, or `<folder>-<file>`."""
-    parts = file.resolve().parts
-    for i in range(len(parts) - 3, 0, -1):
-        if parts[i - 1 : i + 1] == ("saved", "models"):
-            return parts[i + 1]
-    return f"{file.resolve().parent.name}-{file.stem}"
+    path = file.resolve()
+    below_models = re.search(r".*/saved/models/([^/]+)/", path.as_posix())
+    return below_models[1] if below_models else f"{path.parent.name}-{file.stem}"
 
 
 def shortened(name: str) -> str:
