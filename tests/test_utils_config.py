@@ -1,7 +1,6 @@
 """utils/config: strict, with every mistake at once, its file and its key."""
 
 import copy
-import dataclasses
 import json
 import os
 import random
@@ -262,7 +261,7 @@ def test_damage_anywhere_ends_in_a_configuration_or_in_our_error():
 
 @pytest.mark.parametrize(
     "key",
-    [key for key, kind in WITHOUT_EFFECT.items() if kind is EMPTY and "*" not in key]
+    [key for key, kind in WITHOUT_EFFECT.items() if kind is EMPTY and "<name>" not in key]
     + [f"{TABLE}.audio.binarise"],
 )
 def test_keys_of_older_releases_are_accepted_while_empty(key):
@@ -542,12 +541,10 @@ def test_the_name_of_a_parent_is_its_own(write, tmp_path):
     assert load_config(child).name == f"{tmp_path.name}-child"
 
 
-def test_a_config_neither_shares_nor_changes_what_it_was_made_of():
+def test_a_config_shares_nothing_with_the_next():
     first = load_config(CE)
     first.raw["trainer"]["epochs"] = 99
     assert load_config(CE).raw["trainer"]["epochs"] == 20
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        first.seed = 3  # type: ignore[misc]
 
 
 # -- documentation ---------------------------------------------------------------------------
@@ -568,11 +565,11 @@ def test_the_examples_of_the_documentation_load(write):
         load_config(write(example))
 
 
-@pytest.mark.parametrize(("text", "number"), [("010", 8), ("1:30", 90)])
-def test_numbers_that_yaml_reads_otherwise_are_refused(write, text, number):
-    path = write(f"inherit_from: {CE}\nseed: {text}\n", "mine.yaml")
-    with pytest.raises(ConfigError, match=f"'{text}' would be {number} in YAML"):
-        load_config(path)
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10"])
+def test_what_yaml_takes_for_another_number_is_text(write, text):
+    """For YAML 1.1 these are 8, 90 and 16."""
+    with pytest.raises(ConfigError, match=f"seed: found '{text}', expected a whole number"):
+        load_config(write(f"inherit_from: {CE}\nseed: {text}\n", "mine.yaml"))
 
 
 def test_a_pipe_is_not_called_missing(tmp_path):

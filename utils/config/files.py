@@ -104,7 +104,8 @@ def _kept(path: tuple[str, ...], chosen: object, args: object) -> object:
         return args
     if path[0] in BEGUN_ANEW or not isinstance(chosen, str) or chosen not in key.node.table():
         return {}
-    return {name: args[name] for name in args.keys() & key.node.args_of(chosen).keys()}
+    known = key.node.args_of(chosen)
+    return {name: value for name, value in args.items() if name in known}
 
 
 def _parents(layer: Mapping[str, Any], label: str, folder: Path) -> list[Path]:
@@ -171,10 +172,7 @@ def resolve_inside(named: str, folder: Path) -> Path | None:
 
 
 def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, a NUL
-        return False
+    return os.path.isfile(path)  # noqa: PTH113 (False for a name too long, where pathlib fails)
 
 
 def _nearest_config(name: str) -> str:
@@ -223,23 +221,17 @@ def _refused(problem: str, place: yaml.Mark) -> yaml.constructor.ConstructorErro
     return yaml.constructor.ConstructorError(None, None, problem, place)
 
 
-def _whole_number(loader: _StrictYaml, node: yaml.ScalarNode) -> int:
-    """Refuse what YAML 1.1 reads as another number than people do: 010 is 8, 1:30 is 90."""
-    if re.search(r"^[-+]?0[0-9_]|:", node.value):
-        what = f"{shown(node.value)} would be {loader.construct_yaml_int(node)} in YAML"
-        raise _refused(f"{what}; write it in plain digits", node.start_mark)
-    return loader.construct_yaml_int(node)
-
-
-_StrictYaml.add_constructor("tag:yaml.org,2002:int", _whole_number)
-
-
-# YAML 1.1 takes 1e-3 for text, which it is not meant for.
-_StrictYaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+# Numbers as people write them: YAML 1.1 takes 010 for 8, 1:30 for 90 and 1e-3 for text.
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$",
+    "tag:yaml.org,2002:float": r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
+}
+_StrictYaml.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in NUMBERS]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for number, form in NUMBERS.items():
+    _StrictYaml.add_implicit_resolver(number, re.compile(form), list("-+.0123456789"))
 
 
 def _read_yaml(path: Path) -> object:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from utils.declared import ANY
 from utils.kinds import EMPTY, FLAG, TEXT_OR_EMPTY, Kind, Range, checked, choice, nullable, whole
 from utils.problems import Path
-
-ANY = "*"
-"""Stands for the name of an expert in the path of a key."""
 
 _TEXT = nullable(TEXT_OR_EMPTY)
 _BOTH = ["t2v_metrics", "v2t_metrics"]
