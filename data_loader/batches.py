@@ -125,6 +125,24 @@ class Sequences:
         if self.file is not None:
             self.file.verify(*self._bounds(items, width))
 
+    @classmethod
+    def of_file(
+        cls, file: PackedVectors, starts: np.ndarray, lengths: np.ndarray, device: torch.device
+    ) -> Sequences:
+        """Place the rows of a file, and where its items are, on a device."""
+        return cls(
+            file.tensor(device),
+            torch.from_numpy(np.require(starts, requirements="W")).to(device),
+            torch.from_numpy(np.require(lengths, requirements="W")).to(device),
+            file if device.type == "cpu" else None,
+        )
+
+    @classmethod
+    def of_expert(cls, expert: SplitExpert, device: torch.device) -> list[Sequences]:
+        """Place the parts of an expert on a device."""
+        parts = zip(expert.parts, expert.starts, expert.lengths, strict=True)
+        return [cls.of_file(*part, device) for part in parts]
+
     def _bounds(self, items: Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
         starts = self.starts[items]
         return starts.numpy(), (starts + self.lengths[items].clamp(max=width)).numpy()
@@ -160,6 +178,12 @@ class Sequences:
         return taken.view(*index.shape, self.rows.shape[1])
 
 
+def bytes_to_move(files: Iterable[PackedVectors], device: torch.device) -> int:
+    """Return the size of the rows that are not on the device yet; each file counts once."""
+    different = {id(file): file for file in files}.values()
+    return sum(file.rows.nbytes for file in different if not file.is_on(device))
+
+
 class ClipTensors:
     """The captions and experts of a split on one device, from which batches are gathered."""
 
@@ -176,16 +200,10 @@ class ClipTensors:
         self.device = device
         self._max_tokens = config.max_tokens
         self._averaged = config.aggregate == "avg"
-        self._captions = self._sequences(text, captions.starts, captions.lengths)
+        self._captions = Sequences.of_file(text, captions.starts, captions.lengths, device)
         self._longest = int(captions.lengths.max())
         self._experts = {
-            expert.config.name: [
-                self._sequences(part, starts, lengths)
-                for part, starts, lengths in zip(
-                    expert.parts, expert.starts, expert.lengths, strict=True
-                )
-            ]
-            for expert in experts
+            expert.config.name: Sequences.of_expert(expert, device) for expert in experts
         }
         self._tokens = {
             expert.config.name: expert.config.max_tokens if expert.config.tokens else None
@@ -203,8 +221,7 @@ class ClipTensors:
     def bytes_to_move(self, device: torch.device) -> int:
         """Return what `to` would copy: files that are on the device already cost nothing."""
         _, text, _, experts = self._sources
-        files = {id(packed): packed for packed in (text, *(p for e in experts for p in e.parts))}
-        return sum(packed.rows.nbytes for packed in files.values() if not packed.is_on(device))
+        return bytes_to_move([text, *(part for one in experts for part in one.parts)], device)
 
     def words(self, captions: Tensor) -> Tensor:
         """Return the rows of the words of captions (B,): (B, W), cut and padded."""
@@ -255,11 +272,3 @@ class ClipTensors:
     def _word_places(self) -> int:
         """W: an average is over all words of a caption, a sequence is cut to N."""
         return self._longest if self._averaged else self._max_tokens
-
-    def _sequences(self, file: PackedVectors, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
-        return Sequences(
-            file.tensor(self.device),
-            torch.from_numpy(np.require(starts, requirements="W")).to(self.device),
-            torch.from_numpy(np.require(lengths, requirements="W")).to(self.device),
-            file if self.device.type == "cpu" else None,
-        )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_loader.batches import HOST, Sequences
+from data_loader.batches import HOST, Sequences, bytes_to_move
 from data_loader.split import SplitExpert
 from utils.batches import Frames
 
@@ -90,9 +90,8 @@ class FrameTensors:
     def bytes_to_move(self, device: torch.device) -> int:
         """Return what `to` would copy: files that are on the device already cost nothing."""
         experts, ids, _ = self._sources
-        files = {id(part): part for expert in experts for part in expert.parts}
-        moved = sum(part.rows.nbytes for part in files.values() if not part.is_on(device))
-        return moved + ids.nbytes
+        files = [part for expert in experts for part in expert.parts]
+        return bytes_to_move(files, device) + ids.nbytes
 
     def words(self, captions: Tensor) -> Tensor:
         """Return captions (B,) as they are."""
@@ -123,17 +122,7 @@ class _ExpertFrames:
         self._expert = expert
         self._pooling = pooling
         self._most = expert.config.max_tokens
-        self._sequences = [
-            Sequences(
-                part.tensor(device),
-                torch.from_numpy(np.require(starts, requirements="W")).to(device),
-                torch.from_numpy(np.require(lengths, requirements="W")).to(device),
-                part if device.type == "cpu" else None,
-            )
-            for part, starts, lengths in zip(
-                expert.parts, expert.starts, expert.lengths, strict=True
-            )
-        ]
+        self._sequences = Sequences.of_expert(expert, device)
         self._lengths = np.min(expert.lengths, axis=0)  # (V,)
         width = sum(part.width for part in expert.parts)
         self._pooled = np.zeros((len(self._lengths), width), np.float32)
