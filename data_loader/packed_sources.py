@@ -21,11 +21,8 @@ from utils.errors import DataError
 FLOAT16, FLOAT32 = np.dtype("<f2"), np.dtype("<f4")
 
 
-class _ClipRows:
-    """The row of each clip of a packed file; files that hold the same clips share one."""
-
-    def __init__(self, names: np.ndarray) -> None:
-        self.row_of = {name: row for row, name in enumerate(decode_names(names))}
+class _ClipRows(dict[str, int]):
+    """The row of each clip of a packed file: a dict that can be referenced weakly."""
 
 
 class Packed:
@@ -43,17 +40,17 @@ class Packed:
         self.offsets = packed.arrays["offsets"]
         self.file = packed
         self._clips = _clip_rows(packed.arrays["names"])
-        if len(self._clips.row_of) != len(self.offsets) - 1:
+        if len(self._clips) != len(self.offsets) - 1:
             raise DataError("a packed file's clips do not fit its arrays")
 
     @property
     def clips(self) -> list[str]:
         """The ids of all clips."""
-        return list(self._clips.row_of)
+        return list(self._clips)
 
     def find(self, clips: list[str]) -> np.ndarray:
         """Return the row of each clip (n,) int64, -1 for one that is not here."""
-        rows = map(self._clips.row_of.get, clips, itertools.repeat(-1))
+        rows = map(self._clips.get, clips, itertools.repeat(-1))
         return np.fromiter(rows, np.int64, len(clips))
 
     def run(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,10 +171,11 @@ _CLIP_ROWS: weakref.WeakValueDictionary[bytes, _ClipRows] = weakref.WeakValueDic
 
 
 def _clip_rows(names: np.ndarray) -> _ClipRows:
+    """Return the rows of clips; files that hold the same clips share them."""
     digest = hashlib.sha256(names.data).digest()
     clip_rows = _CLIP_ROWS.get(digest)
     if clip_rows is None:
-        clip_rows = _CLIP_ROWS[digest] = _ClipRows(names)
+        clip_rows = _CLIP_ROWS[digest] = _ClipRows(zip(decode_names(names), itertools.count()))
     return clip_rows
 
 
