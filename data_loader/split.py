@@ -185,8 +185,7 @@ def open_captions(
         (lengths == 0, text.source, first),
         (np.diff(captions.text_offsets) == 0, captions.source, first_caption),
     ):
-        until = np.concatenate([[0], np.cumsum(wordless)])
-        empty = until[begin + counts] - until[begin]
+        empty = _count_true(wordless, begin, counts)
         split.refuse(empty > 0, f"with an empty caption (no words) in {source}")
     return SplitCaptions(starts, lengths, first, counts, counts)
 
@@ -195,8 +194,7 @@ def _number_captions(split: SplitList, captions: PackedCaptions, *, fused: bool)
     """Number the captions of the split's clips, or with `fused` the clips."""
     begin, counts = captions.run(split.find_in(captions, "captions"))
     split.refuse(counts == 0, f"without captions in {captions.source}")
-    wordless = np.concatenate([[0], np.cumsum(np.diff(captions.text_offsets) == 0)])
-    empty = wordless[begin + counts] - wordless[begin]
+    empty = _count_true(np.diff(captions.text_offsets) == 0, begin, counts)
     if fused:
         split.refuse(empty == counts, f"with empty captions (no words) in {captions.source}")
         counts = np.ones_like(counts)
@@ -204,6 +202,12 @@ def _number_captions(split: SplitList, captions: PackedCaptions, *, fused: bool)
         split.refuse(empty > 0, f"with an empty caption (no words) in {captions.source}")
     places = np.arange(counts.sum())
     return SplitCaptions(places, np.ones_like(places), np.cumsum(counts) - counts, counts, counts)
+
+
+def _count_true(flags: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return how many of flags[begin[v] : begin[v] + counts[v]] are true, (V,)."""
+    before = np.concatenate([[0], np.cumsum(flags)])
+    return before[begin + counts] - before[begin]
 
 
 def restrict_choices(
