@@ -17,7 +17,6 @@ from utils.files import map_file, open_regular, read_list
 from utils.reading.hdf5 import Hdf5File, Node
 
 ONE_EACH = (".npy", ".npz", ".h5", ".hdf5")
-TABLES = (".npz", ".h5", ".hdf5", ".parquet")
 LARGEST_RATIO, ALWAYS_ALLOWED = 100, 64 << 20
 DEEPEST = 32
 FILE_COLUMNS = ("file", "clip", "name", "id")
@@ -54,24 +53,19 @@ def read_embeddings(place: Path, names: Path | None = None) -> Iterator[tuple[st
 
 
 def _read(place: Path, names: Path | None) -> Iterator[tuple[str, Any]]:
-    if place.is_dir():
-        yield from _of_folder(place)
-        return
+    tables = {".npz": _arrays, ".h5": _of_hdf5, ".hdf5": _of_hdf5, ".parquet": _of_parquet}
     ending = place.suffix.lower()
+    if place.is_dir():
+        return _of_folder(place)
     if ending == ".npy":
-        yield from _rows(place, names)
-    elif ending == ".npz":
-        yield from _arrays(place)
-    elif ending in (".h5", ".hdf5"):
-        yield from _of_hdf5(place)
-    elif ending == ".parquet":
-        yield from _of_parquet(place)
-    elif place.exists():
+        return _rows(place, names)
+    if ending in tables:
+        return tables[ending](place)
+    if place.exists():
         raise DataError(
-            f"{place}: embeddings are read from a folder, .npy, {', '.join(TABLES)}; convert it"
+            f"{place}: embeddings are read from a folder, .npy, {', '.join(tables)}; convert it"
         )
-    else:
-        raise DataError(f"{place} is missing; give a folder or a file of embeddings")
+    raise DataError(f"{place} is missing; give a folder or a file of embeddings")
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, Any]]:
