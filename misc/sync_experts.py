@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config.sections import DataArgs
-from utils.errors import DataError, ProjectError, run_main
+from utils.errors import DataError, ProjectError, UsageError, run_main
 from utils.fetching.experiments import ROOT_URL, sync_command
 from utils.files import sha256_of, write_text
 from utils.log import start_logging
@@ -52,6 +52,8 @@ def sync_all(args: argparse.Namespace) -> int:
         try:
             print(f"{dataset.archive}: {sync(dataset, args)}")
             place_lists(dataset, args.data_dir / dataset.archive)
+        except UsageError:  # wrong for all of them
+            raise
         except ProjectError as error:
             logger.error("%s: %s", dataset.archive, error)
             failed.append(dataset.archive)

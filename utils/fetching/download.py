@@ -18,7 +18,7 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
-from utils.errors import DownloadError, UnreachableError
+from utils.errors import DownloadError, UnreachableError, UsageError
 from utils.fetching.failures import FAILURES, Failure, failure_of
 from utils.fetching.manifest import (
     Fetched,
@@ -58,8 +58,14 @@ POLICY = Policy()
 
 
 def repair_url(url: str) -> str:
-    """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host")."""
-    return re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
+    """Return `url` with the slashes of old registries mended ("http:/host" -> "http://host").
+
+    Raises UsageError for what is no address of http or https.
+    """
+    mended = re.sub(r"^(https?):/+(?=[^/])", r"\1://", url.strip(), flags=re.IGNORECASE)
+    if not re.match(r"https?://[^/?#\s]", mended, flags=re.IGNORECASE):
+        raise UsageError(f"{url!r} is not an address; expected http://host/... or https://host/...")
+    return mended
 
 
 def fetch(
