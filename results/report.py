@@ -74,7 +74,7 @@ def write_page_of_training(folder: Path, visualizer: Mapping[str, Any]) -> Path:
     """
     page = folder / "report.html"
     shown = read_shown(load_run(folder))
-    source = (visualizer.get("args") or {}).get("src_video_dir")
+    source = str((visualizer.get("args") or {}).get("src_video_dir") or "")
     sounds = {}
     if shown.ranks and source and Path(source).is_dir():
         sounds = addresses(Path(source), shown.first.clips, page)
