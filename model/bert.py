@@ -13,11 +13,11 @@ from torch import nn
 
 from model.kernels.linear import Linear
 from utils.declared import Mistakes
-from utils.kinds import above, at_least, between
+from utils.kinds import Range, above, at_least
 
 EPS = 1e-12  # of every layer norm, as published
 Count = Annotated[int, at_least(1)]
-Dropout = Annotated[float, between(0, 1, open_high=True)]
+Dropout = Annotated[float, Range(0, 1, open_high=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

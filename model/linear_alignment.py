@@ -21,18 +21,18 @@ from model.retrieval_model import PreparedModel, Reader, Rows
 from model.token_statistics import CaptionMeans, TokenStatistics
 from utils.batches import Available, Experts
 from utils.config import ExpertConfig, TextConfig
-from utils.kinds import above, at_least, between
+from utils.kinds import Range, above, at_least
 
 Ridge = Annotated[float, above(0), "weight of the ridge in the first epoch"]
 Factor = Annotated[float, at_least(1), "its factor from epoch to epoch; validation chooses"]
 Whitening = Annotated[
-    float, between(0, 1), "power of whitening of captions; 0: none, 1: equal variances"
+    float, Range(0, 1), "power of whitening of captions; 0: none, 1: equal variances"
 ]
 Passes = Annotated[
     int, at_least(1), "times that every clip is read, each time with a caption drawn anew"
 ]
 Hubness = Annotated[
-    float, between(0, 1), "share of a caption's nearness to training clips that its scores lose"
+    float, Range(0, 1), "share of a caption's nearness to training clips that its scores lose"
 ]
 
 MOST_CLIPS = 2048

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.declared import Part
-from utils.kinds import Range, above, between
+from utils.kinds import Range, above
 
 MOST_LOG_SCALE = math.log(100.0)
 """As in CLIP: similarities are multiplied by 100 at most."""
@@ -83,7 +83,7 @@ class InfoNCE(nn.Module):
         temperature: Annotated[float, above(0), "what similarities are divided by at first"] = 0.07,
         learned: Annotated[bool, "the temperature is trained too"] = False,
         label_smoothing: Annotated[
-            float, between(0, 1, open_high=True), "share of the target that goes to all pairs"
+            float, Range(0, 1, open_high=True), "share of the target that goes to all pairs"
         ] = 0.0,
     ) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class CorrespondenceDistillation(nn.Module):
         teacher_temperature: Annotated[
             float, above(0), "what the teachers' similarities are divided by"
         ] = 0.07,
-        matching: Annotated[float, between(0, 1), "share of the pairs that match"] = 0.0,
+        matching: Annotated[float, Range(0, 1), "share of the pairs that match"] = 0.0,
         temperature: Annotated[float, above(0), "what similarities are divided by at first"] = 0.07,
         learned: Annotated[bool, "the temperature is trained too"] = False,
     ) -> None:

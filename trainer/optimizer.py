@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 
 from utils.declared import Part, arguments_of
-from utils.kinds import Range, above, at_least, between
+from utils.kinds import Range, above, at_least
 from utils.problems import Problems
 
 Rate = Annotated[float, Range(0, 1e30, open_low=True), "learning rate"]
@@ -151,7 +151,7 @@ class Ranger(RAdam):
         self,
         params: Iterable[Any],
         lr: Rate = 1e-3,
-        alpha: Annotated[float, between(0, 1), "share of the fast weights"] = 0.5,
+        alpha: Annotated[float, Range(0, 1), "share of the fast weights"] = 0.5,
         k: Annotated[int, at_least(1), "steps between two slow ones"] = 6,
         N_sma_threshhold: Annotated[  # noqa: N803  the published spelling
             float, at_least(0), "length of the average from which the step is rectified"

@@ -82,11 +82,6 @@ def above(low: float) -> Range:
     return Range(low, open_low=True)
 
 
-def between(low: float, high: float, **opened: bool) -> Range:
-    """Bound a number on both sides."""
-    return Range(low, high, **opened)
-
-
 def is_whole(value: object) -> TypeGuard[int]:
     """Return whether a value is an int of a usual size (a bool is none)."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST

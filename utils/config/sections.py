@@ -20,15 +20,15 @@ from utils.config.values import (
     TEMPORAL,
 )
 from utils.declared import Mistakes, OneOf, Part, read_table
-from utils.kinds import MAPPING, PLACE, at_least, between
+from utils.kinds import MAPPING, PLACE, Range, at_least
 
 DEFAULT_MONITOR = ("max", "val_t2v_metrics_geometric_mean_R1-R5-R10")
 FEATURES = "structured-symlinks"
 TEXT_FEATURES = "model/text_embedding_models.json"
 
 Count = Annotated[int, at_least(1)]
-Share = Annotated[float, between(0, 1)]
-Decay = Annotated[float, between(0, 1, open_high=True)]
+Share = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, open_high=True)]
 Entry = Annotated[dict[str, Any] | None, MAPPING]
 
 
@@ -139,7 +139,7 @@ class TrainerConfig:
     val_freq: Annotated[Count, "epochs between two validations"] = 1
     monitor: Annotated[tuple[str, str], MONITOR, "the best epoch; off: the last"] = DEFAULT_MONITOR
     early_stop: Annotated[int | None, "validations without a better one before a stop"] = None
-    verbosity: Annotated[int, between(0, 2), "0: warnings, 1: results, 2: progress too"] = 2
+    verbosity: Annotated[int, Range(0, 2), "0: warnings, 1: results, 2: progress too"] = 2
     tensorboard: Annotated[bool, "write curves for TensorBoard"] = True
     start_from: Annotated[str | None, PLACE, "experiment (by seed) or checkpoint"] = None
     finetune_optimizer: Annotated[bool, "take the optimiser's state from there too"] = False
@@ -181,7 +181,7 @@ class Tester:
     """The section `eval_settings.tester`."""
 
     save_dir: Annotated[str | None, PLACE, "as in `trainer`"] = None
-    verbosity: Annotated[int | None, between(0, 2), "as in `trainer`"] = None
+    verbosity: Annotated[int | None, Range(0, 2), "as in `trainer`"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,7 @@ class File:
     """A whole configuration file, merged."""
 
     name: Annotated[str, NAME, "of the run; by default `<folder>-<file name>`"] = ""
-    seed: Annotated[int, between(0, 2**32 - 1), "seed where --seeds names none"] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1), "seed where --seeds names none"] = 0
     text_embedding_model_configs: Annotated[str, 'table name -> {"dim": width}'] = TEXT_FEATURES
     training_file: Annotated[str | None, LIST_FILE, "split list of training"] = None
     testing_file: Annotated[str | None, LIST_FILE, "split list of testing"] = None
