@@ -42,14 +42,10 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
     if problems.found or text is None or arch is None or layout is None:
         return None
     data = DataConfig(
-        **{
-            **vars(args),
-            **protocol_of(args),
-            "layout": layout,
-            "training_file": file.training_file,
-            "testing_file": file.testing_file,
-            "caption_masks": file.caption_masks,
-        }
+        **vars(args) | protocol_of(args) | {"layout": layout},
+        training_file=file.training_file,
+        testing_file=file.testing_file,
+        caption_masks=file.caption_masks,
     )
     return Config(
         path=str(path),
@@ -71,11 +67,9 @@ def build(raw: Mapping[str, Any], problems: Problems, path: Path) -> Config | No
 
 def protocol_of(args: DataArgs) -> dict[str, Any]:
     """Return how captions are queries, under the names that are used from here on."""
-    fused, captions = args.fuse_captions, args.num_test_captions
-    if args.query_shuffling is not None:
-        fused = args.query_shuffling == "cat"
-    if args.captions_per_video is not None:
-        captions = args.captions_per_video
+    captions = args.captions_per_video or args.num_test_captions
+    shuffling = args.query_shuffling
+    fused = args.fuse_captions if shuffling is None else shuffling == "cat"
     return {"fuse_captions": fused, "num_test_captions": captions}
 
 
