@@ -20,41 +20,33 @@ AUDIO_ONLY = ("ce_single", ["audio"], 7_389_127)
 BOTH = ("ce", ["audio", "vggsound"], 21_864_536)
 BOTH_MOEE = ("moee", ["audio", "vggsound"], 8_903_512)
 
-PUBLISHED = {
-    "activity-net/train-full-ce-audio-only": AUDIO_ONLY,
-    "audiocaps/train-full-ce-only-audio": AUDIO_ONLY,
-    "audiocaps/train-full-ce-only-inst": ("ce_single", [INST], 7_384_999),
-    "audiocaps/train-full-ce-only-r2p1d": ("ce_single", [R2P1D], 6_205_351),
-    "audiocaps/train-full-ce-only-scene": ("ce_single", [SCENE], 7_507_879),
-    "audiocaps/train-full-ce-r2p1d-inst": ("ce", [INST, R2P1D], 15_945_752),
-    "audiocaps/train-full-ce-r2p1d-inst-vggish": ("ce", ["audio", INST, R2P1D], 23_324_073),
-    "audiocaps/train-full-ce-r2p1d-inst-vggish-vggsound": (
-        "ce",
-        ["audio", INST, R2P1D, "vggsound"],
-        35_433_274,
-    ),
-    "audiocaps/train-full-ce-r2p1d-inst-vggsound": ("ce", [INST, R2P1D, "vggsound"], 28_054_953),
-    "audiocaps/train-full-ce-scene-inst": ("ce", [INST, SCENE], 17_248_280),
-    "audiocaps/train-full-ce-scene-r2p1d": ("ce", [R2P1D, SCENE], 16_068_632),
-    "audiocaps/train-full-ce-scene-r2p1d-inst": ("ce", [INST, R2P1D, SCENE], 23_442_825),
-    "audiocaps/train-full-ce-scene-r2p1d-inst-vggish-vggsound": (
+COMBINATIONS = {
+    "only-audio": AUDIO_ONLY,
+    "only-inst": ("ce_single", [INST], 7_384_999),
+    "only-r2p1d": ("ce_single", [R2P1D], 6_205_351),
+    "only-scene": ("ce_single", [SCENE], 7_507_879),
+    "r2p1d-inst": ("ce", [INST, R2P1D], 15_945_752),
+    "r2p1d-inst-vggish": ("ce", ["audio", INST, R2P1D], 23_324_073),
+    "r2p1d-inst-vggish-vggsound": ("ce", ["audio", INST, R2P1D, "vggsound"], 35_433_274),
+    "r2p1d-inst-vggsound": ("ce", [INST, R2P1D, "vggsound"], 28_054_953),
+    "scene-inst": ("ce", [INST, SCENE], 17_248_280),
+    "scene-r2p1d": ("ce", [R2P1D, SCENE], 16_068_632),
+    "scene-r2p1d-inst": ("ce", [INST, R2P1D, SCENE], 23_442_825),
+    "scene-r2p1d-inst-vggish-vggsound": (
         "ce",
         ["audio", INST, R2P1D, SCENE, "vggsound"],
         42_930_347,
     ),
-    "audiocaps/train-full-ce-scene-r2p1d-inst-vggsound": (
-        "ce",
-        [INST, R2P1D, SCENE, "vggsound"],
-        35_552_026,
-    ),
+    "scene-r2p1d-inst-vggsound": ("ce", [INST, R2P1D, SCENE, "vggsound"], 35_552_026),
+}
+"""Experts combined on AudioCaps, as the experiments are called."""
+
+PUBLISHED = {
+    "activity-net/train-full-ce-audio-only": AUDIO_ONLY,
     "audiocaps/train-only-vggsound": ("ce_single", ["vggsound"], 12_120_007),
     "audiocaps/train-vggish-vggsound": BOTH,
     "audiocaps/train-vggish-vggsound-finetuned-from-sd": BOTH,
     "audiocaps/train-vggish-vggsound-moee": BOTH_MOEE,
-    "audiocaps/train-vggish-vggsound-train_list_10": BOTH,
-    "audiocaps/train-vggish-vggsound-train_list_25": BOTH,
-    "audiocaps/train-vggish-vggsound-train_list_50": BOTH,
-    "audiocaps/train-vggish-vggsound-train_list_75": BOTH,
     "clotho/train-full-ce-only-audio": AUDIO_ONLY,
     "clotho/train-vggish-vggsound": BOTH,
     "clotho/train-vggish-vggsound-finetuned": BOTH,
@@ -68,10 +60,12 @@ PUBLISHED = {
     "sounddescs/train-vggish-vggsound": BOTH,
     "sounddescs/train-vggish-vggsound-finetuned-from-ac": BOTH,
     "sounddescs/train-vggish-vggsound-moee": BOTH_MOEE,
-    "sounddescs/train-vggish-vggsound-train_list_10": BOTH,
-    "sounddescs/train-vggish-vggsound-train_list_25": BOTH,
-    "sounddescs/train-vggish-vggsound-train_list_50": BOTH,
-    "sounddescs/train-vggish-vggsound-train_list_75": BOTH,
+    **{
+        f"{folder}/train-vggish-vggsound-train_list_{percent}": BOTH
+        for folder in ("audiocaps", "sounddescs")
+        for percent in (10, 25, 50, 75)
+    },
+    **{f"audiocaps/train-full-ce-{name}": row for name, row in COMBINATIONS.items()},
 }
 """Experiment -> form, experts in order, trainable parameters."""
 
@@ -86,23 +80,14 @@ OURS = {
 }
 
 # folder -> data_loader.args and the test split of its experiments, as published
+# (name, words, tokens of audio and of vggsound, fuse_captions, splits, captions at test)
 DATA = {
-    "activity-net": ("ActivityNet", "data/activity-net", 20, 29, None, True, "val1", "val1", 1),
-    "audiocaps": ("AudioCaps", "data/AudioCaps", 20, 29, 29, False, "val", "test", 5),
-    "clotho": ("CLOTHO", "data/CLOTHO", 21, 31, 95, False, "val", "test", 5),
-    "queryd": ("QuerYD", "data/QuerYD", 70, 500, None, True, "val", "test", 1),
-    "querydsegments": (
-        "QuerYDSegments",
-        "data/QuerYDSegments",
-        70,
-        500,
-        None,
-        False,
-        "val",
-        "test",
-        1,
-    ),
-    "sounddescs": ("SoundDescs", "data/SoundDescs", 46, 400, 400, True, "val", "test", 1),
+    "activity-net": ("ActivityNet", 20, 29, None, True, "val1", "val1", 1),
+    "audiocaps": ("AudioCaps", 20, 29, 29, False, "val", "test", 5),
+    "clotho": ("CLOTHO", 21, 31, 95, False, "val", "test", 5),
+    "queryd": ("QuerYD", 70, 500, None, True, "val", "test", 1),
+    "querydsegments": ("QuerYDSegments", 70, 500, None, False, "val", "test", 1),
+    "sounddescs": ("SoundDescs", 46, 400, 400, True, "val", "test", 1),
 }
 
 EVERY = [*PUBLISHED, *OURS]
@@ -189,7 +174,7 @@ def test_mmt_has_its_published_size(experiment, tmp_path):
     assert config.data.fuse_captions
     assert (config.optimizer.type, config.optimizer.args["lr"]) == ("Adam", 5e-5)
     assert (config.loss.args["margin"], config.trainer.monitor_mode) == (0.05, "off")
-    _, _, text, *_ = DATA[experiment.split("/")[0]]
+    _, text, *_ = DATA[experiment.split("/")[0]]
     words, frames = {20: (52, 32), 21: (21, 95), 46: (46, 400)}[text]
     assert config.text.max_tokens == words
     assert [expert.max_tokens for expert in config.experts] == [frames, frames]
@@ -203,12 +188,15 @@ def test_the_registry_has_the_parameters_of_its_configs(experiment):
 
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_data_and_protocol_are_the_published_ones(experiment):
-    name, folder, text, audio, vggsound, fused, split, test_split, captions = DATA[
-        experiment.split("/")[0]
-    ]
+    folder = experiment.split("/")[0]
+    name, text, audio, vggsound, fused, split, test_split, captions = DATA[folder]
     config = load(experiment)
     data, test = config.data, config.for_evaluation().data
-    assert (data.dataset_name, data.layout, data.data_dir) == (name, name, folder)
+    assert (data.dataset_name, data.layout, data.data_dir) == (
+        name,
+        name,
+        f"data/{folder if folder == 'activity-net' else name}",
+    )
     assert (data.root_feat_folder, data.batch_size) == ("structured-symlinks", 128)
     assert (data.fuse_captions, data.split_name, data.num_test_captions) == (fused, split, 1)
     assert (test.split_name, test.num_test_captions) == (test_split, captions)
@@ -269,36 +257,27 @@ def test_parts_of_the_training_list(folder, test_list, percent):
     assert config.data.testing_file == test_list
 
 
-@pytest.mark.parametrize("form", ["", "-moee"])
-def test_fine_tuning_starts_from_audiocaps_with_its_optimiser(form):
-    config = load(f"clotho/train-vggish-vggsound{form}-finetuned")
-    assert config.trainer.start_from == f"audiocaps-train-vggish-vggsound{form}"
-    assert config.trainer.finetune_optimizer
-    assert f"audiocaps/train-vggish-vggsound{form}" in PUBLISHED
-    assert load(f"audiocaps/train-vggish-vggsound{form}").trainer.include_optim_in_ckpts
-    assert not config.trainer.include_optim_in_ckpts  # nothing starts from this one
+STARTS = {
+    "-finetuned-from-ac": ("2022", "audiocaps/train-vggish-vggsound"),
+    "-finetuned-from-sd": ("2022", "sounddescs/train-vggish-vggsound"),
+    "vggsound-finetuned": ("2021", "audiocaps/train-vggish-vggsound"),
+    "moee-finetuned": ("2021", "audiocaps/train-vggish-vggsound-moee"),
+}
+"""The end of the name of an experiment -> the paper and the experiment that it starts from."""
 
 
-@pytest.mark.parametrize("experiment", [name for name in PUBLISHED if "-finetuned-from-" in name])
-def test_fine_tuning_of_the_second_paper_starts_from_another_data_set(experiment):
-    config = load(experiment)
-    start = find_experiment(config.trainer.start_from)
-    assert start.paper == "2022"
-    assert (
-        start.config
-        == {
-            "ac": "configs/audiocaps/train-vggish-vggsound.json",
-            "sd": "configs/sounddescs/train-vggish-vggsound.json",
-        }[experiment[-2:]]
-    )
-    assert config.trainer.finetune_optimizer
-    assert load_config(start.config).trainer.include_optim_in_ckpts
-
-
-def test_all_others_start_from_fresh_weights():
-    for experiment in EVERY:
-        if "finetuned" not in experiment:
-            assert load(experiment).trainer.start_from is None
+@pytest.mark.parametrize("experiment", EVERY)
+def test_fine_tuning_starts_from_an_experiment_that_keeps_its_optimiser(experiment):
+    trainer = load(experiment).trainer
+    starts = [start for end, start in STARTS.items() if experiment.endswith(end)]
+    assert trainer.finetune_optimizer == bool(starts) == ("finetuned" in experiment)
+    assert bool(trainer.start_from) == bool(starts)
+    for paper, place in starts:
+        start = find_experiment(trainer.start_from)
+        assert (start.paper, start.config) == (paper, f"configs/{place}.json")
+        assert load(place).trainer.include_optim_in_ckpts
+        if paper == "2021":  # nothing starts from these
+            assert not trainer.include_optim_in_ckpts
 
 
 @pytest.mark.parametrize("experiment", [name for name in OURS if name.startswith("soundscenes/")])
