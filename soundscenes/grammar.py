@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundscenes.scene import Event, Scene
+from soundscenes.scene import Event, Scene, pick
 
 CAPTIONS = 5
 _WORDS = 3  # what a random stream is for
@@ -205,10 +205,9 @@ def _fill(template: str, scene: Scene, rng: np.random.Generator) -> list[str]:
 
 def _clause(event: Event, rng: np.random.Generator, *, participle: bool) -> list[str]:
     """Say one event: article, adjectives, noun, verb, adverbs."""
-    sayings = LEXICON[event.source]
-    saying = sayings[int(rng.integers(len(sayings)))]
-    noun = _one(rng, saying.nouns).split()
-    verb = _one(rng, saying.verbs).split()[1 if participle else 0].replace("_", " ").split()
+    saying = pick(rng, LEXICON[event.source])
+    noun = pick(rng, saying.nouns).split()
+    verb = pick(rng, saying.verbs).split()[1 if participle else 0].replace("_", " ").split()
     before: list[str] = []
     after: list[str] = []
     plain = noun[0] in ("someone", "people")  # "distant someone" is no English
@@ -218,16 +217,12 @@ def _clause(event: Event, rng: np.random.Generator, *, participle: bool) -> list
             continue
         adjectives = _ADJECTIVES.get((name, value), ())
         if name == "pitch" and event.source in _SIZED:
-            before += [_one(rng, _SIZES[value])]
+            before += [pick(rng, _SIZES[value])]
         elif adjectives and not plain and rng.uniform() < 0.5:
-            before += [_one(rng, adjectives)]
+            before += [pick(rng, adjectives)]
         else:
-            after += _one(rng, _ADVERBS[name, value]).split()
+            after += pick(rng, _ADVERBS[name, value]).split()
     if noun[0] in ("a", "an"):
         head = [*before, *noun[1:]]
         return ["an" if head[0][0] in "aeiou" else "a", *head, *verb, *after]
     return [*before, *noun, *verb, *after]
-
-
-def _one(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
-    return choices[int(rng.integers(len(choices)))]

@@ -4,7 +4,9 @@ A scene's *combination* (sources, their attributes, the relation) occurs once in
 set: a test is of sources known from training, heard as they were never heard before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.fft
@@ -26,6 +28,8 @@ from soundscenes.signals import (
 )
 from soundscenes.sources import SOURCES, Source
 from utils.errors import DataError
+
+T = TypeVar("T")
 
 RELATIONS = ("alone", "then", "while", "over")
 SHORTEST, LONGEST = 3.0, 10.0  # seconds
@@ -97,11 +101,10 @@ def plan(seed: int, counts: dict[str, int]) -> list[Scene]:
 
 def _draw(rng: np.random.Generator) -> tuple[str, tuple[Event, ...]]:
     """Draw a relation and its events."""
-    relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+    relation = pick(rng, RELATIONS)
     names = sorted(SOURCES)
     if relation == "alone":
-        name = names[int(rng.integers(len(names)))]
-        return relation, (_draw_event(rng, name, chance=0.6, most=2),)
+        return relation, (_draw_event(rng, pick(rng, names), chance=0.6, most=2),)
     first, second = (names[int(i)] for i in rng.permutation(len(names))[:2])
     last = [SOURCES[name].kind != "struck" for name in (first, second)]
     if relation != "then" and not any(last):  # one must last for the other to be heard with it
@@ -119,7 +122,8 @@ def _draw(rng: np.random.Generator) -> tuple[str, tuple[Event, ...]]:
     )
 
 
-def _pick(rng: np.random.Generator, items: list[str]) -> str:
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    """Draw one of the items, all alike."""
     return items[int(rng.integers(len(items)))]
 
 
@@ -139,9 +143,9 @@ def _draw_event(
         choices["pace"] = ("fast", "slow")
     names = [choice for choice in sorted(choices) if rng.uniform() < chance]
     kept = [names[int(i)] for i in rng.permutation(len(names))[:most]]
-    attributes = {key: _pick(rng, list(choices[key])) for key in kept}
+    attributes = {key: pick(rng, choices[key]) for key in kept}
     if source.kind == "struck":
-        attributes["count"] = _pick(rng, list(source.counts))
+        attributes["count"] = pick(rng, source.counts)
     return Event(name, **attributes)
 
 
