@@ -24,17 +24,11 @@ from audio.extractors import EXTRACTORS
 from audio.listing import Sound, list_sounds
 from misc.extract_experts import extract_share, merge, report_skipped, say_what_was_done
 from misc.own_data.captions import read_captioned, split_clips
-from misc.own_data.dataset import (
-    ExpertFile,
-    dataset_config,
-    expert_file,
-    write_captions,
-    write_config,
-)
+from misc.own_data.dataset import ExpertFile, dataset_config, expert_file, write_captions
 from text.captions import entry_of
 from utils.config import load_config
 from utils.errors import DataError, UsageError, nearest, run_main
-from utils.files import read_json
+from utils.files import read_json, write_json
 from utils.log import start_logging
 
 TABLE = REPOSITORY / "model" / "text_embedding_models.json"
@@ -87,7 +81,8 @@ def make(args: argparse.Namespace) -> int:
     record = write_captions(args.out, captioned, splits, feature=feature, entry=entry)
     path = args.config or REPOSITORY / "configs" / "mine" / f"{args.out.name}.json"
     config = dataset_config(args.out, captioned, splits, experts, text=record, feature=feature)
-    write_config(path, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, config)
     load_config(path)
     if not args.quiet:
         counts = ", ".join(f"{len(clips)} {split}" for split, clips in splits.items())

@@ -15,7 +15,7 @@ from data_loader.readers import read_features
 from misc.own_data.captions import Captioned
 from text.captions import TextRecord, write_text_features
 from utils.errors import DataError
-from utils.files import write_json, write_text
+from utils.files import write_text
 from utils.reading.pickles import dump_plain
 
 ROOT = "structured-symlinks"
@@ -145,12 +145,6 @@ def dataset_config(
             "data_loader": {"args": {"split_name": "test", "num_test_captions": most_captions}}
         },
     }
-
-
-def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write a config, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, config)
 
 
 def _covering(lengths: Iterable[int], most: int) -> int:
