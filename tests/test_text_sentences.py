@@ -107,6 +107,8 @@ def reshape(weights):
         ({"config": {**CONFIG, "hidden_act": "relu"}}, "relu"),
         ({"config": {**CONFIG, "model_type": "roberta"}}, "roberta"),
         ({"config": {**CONFIG, "num_attention_heads": 3}}, "num_attention_heads"),
+        ({"config": {**CONFIG, "num_attention_heads": None}}, "num_attention_heads"),
+        ({"config": {"vocab_size": 8}}, "num_attention_heads: missing"),
         ({"config": {**CONFIG, "hidden_size": "8"}}, "hidden_size"),
         ({"config": [1]}, "config.json"),
         ({"pieces": ["a"]}, "vocab.txt"),

@@ -5,7 +5,7 @@ A folder holds config.json, vocab.txt and model.safetensors or pytorch_model.bin
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -101,6 +101,7 @@ class SentenceParams(bert.BertParams):
     """The part of a published config.json by which a network is built."""
 
     vocab_size: Annotated[bert.Count, "word pieces"]
+    num_attention_heads: Annotated[bert.Count, "not to be seen in the weights"] = field()
     model_type: Annotated[Literal["bert"], "kind of network"] = "bert"
     hidden_act: Annotated[Literal["gelu"], "between two dense layers"] = "gelu"
 
