@@ -26,14 +26,6 @@ LONGEST = 10.0
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A recording, or a mixture of two: its files, and the phrase that describes it."""
-
-    files: tuple[str, ...]
-    phrase: str
-
-
-@dataclass(frozen=True)
 class Listed:
     """A line of the list."""
 
